@@ -1,0 +1,98 @@
+"""PyTorch state_dict <-> Flax, for U-Nets with milesial's names: a table of rules, and every key that fits none is an
+error.
+
+    state = torch.load("unet.pth", weights_only=True);  from_torch(net, state)
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(net).items()})
+"""
+
+import re
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxseg.config import UserError
+
+# Flax path -> PyTorch name, first match each; then the leaf: PyTorch's name and the axes of a Flax array in PyTorch's
+# order.
+PATHS = [
+    (r"down\.0\.", r"inc."),
+    (r"down\.(\d+)\.", r"down\1.maxpool_conv.1."),
+    (r"up\.(\d+)\.up\.", lambda m: f"up{int(m[1]) + 1}.up."),
+    (r"up\.(\d+)\.block\.", lambda m: f"up{int(m[1]) + 1}.conv."),
+    (r"head\.", r"outc.conv."),
+]
+LAYERS = [
+    ("conv1.", "double_conv.0."),
+    ("norm1.", "double_conv.1."),
+    ("conv2.", "double_conv.3."),
+    ("norm2.", "double_conv.4."),
+]
+LEAVES = [
+    (r"up\d+\.up\.kernel", "weight", (2, 3, 0, 1)),  # (h w in out) -> (in out h w)
+    (r".*kernel", "weight", (3, 2, 0, 1)),  # (h w in out) -> (out in h w)
+    (r".*scale", "weight", (0,)),
+    (r".*bias", "bias", (0,)),
+    (r".*mean", "running_mean", (0,)),
+    (r".*var", "running_var", (0,)),
+]
+UNUSED = re.compile(
+    r"(^|\.)num_batches_tracked$|^mask_values$"
+)  # a counter that matters to no result; milesial's note of labels
+
+
+def torch_name(path: tuple) -> tuple[str, tuple[int, ...]]:
+    """PyTorch's name of the array at a Flax path, and the axes of the Flax array in PyTorch's order."""
+    name = ".".join(map(str, path))
+    for pattern, replacement in PATHS:
+        if re.match(pattern, name):
+            name = re.sub(f"^{pattern}", replacement, name)
+            break
+    else:
+        raise KeyError(f"no rule for {name!r}")
+    for ours, theirs in LAYERS:
+        name = name.replace(ours, theirs)
+    for pattern, leaf, axes in LEAVES:
+        if re.fullmatch(pattern, name):
+            return f"{name.rpartition('.')[0]}.{leaf}", axes
+    raise KeyError(f"no rule for {name!r}")
+
+
+def to_torch(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
+    """Arrays of a U-Net, or of a State with its paths (gradients, say), under PyTorch's names and in its layouts."""
+    out = {}
+    state = tree if isinstance(tree, nnx.State) else nnx.state(tree)
+    for path, variable in nnx.to_flat_state(state):
+        name, axes = torch_name(path)
+        out[name] = np.asarray(variable[...]).transpose(axes)
+    return out
+
+
+def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
+    """Puts PyTorch weights (tensors or arrays) into `net`, in its own dtypes.
+
+    Raises UserError listing every missing key, every key that belongs nowhere, and every shape that differs; then
+    nothing is changed.
+    """
+    given = {name: np.asarray(value) for name, value in state_dict.items() if not UNUSED.search(name)}
+    state = nnx.state(net)
+    problems, named = [], set()
+    for path, variable in nnx.to_flat_state(state):
+        name, axes = torch_name(path)
+        named.add(name)
+        if name not in given:
+            problems.append(f"missing {name}")
+            continue
+        array = given[name]
+        expected = tuple(np.asarray(variable.shape)[list(axes)].tolist())
+        if array.shape != expected:
+            problems.append(f"{name} has shape {array.shape}, this network needs {expected}")
+            continue
+        variable[...] = jnp.array(
+            array.transpose(np.argsort(axes)), variable.dtype, copy=True
+        )  # never PyTorch's memory
+    problems += [f"{name} belongs nowhere in this network" for name in given if name not in named]
+    if problems:
+        raise UserError("the PyTorch weights do not fit:\n" + "\n".join(f"  {problem}" for problem in problems))
+    nnx.update(net, state)

@@ -1,0 +1,1 @@
+"""Tiles on disk -> seeded batches on the device."""

@@ -1,0 +1,329 @@
+"""The U-Net and the layers of which Flax has none with PyTorch's meaning. Images are `b h w c`.
+
+Layout as in milesial's network: (3x3 convolution, BatchNorm, ReLU) twice at every level, 2x2 max-pooling down, a 2x2
+transposed convolution or bilinear interpolation up, the skip connection first in the concatenation, a 1x1 convolution
+at the end.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Num
+
+from jaxseg import initializers
+from jaxseg.config import Model
+from jaxseg.initializers import Rule, torch_default_bias
+
+
+class BatchNorm(nnx.Module):
+    """BatchNorm over `b h w` as `torch.nn.BatchNorm2d` computes it; `nnx.BatchNorm` differs in three ways.
+
+    The batch is normalized with its biased variance, computed in two passes; the running variance takes the
+    *unbiased* one; the statistics have the parameters' dtype. `momentum` is the weight of the *new* value, PyTorch's
+    convention (Flax would say 0.9). Evaluation is a view: `nnx.view(model, use_running_average=True)`.
+    """
+
+    def __init__(
+        self, features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=jnp.float32, param_dtype=jnp.float32
+    ):
+        self.scale = nnx.Param(jnp.ones(features, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
+        self.var = nnx.BatchStat(jnp.ones(features, param_dtype))
+        self.momentum, self.eps, self.dtype = momentum, eps, dtype
+        self.use_running_average = False
+
+    def set_view(self, use_running_average: bool | None = None):
+        """For `nnx.view`."""
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+    def __call__(self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None) -> Float[Array, "b h w c"]:
+        """Normalizes `x`; in training, samples that are not `valid` take no part in the statistics.
+
+        That makes a short batch, padded to the full shape, the same as the short batch itself.
+        Raises ValueError in training when there is one value per channel, as PyTorch does.
+        """
+        x = x.astype(self.mean.dtype)
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = self._statistics(x, valid)
+        scale = self.scale[...] * jax.lax.rsqrt(var + self.eps)
+        return ((x - _channels(mean)) * _channels(scale) + _channels(self.bias[...])).astype(self.dtype)
+
+    def _statistics(self, x, valid):
+        """Mean and biased variance of the batch; moves the running ones."""
+        b, h, w, _ = x.shape
+        if b * h * w == 1:
+            raise ValueError(
+                f"BatchNorm got one value per channel (shape {x.shape}) and cannot train on it: "
+                "use larger tiles or batches"
+            )
+        if valid is None:
+            n = b * h * w
+            mean = x.mean((0, 1, 2))
+            var = jnp.square(x - _channels(mean)).mean((0, 1, 2))
+        else:
+            weight = valid.astype(x.dtype)[:, None, None, None]
+            n = weight.sum() * (h * w)
+            mean = (x * weight).sum((0, 1, 2)) / n
+            var = (jnp.square(x - _channels(mean)) * weight).sum((0, 1, 2)) / n
+        unbiased, m = n / (n - 1), self.momentum
+        self.mean[...] = (1 - m) * self.mean[...] + m * jax.lax.stop_gradient(mean)
+        self.var[...] = (1 - m) * self.var[...] + m * jax.lax.stop_gradient(var * unbiased)
+        return mean, var
+
+
+def _channels(x: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
+    return x[None, None, None, :]
+
+
+@jax.custom_vjp
+def _max_pool_even(x):
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+
+def _max_pool_fwd(x):
+    y = _max_pool_even(x)
+    return y, (x, y)
+
+
+def _max_pool_bwd(residuals, g):
+    x, y = residuals
+    b, h, w, c = x.shape
+    windows = x.reshape(b, h // 2, 2, w // 2, 2, c)
+    taken = jnp.zeros(y.shape, bool)
+    rows = []
+    for i in range(2):
+        row = []
+        for j in range(2):
+            first = (windows[:, :, i, :, j] == y) & ~taken
+            taken |= first
+            row.append(jnp.where(first, g, 0))
+        rows.append(jnp.stack(row, 3))
+    return (jnp.stack(rows, 2).reshape(x.shape),)
+
+
+_max_pool_even.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
+    """2x2 max-pooling, as `torch.nn.MaxPool2d(2)`: an odd last row or column is left out.
+
+    Of equal values the first in row-major order gets the gradient, as in PyTorch. Written with comparisons, because
+    the gradient of `lax.reduce_window` is a scatter, which is slow on CPU and GPU alike.
+    """
+    _, h, w, _ = x.shape
+    return _max_pool_even(x[:, : h // 2 * 2, : w // 2 * 2])
+
+
+class UpConv(nnx.Module):
+    """2x2 transposed convolution of stride 2, as `torch.nn.ConvTranspose2d(inputs, outputs, 2, 2)`.
+
+    Windows do not overlap, so it is one matrix product and a rearrangement: exact, and much faster under XLA than a
+    dilated convolution. `kernel[i, j]` makes the output pixels (2y + i, 2x + j); PyTorch's weight `(in, out, h, w)`
+    is its transpose (2, 3, 0, 1).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, rule: Rule, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        shape = (2, 2, inputs, outputs)
+        self.kernel = nnx.Param(rule.up(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(torch_default_bias(shape, transposed=True)(rngs.params(), (outputs,), param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b 2*h 2*w o"]:
+        """Twice the height and width."""
+        b, h, w, _ = x.shape
+        y = jnp.einsum("bhwi,yxio->bhywxo", x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        return y.reshape(b, 2 * h, 2 * w, -1) + _channels(self.bias[...].astype(self.dtype))
+
+
+def upsample_bilinear(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Twice the size, as `torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)`, which `jax.image`
+    lacks.
+    """
+    _, h, w, _ = x.shape
+    rows, columns = (jnp.asarray(_interpolation(n), x.dtype) for n in (h, w))
+    return jnp.einsum("yh,bhwc,xw->byxc", rows, x, columns)
+
+
+def _interpolation(n: int) -> np.ndarray:
+    """Matrix [2n n] that interpolates n samples at 2n positions from the first sample to the last."""
+    position = np.arange(2 * n) * ((n - 1) / (2 * n - 1))
+    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(n)[None, :]))
+
+
+class ConvBlock(nnx.Module):
+    """3x3 convolution, BatchNorm, ReLU; twice. Padding keeps the size."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        middle: int | None = None,
+        *,
+        rule: Rule,
+        conv_bias: bool = True,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        middle = middle or outputs
+        kinds = {"dtype": dtype, "param_dtype": param_dtype}
+        self.conv1 = conv(inputs, middle, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
+        self.norm1 = BatchNorm(middle, **kinds)
+        self.conv2 = conv(middle, outputs, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
+        self.norm2 = BatchNorm(outputs, **kinds)
+
+    def __call__(self, x: Float[Array, "b h w i"], valid: Bool[Array, " b"] | None = None) -> Float[Array, "b h w o"]:
+        """The same height and width; `valid` is for BatchNorm."""
+        x = jax.nn.relu(self.norm1(self.conv1(x), valid))
+        return jax.nn.relu(self.norm2(self.conv2(x), valid))
+
+
+def conv(
+    inputs: int, outputs: int, size: int, *, rule: Rule, use_bias: bool = True, rngs: nnx.Rngs, **kinds
+) -> nnx.Conv:
+    """`torch.nn.Conv2d(inputs, outputs, size, padding=size // 2)`: kernel by `rule`, PyTorch's default bias."""
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        padding=[(size // 2, size // 2)] * 2,
+        use_bias=use_bias,
+        kernel_init=rule.conv,
+        bias_init=torch_default_bias((size, size, inputs, outputs)),
+        rngs=rngs,
+        **kinds,
+    )
+
+
+class Up(nnx.Module):
+    """Doubles the size, joins the skip connection, and a ConvBlock."""
+
+    def __init__(
+        self,
+        below: int,
+        skip: int,
+        outputs: int,
+        *,
+        upsample: str,
+        rule: Rule,
+        conv_bias: bool,
+        rngs: nnx.Rngs,
+        **kinds,
+    ):
+        if upsample == "transpose":
+            self.up = UpConv(below, skip, rule=rule, rngs=rngs, **kinds)
+            joined, middle = 2 * skip, outputs
+        else:
+            self.up = None
+            joined = skip + below
+            middle = joined // 2
+        self.block = ConvBlock(joined, outputs, middle, rule=rule, conv_bias=conv_bias, rngs=rngs, **kinds)
+
+    def __call__(
+        self, x: Float[Array, "b h w i"], skip: Float[Array, "b h2 w2 s"], valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b h2 w2 o"]:
+        """`x` from below joined with `skip` from the same level, whose height and width the result has."""
+        x = upsample_bilinear(x) if self.up is None else self.up(x)
+        rows, columns = skip.shape[1] - x.shape[1], skip.shape[2] - x.shape[2]
+        if rows or columns:  # the pooling below left out an odd row or column
+            x = jnp.pad(x, [(0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)])
+        return self.block(jnp.concatenate([skip, x], axis=-1), valid)
+
+
+class UNet(nnx.Module):
+    """U-Net (Ronneberger et al. 2015) with BatchNorm and kept size: `b h w c` -> logits `b h w k`, any height and
+    width.
+
+    `widths`: channels at each level, so `len(widths) - 1` steps down; an image needs at least 2**steps pixels a side.
+    `upsample`: "transpose" (UpConv), or "bilinear" with the halved widths of milesial's network. `conv_bias`: biases
+    in the 3x3 convolutions. `init`: a name in `initializers.RULES`. `dtype` is the computation's, `param_dtype` that
+    of parameters and statistics; logits have at least float32. Raises ValueError for an image that is too small or
+    has another number of channels.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        in_channels: int = 3,
+        classes: int = 2,
+        *,
+        upsample: Literal["transpose", "bilinear"] = "transpose",
+        conv_bias: bool = True,
+        init: str = "article",
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if len(widths) < 2 or upsample not in ("transpose", "bilinear"):
+            raise ValueError(
+                f"`widths` is {tuple(widths)} and `upsample` {upsample!r}; "
+                "expected two levels or more and 'transpose' or 'bilinear'"
+            )
+        rule = initializers.RULES[init]
+        kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        halved = 2 if upsample == "bilinear" else 1
+        encoder = [*widths[:-1], widths[-1] // halved]
+        decoder = [widths[0], *(width // halved for width in widths[1:-1])]  # what each Up puts out
+        self.in_channels = in_channels
+        self.down = nnx.List(
+            ConvBlock(i, o, rule=rule, conv_bias=conv_bias, **kinds) for i, o in zip([in_channels, *encoder], encoder)
+        )
+        below = encoder[-1]
+        self.up = nnx.List()
+        for skip, outputs in zip(encoder[-2::-1], decoder[::-1]):
+            self.up.append(Up(below, skip, outputs, upsample=upsample, rule=rule, conv_bias=conv_bias, **kinds))
+            below = outputs
+        self.head = conv(below, classes, 1, rule=rule, **kinds)
+
+    @property
+    def least_side(self) -> int:
+        """Pixels a side that an image needs at least."""
+        return 2 ** len(self.up)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum(p.size for p in jax.tree.leaves(nnx.state(self, nnx.Param)))
+
+    def __call__(self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None) -> Float[Array, "b h w k"]:
+        """Logits of images with values in [0, 1]; `valid` marks the samples that are no padding (see BatchNorm)."""
+        least = self.least_side
+        if min(x.shape[1:3]) < least or x.shape[3] != self.in_channels:
+            raise ValueError(
+                f"this U-Net takes images of {least} pixels a side or more with {self.in_channels} channels; "
+                f"found {x.shape[1]}x{x.shape[2]} with {x.shape[3]}"
+            )
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(max_pool(x) if level else x, valid)
+            skips.append(x)
+        x = skips.pop()
+        for up in self.up:
+            x = up(x, skips.pop(), valid)
+        x = self.head(x)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def build(settings: Model, *, in_channels: int, classes: int, seed: int) -> UNet:
+    """The U-Net that `settings` describe, its weights drawn from `seed`."""
+    return UNet(
+        settings.widths,
+        in_channels,
+        classes,
+        upsample=settings.upsample,
+        conv_bias=settings.conv_bias,
+        init=settings.init,
+        dtype={"f32": jnp.float32, "bf16": jnp.bfloat16}[settings.precision],
+        rngs=nnx.Rngs(seed),
+    )

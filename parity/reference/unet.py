@@ -1,0 +1,107 @@
+"""The U-Net, laid out and named as in milesial/Pytorch-UNet, so that checkpoints of that project load."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class DoubleConv(nn.Module):
+    """Twice: 3x3 convolution that keeps the size, BatchNorm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, middle: int | None = None, bias: bool = True):
+        super().__init__()
+        layers = []
+        for before, after in ((inputs, middle or outputs), (middle or outputs, outputs)):
+            # ReLU not in place: a forward hook may keep what BatchNorm returned.
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=bias), nn.BatchNorm2d(after), nn.ReLU()]
+        self.double_conv = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.double_conv(x)
+
+
+class Down(nn.Module):
+    """2x2 max-pool, which drops an odd last row or column, then DoubleConv."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool):
+        super().__init__()
+        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(inputs, outputs, bias=bias))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.maxpool_conv(x)
+
+
+class Up(nn.Module):
+    """Doubles the size with `up`, pads with zeros to the skip's (the odd one on the right), joins skip first, convolves."""
+
+    def __init__(self, up: nn.Module, conv: DoubleConv):
+        super().__init__()
+        self.up, self.conv = up, conv
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        x = self.up(x)
+        rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
+        x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        return self.conv(torch.cat([skip, x], dim=1))
+
+
+class OutConv(nn.Module):
+    """1x1 convolution to the classes."""
+
+    def __init__(self, inputs: int, classes: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class UNet(nn.Module):
+    """Images float [b c h w] to logits [b k h w], for h and w of at least 2 ** (len(widths) - 1).
+
+    widths: channels at each level, from full resolution down; one level or more below the first.
+    upsample: "transpose" is ConvTranspose2d(widths[i+1], widths[i], 2, stride=2); "bilinear" is milesial's other
+        network, align_corners=True with halved widths: widths[-1] // 2 channels at the bottom, widths[i] // 2 out of
+        each decoder block but the last.
+    conv_bias: whether the 3x3 convolutions have biases, which the BatchNorm after them cancels (milesial: no).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        classes: int = 2,
+        widths: tuple[int, ...] = (16, 32, 64, 128, 256),
+        upsample: str = "transpose",
+        conv_bias: bool = True,
+    ):
+        super().__init__()
+        if len(widths) < 2 or upsample not in ("transpose", "bilinear"):
+            raise ValueError(
+                f"widths {widths}, upsample {upsample!r}; expected two or more widths, and 'transpose' or 'bilinear'"
+            )
+        self.levels = len(widths) - 1
+        encoder = [*widths[:-1], widths[-1] if upsample == "transpose" else widths[-1] // 2]
+        self.inc = DoubleConv(in_channels, encoder[0], bias=conv_bias)
+        for i in range(self.levels):
+            self.add_module(f"down{i + 1}", Down(encoder[i], encoder[i + 1], conv_bias))
+        below = encoder[-1]
+        for number, skip in enumerate(reversed(widths[:-1]), start=1):
+            if upsample == "transpose":
+                up, outputs = nn.ConvTranspose2d(below, skip, 2, stride=2), skip
+                conv = DoubleConv(2 * skip, skip, bias=conv_bias)
+            else:
+                up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+                outputs = skip if number == self.levels else skip // 2
+                conv = DoubleConv(skip + below, outputs, (skip + below) // 2, bias=conv_bias)
+            self.add_module(f"up{number}", Up(up, conv))
+            below = outputs
+        self.outc = OutConv(below, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = [self.inc(x)]
+        for i in range(self.levels):
+            skips.append(getattr(self, f"down{i + 1}")(skips[-1]))
+        x = skips.pop()
+        for i in range(self.levels):
+            x = getattr(self, f"up{i + 1}")(x, skips.pop())
+        return self.outc(x)
