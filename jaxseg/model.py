@@ -42,7 +42,9 @@ class BatchNorm(nnx.Module):
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
-    def __call__(self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], valid: Bool[Array | np.ndarray, " b"] | None = None
+    ) -> Float[Array, "b h w c"]:
         """Normalizes `x`; in training, samples that are not `valid` take no part in the statistics.
 
         That makes a short batch, padded to the full shape, the same as the short batch itself.
@@ -183,7 +185,9 @@ class ConvBlock(nnx.Module):
         self.conv2 = conv(middle, outputs, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
         self.norm2 = BatchNorm(outputs, **kinds)
 
-    def __call__(self, x: Float[Array, "b h w i"], valid: Bool[Array, " b"] | None = None) -> Float[Array, "b h w o"]:
+    def __call__(
+        self, x: Float[Array, "b h w i"], valid: Bool[Array | np.ndarray, " b"] | None = None
+    ) -> Float[Array, "b h w o"]:
         """The same height and width; `valid` is for BatchNorm."""
         x = jax.nn.relu(self.norm1(self.conv1(x), valid))
         return jax.nn.relu(self.norm2(self.conv2(x), valid))
@@ -231,7 +235,10 @@ class Up(nnx.Module):
         self.block = ConvBlock(joined, outputs, middle, rule=rule, conv_bias=conv_bias, rngs=rngs, **kinds)
 
     def __call__(
-        self, x: Float[Array, "b h w i"], skip: Float[Array, "b h2 w2 s"], valid: Bool[Array, " b"] | None = None
+        self,
+        x: Float[Array, "b h w i"],
+        skip: Float[Array, "b h2 w2 s"],
+        valid: Bool[Array | np.ndarray, " b"] | None = None,
     ) -> Float[Array, "b h2 w2 o"]:
         """`x` from below joined with `skip` from the same level, whose height and width the result has."""
         x = upsample_bilinear(x) if self.up is None else self.up(x)
@@ -296,7 +303,9 @@ class UNet(nnx.Module):
         """How many numbers are learned."""
         return sum(p.size for p in jax.tree.leaves(nnx.state(self, nnx.Param)))
 
-    def __call__(self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None) -> Float[Array, "b h w k"]:
+    def __call__(
+        self, x: Float[Array | np.ndarray, "b h w c"], valid: Bool[Array | np.ndarray, " b"] | None = None
+    ) -> Float[Array, "b h w k"]:
         """Logits of images with values in [0, 1]; `valid` marks the samples that are no padding (see BatchNorm)."""
         least = self.least_side
         if min(x.shape[1:3]) < least or x.shape[3] != self.in_channels:

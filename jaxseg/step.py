@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
@@ -21,7 +22,7 @@ from jaxseg.model import UNet
 from jaxseg.schedules import Schedule
 
 
-def normalize(image: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
+def normalize(image: UInt8[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
     """uint8 -> float32 in [0, 1], equal bit for bit to image / 255 in NumPy and in torchvision's `ToTensor`.
 
     XLA turns a division by 255 into a product with 1/255, which is one ulp off for 126 of the 256 values. Here 1/255

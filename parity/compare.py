@@ -179,7 +179,7 @@ def known_zero(question: str, name: str, found: Arrays, whole: Arrays, gate: flo
 def envelope(
     question: str, name: str, figure: float, baselines: Mapping[str, float], factor: float = 3.0, note: str = ""
 ) -> Row:
-    """`figure` is at most `factor` times the largest of the distances in `baselines`, which must be finite and not all 0.
+    """`figure` is at most `factor` times the largest of `baselines`, which must be finite and not all 0.
 
     For float32 training, where rounding grows until no fixed tolerance means anything: the baselines are how far the
     reference strays from itself under changes that ought to change nothing.
@@ -244,6 +244,7 @@ class Normal:
     sigma: float
 
     def cdf(self, x: np.ndarray) -> np.ndarray:
+        """Chance of a draw of at most `x`."""
         return special.ndtr(x / self.sigma)
 
     def chance_of_spread(self, ratio: float, n: int) -> float:
@@ -260,9 +261,11 @@ class Uniform:
 
     @property
     def sigma(self) -> float:
+        """Standard deviation."""
         return self.bound / math.sqrt(3)
 
     def cdf(self, x: np.ndarray) -> np.ndarray:
+        """Chance of a draw of at most `x`."""
         return np.clip((x / self.bound + 1) / 2, 0, 1)
 
     def chance_of_spread(self, ratio: float, n: int) -> float:
@@ -319,7 +322,8 @@ def truncation(question: str, name: str, draws: np.ndarray, sigma: float, alpha:
     worst = f"largest {largest:.3f} standard deviations in {draws.size} draws; false alarm {false_alarm:.1e}"
     if false_alarm > alpha:
         return at_most(question, name, math.nan, 1, note, f"too few draws to tell: {worst}")
-    return at_most(question, name, TRUNCATION / largest if largest else math.nan, 1, note, worst)
+    end = TRUNCATION * (1 + 1e-6)  # float32 may round the last of a truncated normal past its end
+    return at_most(question, name, end / largest if largest else math.nan, 1, note, worst)
 
 
 def support(question: str, name: str, draws: np.ndarray, bound: float, alpha: float, note: str = "") -> Row:
@@ -366,7 +370,8 @@ def fan_rule(
         telling += bool(others)
         nearest = min([claimed, *others], key=lambda reading: _apart(found[kernel], reading[1]))
         if nearest is not claimed or found[kernel] <= 0:
-            wrong.append(f"{kernel}: {found[kernel]:.4f} is {nearest[0]} ({nearest[1]:.4f}), not {claimed[0]} ({claimed[1]:.4f})")
+            (by, sigma), (claim, expected) = nearest, claimed
+            wrong.append(f"{kernel}: {found[kernel]:.4f} is {by} ({sigma:.4f}), not {claim} ({expected:.4f})")
     worst = "; ".join(wrong) or f"{telling} of {len(readings)} kernels can tell"
     return at_most(question, name, len(wrong) if telling else math.nan, 0, note, worst)
 

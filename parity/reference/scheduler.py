@@ -32,6 +32,7 @@ class WarmupCosineScheduler:
         self.final_lr = final_lr
 
     def __call__(self, epoch: int) -> float:
+        """The learning rate of `epoch`, and from the end of the warm-up on, the start of the next call."""
         # The order of the operations is the article's: float64 results are compared bit for bit.
         if epoch < self.warmup_epochs:
             rise = (self.base_lr - self.warmup_begin_lr) * float(epoch) / float(self.warmup_epochs)

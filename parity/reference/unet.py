@@ -17,6 +17,7 @@ class DoubleConv(nn.Module):
         self.double_conv = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features float [b c h w], same h and w."""
         return self.double_conv(x)
 
 
@@ -28,17 +29,19 @@ class Down(nn.Module):
         self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(inputs, outputs, bias=bias))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of half the height and width."""
         return self.maxpool_conv(x)
 
 
 class Up(nn.Module):
-    """Doubles the size with `up`, pads with zeros to the skip's (the odd one on the right), joins skip first, convolves."""
+    """Doubles the size, pads with zeros to the skip's (the odd one right and below), joins skip first, convolves."""
 
     def __init__(self, up: nn.Module, conv: DoubleConv):
         super().__init__()
         self.up, self.conv = up, conv
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """Features of the height and width of `skip`."""
         x = self.up(x)
         rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
         x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
@@ -53,6 +56,7 @@ class OutConv(nn.Module):
         self.conv = nn.Conv2d(inputs, classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits float [b k h w]."""
         return self.conv(x)
 
 
@@ -98,6 +102,7 @@ class UNet(nn.Module):
         self.outc = OutConv(below, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits float [b k h w] of images float [b c h w]."""
         skips = [self.inc(x)]
         for i in range(self.levels):
             skips.append(getattr(self, f"down{i + 1}")(skips[-1]))

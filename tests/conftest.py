@@ -1,0 +1,35 @@
+"""Strictness for all tests: warnings are errors (pyproject.toml), mixing ranks raises, shapes are checked (jaxtyping + beartype)."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+settings.register_profile("jaxseg", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("jaxseg")
+
+try:
+    import torch
+except ImportError:
+    collect_ignore = ["test_reference.py", "test_parity.py"]
+else:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiles_root(tmp_path_factory) -> Path:
+    """A small data set of made-up fields: 10 training and 4 validation tiles of 32x32, in the article's layout."""
+    from jaxseg.data.fields import make_fields
+
+    return make_fields(tmp_path_factory.mktemp("data") / "fields", train=10, val=4, size=32)

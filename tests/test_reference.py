@@ -1,0 +1,293 @@
+import json
+import math
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import tyro  # noqa: E402
+from torch import nn  # noqa: E402
+
+from parity.reference import training  # noqa: E402
+from parity.reference.dataset import TileDataset, loader, to_tensor  # noqa: E402
+from parity.reference.initialization import init_weights  # noqa: E402
+from parity.reference.scheduler import WarmupCosineScheduler, textbook_warmup_cosine  # noqa: E402
+from parity.reference.unet import UNet, Up  # noqa: E402
+
+MILESIAL = (64, 128, 256, 512, 1024)
+
+
+@pytest.fixture(autouse=True)
+def seeded_and_single_threaded():
+    """Threads that wait for each other in turns make small tensors a hundred times slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+
+
+def write_tiles(root, count, size=32, seed=0):
+    """A folder in the article's layout with `count` training and 2 validation tiles; bright pixels are the class."""
+    rng = np.random.default_rng(seed)
+    for images, masks, n in (("train", "Ltrain", count), ("val", "Lval", 2)):
+        (root / images).mkdir(parents=True)
+        (root / masks).mkdir()
+        for i in range(n):
+            mask = np.kron(rng.integers(0, 2, (size // 8, size // 8), np.uint8), np.ones((8, 8), np.uint8))
+            image = rng.integers(0, 90, (size, size, 3), np.uint8) + mask[..., None] * 160
+            assert cv2.imwrite(str(root / images / f"tile{i}.png"), image)
+            assert cv2.imwrite(str(root / masks / f"tile{i}_mask.png"), mask * 255)
+    return root
+
+
+# Dataset
+
+
+def test_images_stay_bgr_and_are_divided_by_255(tmp_path):
+    root = write_tiles(tmp_path, 1)
+    image, mask = TileDataset(root / "train", root / "Ltrain")[0]
+    pixels = cv2.imread(str(root / "train" / "tile0.png"))
+    assert (image.dtype, tuple(image.shape), mask.dtype) == (torch.float32, (3, 32, 32), torch.int64)
+    np.testing.assert_array_equal(image.numpy(), pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
+def test_to_tensor_divides_every_byte_truly():
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    np.testing.assert_array_equal(to_tensor(every).numpy().ravel(), np.arange(256, dtype=np.float32) / np.float32(255))
+
+
+def test_only_gray_255_of_a_mask_becomes_1(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    # white, almost white, two whites but for one channel (their gray is 255 by rounding, and 254), colors, black
+    colors = [
+        [255, 255, 255],
+        [254, 254, 254],
+        [254, 255, 255],
+        [255, 254, 255],
+        [0, 0, 255],
+        [128, 128, 128],
+        [0, 0, 0],
+    ]
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((1, 7, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "masks" / "a_mask.png"), np.array([colors], np.uint8))
+    _, mask = TileDataset(tmp_path / "images", tmp_path / "masks")[0]
+    assert mask.tolist() == [[1, 0, 1, 0, 0, 0, 0]]
+
+
+def test_masks_are_found_by_the_name_up_to_its_first_dot_and_tiles_are_sorted(tmp_path):
+    root = write_tiles(tmp_path, 3)
+    os.rename(root / "train" / "tile0.png", root / "train" / "tile0.2024.png")
+    dataset = TileDataset(root / "train", root / "Ltrain")
+    assert dataset.names == ["tile0.2024.png", "tile1.png", "tile2.png"]
+    np.testing.assert_array_equal(
+        dataset[0][1].numpy() * 255, cv2.imread(str(root / "Ltrain" / "tile0_mask.png"), cv2.IMREAD_GRAYSCALE)
+    )
+
+
+def test_a_missing_mask_is_named(tmp_path):
+    root = write_tiles(tmp_path, 1)
+    (root / "Ltrain" / "tile0_mask.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tile0_mask\.png"):
+        TileDataset(root / "train", root / "Ltrain")[0]
+
+
+def test_the_loader_keeps_the_last_short_batch_and_shuffles():
+    data = [(torch.tensor(i), torch.tensor(-i)) for i in range(12)]
+    batches = [images for images, _ in loader(data)]
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    order = torch.cat(batches).tolist()
+    assert sorted(order) == list(range(12))
+    assert order != list(range(12))
+
+
+def test_the_loader_replays_an_order():
+    data = [(torch.tensor(i), torch.tensor(-i)) for i in range(12)]
+    order = np.random.default_rng(0).permutation(12)
+    images, masks = (torch.cat(part) for part in zip(*loader(data, 4, order), strict=True))
+    assert images.tolist() == order.tolist()
+    assert masks.tolist() == (-order).tolist()
+
+
+# Initial weights
+
+
+def test_convolutions_at_any_depth_get_kaiming_normal_by_fan_out_and_norms_1_and_0():
+    model = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2d(4, 64, 3)), nn.BatchNorm2d(64)))
+    norm = model[0][1]
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    bias = model[0][0][0].bias.detach().clone()
+    model.apply(init_weights)
+    weight = model[0][0][0].weight
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.06)  # fan_in would be 4 times larger
+    assert (norm.weight == 1).all()
+    assert (norm.bias == 0).all()
+    assert torch.equal(model[0][0][0].bias, bias)
+
+
+def test_transposed_convolutions_and_other_subclasses_keep_what_pytorch_gave_them():
+    class Other(nn.Conv2d):
+        pass
+
+    for layer in (nn.ConvTranspose2d(8, 4, 2, 2), Other(8, 4, 3), nn.Linear(3, 3)):
+        before = [parameter.detach().clone() for parameter in layer.parameters()]
+        init_weights(layer)
+        assert all(map(torch.equal, before, layer.parameters()))
+
+
+# Learning rate
+
+
+def test_the_scheduler_is_a_running_product_of_cosines():
+    scheduler = WarmupCosineScheduler(1e-2)
+    rates = np.array([scheduler(epoch) for epoch in range(45)])
+    factors = (1 + np.cos(np.pi * np.arange(36) / 35)) / 2
+    warm_up = 1e-9 + (1e-2 - 1e-9) * np.arange(5) / 5
+    expected = np.concatenate([warm_up, 1e-9 + (1e-2 - 1e-9) * np.cumprod(factors), np.full(4, 1e-9)])
+    np.testing.assert_allclose(rates, expected, rtol=1e-13)
+    # the first epochs and some that parity is known to turn on, to five digits
+    known = {0: 1e-9, 4: 8.0e-3, 5: 1e-2, 6: 9.9799e-3, 9: 9.4114e-3, 20: 7.2028e-4, 40: 1e-9, 44: 1e-9}
+    assert {epoch: rates[epoch] for epoch in known} == pytest.approx(known, rel=1e-4)
+
+
+def test_asking_the_scheduler_twice_lowers_the_rate():
+    scheduler = WarmupCosineScheduler(1e-2)
+    for epoch in range(9):
+        scheduler(epoch)
+    assert [scheduler(9), scheduler(9)] == pytest.approx([9.4114e-3, 9.1113e-3], rel=1e-4)
+
+
+def test_a_fresh_scheduler_at_epoch_20_starts_far_too_high():
+    assert WarmupCosineScheduler(1e-2)(20) == pytest.approx(6.11e-3, rel=1e-3)
+
+
+def test_the_textbook_curve_goes_through_its_corners():
+    rates = [textbook_warmup_cosine(epoch, 1e-2) for epoch in (0, 2.5, 5, 22.5, 40, 60)]
+    assert rates == pytest.approx([1e-9, 5e-3, 1e-2, 5e-3, 1e-9, 1e-9], rel=1e-6)
+    assert textbook_warmup_cosine(0, 1.0, warmup=0) == 1.0
+
+
+# U-Net
+
+
+def milesial_names(transposed):
+    """Names of the parameters in milesial's network, written out from its classes."""
+    blocks = ["inc.double_conv", *(f"down{i}.maxpool_conv.1.double_conv" for i in range(1, 5))]
+    ups = [f"up{i}.conv.double_conv" for i in range(1, 5)]
+    names = [f"{block}.{i}.weight" for block in blocks + ups for i in (0, 1, 3, 4)]
+    names += [f"{block}.{i}.bias" for block in blocks + ups for i in (1, 4)]
+    names += [f"up{i}.up.{leaf}" for i in range(1, 5) for leaf in ("weight", "bias") if transposed]
+    return {*names, "outc.conv.weight", "outc.conv.bias"}
+
+
+FIRST_UP = {"up1.conv.double_conv.0.weight": (512, 1024, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("upsample", "parameters", "shapes"),
+    [
+        ("transpose", 31_037_698, {**FIRST_UP, "up1.up.weight": (1024, 512, 2, 2)}),
+        ("bilinear", 17_263_042, {**FIRST_UP, "up1.conv.double_conv.3.weight": (256, 512, 3, 3)}),
+    ],
+)
+def test_names_shapes_and_count_of_parameters_are_milesials(upsample, parameters, shapes):
+    with torch.device("meta"):
+        model = UNet(3, 2, MILESIAL, upsample, conv_bias=False)
+    found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert found.keys() == milesial_names(upsample == "transpose")
+    assert sum(map(math.prod, found.values())) == parameters
+    assert {name: found[name] for name in shapes} == shapes
+
+
+@pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
+@pytest.mark.parametrize("widths", [(4, 6), (4, 6, 10), (2, 4, 8, 16, 32)])
+@pytest.mark.parametrize("size", [(16, 16), (37, 29)])
+def test_logits_have_the_size_of_the_image(upsample, widths, size):
+    model = UNet(4, 3, widths, upsample)
+    assert model(torch.rand(2, 4, *size)).shape == (2, 3, *size)
+
+
+def test_an_odd_skip_pads_what_comes_up_on_the_right_and_below_and_goes_first():
+    skip, below = torch.full((1, 1, 3, 5), 2.0), torch.ones(1, 1, 2, 4)
+    joined = Up(nn.Identity(), nn.Identity())(below, skip)
+    assert torch.equal(joined[:, :1], skip)
+    assert joined[0, 1].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
+
+
+def test_hooks_may_keep_what_a_norm_returned():
+    model = UNet(widths=(4, 8))
+    kept = []
+    model.inc.double_conv[1].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    model(torch.rand(1, 3, 8, 8))
+    assert kept[0].min() < 0
+
+
+@pytest.mark.parametrize("options", [{"widths": (16,)}, {"upsample": "nearest"}])
+def test_impossible_networks_are_refused(options):
+    with pytest.raises(ValueError, match="expected two or more widths"):
+        UNet(**options)
+
+
+# Training
+
+
+def test_a_step_returns_the_loss_before_it_and_descends():
+    model = UNet(widths=(4, 8)).apply(init_weights)
+    images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
+    chosen = torch.log_softmax(model(images), dim=1).gather(1, masks[:, None])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    training.set_learning_rate(optimizer, 0.05)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    losses = [float(training.training_step(model, optimizer, images, masks)) for _ in range(20)]
+    assert losses[0] == pytest.approx(-chosen.mean().item(), rel=1e-5)
+    assert losses[-1] < losses[0]
+    assert not torch.equal(before["outc.conv.bias"], model.outc.conv.bias)
+
+
+def test_the_learning_rate_goes_into_every_group():
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (1.0, 2.0)]
+    optimizer = torch.optim.SGD(groups)
+    training.set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_mean_iou_is_of_the_whole_matrix_and_leaves_out_a_class_never_seen():
+    assert training.mean_iou(torch.tensor([[6, 2], [1, 3]])) == pytest.approx((6 / 9 + 3 / 6) / 2)
+    assert training.mean_iou(torch.tensor([[5, 0], [0, 0]])) == 1.0
+
+
+def test_augmentation_moves_image_and_mask_alike_through_all_eight_positions():
+    mask = torch.arange(9, dtype=torch.uint8).reshape(3, 3)
+    image = mask[..., None].expand(3, 3, 3).contiguous()
+    seen = set()
+    for _ in range(200):
+        moved, moved_mask = training._flip_and_turn(image, mask)
+        assert torch.equal(moved[..., 0], moved_mask)
+        seen.add(tuple(moved_mask.flatten().tolist()))
+    assert len(seen) == 8
+
+
+def test_tiles_that_are_not_square_keep_their_shape():
+    image, mask = torch.zeros(4, 6, 3, dtype=torch.uint8), torch.zeros(4, 6, dtype=torch.uint8)
+    assert {training._flip_and_turn(image, mask)[0].shape for _ in range(30)} == {(4, 6, 3)}
+
+
+def test_the_command_learns_repeats_itself_and_writes_its_log(tmp_path):
+    root = write_tiles(tmp_path, 8)
+    options = ["--widths", "8", "16", "--batch-size", "3", "--epochs", "6", "--learning-rate", "1e-2", "--augment"]
+    options += ["--data", str(root), "--out", str(tmp_path / "log.jsonl")]
+    first, second = (tyro.cli(training.train, args=options) for _ in range(2))
+    written = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert written == second
+    assert [record["epoch"] for record in first] == [1, 2, 3, 4, 5, 6]
+    for record in (*first, *second):
+        assert record.pop("images_per_second") > 0
+    assert first == second
+    assert first[-1]["val_miou"] > 0.9
+    assert first[-1]["train_loss"] < first[0]["train_loss"]
