@@ -65,11 +65,11 @@ class Optimization:
 
     epochs: Annotated[int, tyro.conf.arg(aliases=("-e",))] = 40
     """Passes over the training tiles."""
-    batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 8
+    batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
     """Tiles a step. A short last batch is used, not dropped."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Each with PyTorch's meaning of every option."""
-    learning_rate: Annotated[float, tyro.conf.arg(aliases=("-l", "--lr"))] = 1e-3
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=("-l", "--lr"))] = 2e-3
     """Peak learning rate."""
     weight_decay: float | None = None
     """L2 inside the gradient for adam and sgd, decoupled for adamw; if not given PyTorch's 0, 0 and 0.01."""
@@ -104,7 +104,7 @@ class Optimization:
     def warmup(self) -> float:
         """Epochs of warm-up, whole when the schedule goes by epochs."""
         warmup = self.epochs / 8 if self.warmup_epochs is None else self.warmup_epochs
-        return round(warmup) if self.warmup_epochs is None and self.per == "epoch" else warmup
+        return float(round(warmup)) if self.warmup_epochs is None and self.per == "epoch" else warmup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +222,7 @@ def check(config: Config) -> None:
         (not (o.nesterov and o.momentum == 0), "--nesterov needs a --momentum above 0"),
         (0 <= o.momentum < 1, f"--momentum is {o.momentum:g}; expected 0 or more and less than 1"),
         (r.log_every >= 1, f"--log-every is {r.log_every}; expected 1 or more"),
-        (r.seed >= 0, f"--seed is {r.seed}; expected 0 or more"),
+        (0 <= r.seed < 2**32, f"--seed is {r.seed}; expected 0 or more and less than 2**32"),
     ]
     rates = {name: getattr(o, name) for name in ("learning_rate", "begin_lr", "final_lr")} | {"weight_decay": o.decay}
     for name, value in rates.items():

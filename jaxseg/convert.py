@@ -60,12 +60,12 @@ def torch_name(path: tuple) -> tuple[str, tuple[int, ...]]:
 
 
 def to_torch(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
-    """Arrays of a U-Net, or of a State with its paths (gradients, say), under PyTorch's names and in its layouts."""
+    """Copies of the arrays of a U-Net, or of a State with its paths (gradients, say), as PyTorch names them."""
     out = {}
     state = tree if isinstance(tree, nnx.State) else nnx.state(tree)
     for path, variable in nnx.to_flat_state(state):
         name, axes = torch_name(path)
-        out[name] = np.asarray(variable[...]).transpose(axes)
+        out[name] = np.array(variable[...]).transpose(axes)
     return out
 
 
@@ -76,9 +76,8 @@ def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
     nothing is changed.
     """
     given = {name: np.asarray(value) for name, value in state_dict.items() if not UNUSED.search(name)}
-    state = nnx.state(net)
-    problems, named = [], set()
-    for path, variable in nnx.to_flat_state(state):
+    problems, named, fitting = [], set(), []
+    for path, variable in nnx.to_flat_state(nnx.state(net)):
         name, axes = torch_name(path)
         named.add(name)
         if name not in given:
@@ -89,10 +88,9 @@ def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
         if array.shape != expected:
             problems.append(f"{name} has shape {array.shape}, this network needs {expected}")
             continue
-        variable[...] = jnp.array(
-            array.transpose(np.argsort(axes)), variable.dtype, copy=True
-        )  # never PyTorch's memory
+        fitting.append((variable, array.transpose(np.argsort(axes))))
     problems += [f"{name} belongs nowhere in this network" for name in given if name not in named]
     if problems:
         raise UserError("the PyTorch weights do not fit:\n" + "\n".join(f"  {problem}" for problem in problems))
-    nnx.update(net, state)
+    for variable, array in fitting:
+        variable[...] = jnp.array(array, variable.dtype, copy=True)  # JAX would go on using PyTorch's memory

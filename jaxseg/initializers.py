@@ -26,7 +26,7 @@ def calculate_gain(nonlinearity: str, param: float = 0.0) -> float:
     """The factor that keeps the scale of activations through `nonlinearity`, as `torch.nn.init.calculate_gain`.
 
     `param` is the negative slope of "leaky_relu" (PyTorch's own default there is 0.01; its `kaiming_*` pass 0).
-    Raises ValueError for a name that PyTorch does not know.
+    Raises ValueError for any other name than those below.
     """
     gains = {
         "linear": 1.0,

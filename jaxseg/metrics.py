@@ -27,7 +27,7 @@ def confusion_matrix(
     return (true[:, :, None] & predicted[:, None, :]).sum(0, dtype=jnp.int32)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def _ratio(numerator: np.ndarray | np.floating, denominator: np.ndarray | np.floating) -> np.ndarray:
     """numerator / denominator, NaN where the denominator is 0."""
     out = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=out, where=np.asarray(denominator) > 0)

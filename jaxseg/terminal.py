@@ -32,7 +32,7 @@ class Bar(AbstractContextManager):
 
     def __init__(self, total: int, done: int, batch_size: int):
         numbers = TextColumn("{task.fields[numbers]}")
-        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), numbers)
+        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(12), MofNCompleteColumn(), numbers)
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=total, completed=done, epoch="", numbers="compiling, once")
         self._total, self._batch_size = total, batch_size
@@ -59,10 +59,10 @@ class Bar(AbstractContextManager):
             self._steps += len(records)
             self._seconds += now - self._since
         self._since, self._compiled = now, True
-        numbers = f"loss {last['loss']:.4f}  lr {last['learning_rate']:.2e}"
+        numbers = f"loss {last['loss']:.4f} lr {last['learning_rate']:.1e}"
         if self._steps:
             left = (self._total - last["step"] - 1) * self._seconds / self._steps
-            numbers += f"  {self.images_per_second:.1f} images/s  {clock(left)} left"
+            numbers += f" {self.images_per_second:.1f} images/s {clock(left)} left"
         self._progress.update(self._task, completed=last["step"] + 1, epoch=epoch, numbers=numbers)
 
     @property

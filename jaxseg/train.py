@@ -7,9 +7,7 @@ stopped by a signal (and saved).
 """
 
 import dataclasses
-import datetime
 import math
-import shutil
 import signal
 import sys
 import time
@@ -27,12 +25,17 @@ from jaxseg.data import tiles
 from jaxseg.data.augment import flips_and_turns
 from jaxseg.data.fields import make_fields
 from jaxseg.data.pipeline import Pipeline, to_device
+from jaxseg.runs import Signals, open_run
 from jaxseg.step import compile_eval_step, compile_train_step, step_key
 from jaxseg.terminal import Bar, console
 from jaxseg.tracking import Tracker
 
 CLASSES = ["background", "field"]
 SAMPLES = 6
+WHAT_TO_TRY = (
+    "The last checkpoint, from before, is kept.\n"
+    "Try a tenth of --learning-rate, more --warmup-epochs, or --precision f32."
+)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -58,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except Stopped as stopped:
         return stopped.exit_code
+    except KeyboardInterrupt:  # before there was anything to save
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -73,7 +78,7 @@ def train(config: Config) -> Path:
     widths = "-".join(map(str, config.model.widths))
     console.print(f"model U-Net {widths}, {net.parameters:,} parameters, init {config.model.init}")
 
-    run = open_run(config)
+    run = open_run(config, {"training": training.names, "validation": validation.names})
     checkpoints = Checkpoints(run, config, {"classes": CLASSES, "in_channels": 3})
     progress = checkpoints.restore("last", net, optimizer) if config.run.resume else Progress()
     start = progress.epoch * epoch_steps + progress.batch
@@ -116,7 +121,7 @@ def train(config: Config) -> Path:
                 "epoch": epoch,
                 "step": step,
                 "train": totals.summary(),
-                "validation": evaluate(eval_step, validation),
+                "validation": evaluate(eval_step, validation, epoch),
                 "learning_rate": float(schedule(step - 1)),
                 "images_per_second": bar.images_per_second,
                 "seconds": time.monotonic() - epoch_began,
@@ -133,7 +138,7 @@ def train(config: Config) -> Path:
     return run
 
 
-def run_steps(train_step, batches, first: int, log_every: int, signals: "Signals") -> Iterator[list[dict]]:
+def run_steps(train_step, batches, first: int, log_every: int, signals: Signals) -> Iterator[list[dict]]:
     """Takes a step for each batch and yields what the steps returned, on the host, every `log_every` steps.
 
     Fetching is the only place where training waits for the device. The first step of all is yielded alone: it compiles.
@@ -160,13 +165,12 @@ def check_finite(records: list[dict], epoch: int) -> None:
             raise NonFiniteLoss(
                 f"loss {record['loss']}, gradient norm {record['grad_norm']} at step {record['step']} in epoch "
                 f"{epoch + 1} (looked at steps {records[0]['step']} to {records[-1]['step']}), "
-                f"learning rate {record['learning_rate']:.3g}.\nThe last checkpoint, from before, is kept. "
-                "Try a tenth of --learning-rate, more --warmup-epochs, or --precision f32."
+                f"learning rate {record['learning_rate']:.3g}. {WHAT_TO_TRY}"
             )
 
 
-def evaluate(eval_step, data: Pipeline) -> dict:
-    """Scores of a whole dataset from one confusion matrix."""
+def evaluate(eval_step, data: Pipeline, epoch: int) -> dict:
+    """Scores of a whole dataset from one confusion matrix. Raises NonFiniteLoss."""
     totals, waiting = metrics.Totals(), []
     for batch in to_device(data.epoch()):
         result = eval_step(batch)
@@ -175,7 +179,10 @@ def evaluate(eval_step, data: Pipeline) -> dict:
             totals.add(jax.device_get(waiting.pop(0)))
     for record in jax.device_get(waiting):
         totals.add(record)
-    return totals.summary()
+    scores = totals.summary()
+    if not math.isfinite(scores["loss"]):
+        raise NonFiniteLoss(f"validation loss {scores['loss']} after epoch {epoch + 1}. {WHAT_TO_TRY}")
+    return scores
 
 
 def open_data(config: Config) -> tuple[Pipeline, Pipeline]:
@@ -185,7 +192,7 @@ def open_data(config: Config) -> tuple[Pipeline, Pipeline]:
     data, o = config.data, config.optimization
     if data.data is None and data.images is None:
         data = dataclasses.replace(data, data=Path("data") / "made-up-fields")
-        make_fields(data.data)
+        make_fields(data.data, train=48, val=12)
         console.print(f"data  none given, so made-up crop fields in {data.data}")
     splits = tiles.find_splits(data, config.run.seed)
     surveys = tiles.survey_splits(splits, data.workers)
@@ -224,26 +231,6 @@ def check_sizes(config: Config, found: tiles.Survey) -> None:
         )
 
 
-def open_run(config: Config) -> Path:
-    """Makes the run folder and writes config.json; a resumed run has both. Never touches what is there without
-    --overwrite.
-    """
-    if config.run.resume is not None:
-        return config.run.resume
-    run = config.run.out or Path("runs") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        if not config.run.overwrite:
-            raise UserError(f"--out {run}: is not empty. Give another folder, or --overwrite to delete what is in it.")
-        if not (run / "config.json").is_file():
-            raise UserError(
-                f"--out {run}: is not the folder of a run (no config.json), so --overwrite will not delete it."
-            )
-        shutil.rmtree(run)
-    run.mkdir(parents=True, exist_ok=True)
-    settings.save(config, run / "config.json")
-    return run
-
-
 def save_batch_picture(tracker: Tracker, training: Pipeline, augment, seed: int) -> None:
     """The first batch as the network will see it: the article's look at its data."""
     batch = next(iter(training.epoch()))
@@ -275,24 +262,6 @@ def report(best: dict, run: Path, images: Path, picture: Path, seconds: float) -
     console.print(f"{best['images_per_second']:.1f} images/s in training, {terminal.clock(seconds)} in all")
     console.print(f"\npictures   {picture}\ncurves     {run / 'curves.png'}\nbest model {run / 'checkpoints' / 'best'}")
     console.print(f"\nnext\n  python -m jaxseg.predict {run} {images} -o {run / 'predictions'}")
-
-
-class Signals:
-    """Notes Ctrl-C and SIGTERM instead of dying of them; a second one is not caught."""
-
-    received = 0
-
-    def __enter__(self):
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame):
-        self.received = number
-        self.__exit__()
 
 
 if __name__ == "__main__":

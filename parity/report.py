@@ -139,6 +139,7 @@ h2 {{ margin-top: 2rem }}
 small {{ color: #666; font-weight: normal }}
 table {{ border-collapse: collapse; width: 100% }}
 th, td {{ text-align: left; vertical-align: top; padding: .25rem .6rem; border-top: 1px solid #ddd }}
+td:last-child {{ min-width: 15rem }}
 .n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
 .fail td {{ background: #fdecea }}
 .worst {{ color: #666; font-size: .85em; overflow-wrap: anywhere }}
@@ -177,7 +178,7 @@ def draw_schedules() -> bytes:
             axes.plot(epochs, [float(ours(e)) for e in epochs], ".", color=color, label=f"{name}, jaxseg")
         axes.set(xlabel="epoch", ylabel="learning rate", yscale=scale)
         axes.grid(alpha=0.3)
-    page.axes[0].legend()
+    page.legend(*page.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     buffer = io.BytesIO()
     page.savefig(buffer, dpi=110)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Strictness for all tests: warnings are errors (pyproject.toml), mixing ranks raises, shapes are checked (jaxtyping + beartype)."""
+"""Strict for all tests: warnings are errors, mixing ranks raises, shapes are checked (jaxtyping and beartype)."""
 
 import os
 from pathlib import Path

@@ -46,6 +46,11 @@ class Pipeline:
         """Batches in an epoch, the last short one included."""
         return -(-len(self.pairs) // self.batch_size)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the images, in the order of `pairs`."""
+        return [pair.image.name for pair in self.pairs]
+
     def order(self, epoch: int) -> np.ndarray:
         """Indices of the pairs in the order in which `epoch` reads them."""
         if not self.shuffle:

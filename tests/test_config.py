@@ -1,0 +1,286 @@
+"""The command line, what it refuses, and config.json."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxseg import config
+from jaxseg.config import Config, Data, Model, Optimization, Run, UserError, parse
+
+FIELDS = [field for group in dataclasses.fields(Config) for field in dataclasses.fields(group.default)]
+
+# flags that cannot be, and what the message must say: the flag, the value found, what was expected
+WRONG = {
+    "--data a --images b --masks c": ["--data", "--images", "one of them"],
+    "--images b": ["--images", "--masks", "together"],
+    "--masks b": ["--images", "--masks", "together"],
+    "--images a --masks b --val-images c": ["--val-images", "--val-masks", "together"],
+    "--data a --val-images c --val-masks d": ["--val-images", "needs", "--images", "--masks"],
+    "--validation 0.2": ["--validation", "0.2", "percentage", "1 to 90", "mean 20"],
+    "--validation 95": ["--validation", "95", "1 to 90"],
+    "--validation nan": ["--validation", "nan", "1 to 90"],
+    "--workers -1": ["--workers", "-1", "0 or more"],
+    "--cache-mb -1": ["--cache-mb", "-1", "0 or more"],
+    "--widths": ["--widths", "0 value", "at least 2"],
+    "--widths 8": ["--widths", "1 value", "at least 2"],
+    "--widths 8 0": ["--widths", "(8, 0)", "positive"],
+    "--widths 8 9 --upsample bilinear": ["--widths", "(8, 9)", "bilinear", "even"],
+    "--epochs 0 --schedule constant": ["--epochs", "0", "1 or more"],
+    "--batch-size 0": ["--batch-size", "0", "1 or more"],
+    "--epochs 5 --warmup-epochs 5": ["--warmup-epochs", "5", "less than --epochs"],
+    "--warmup-epochs -1": ["--warmup-epochs", "-1", "at least 0"],
+    "--warmup-epochs nan": ["--warmup-epochs", "nan", "at least 0"],
+    "--warmup-epochs 1.5 --schedule article": ["--warmup-epochs", "1.5", "--schedule-per epoch", "whole"],
+    "--nesterov --momentum 0": ["--nesterov", "--momentum above 0"],
+    "--momentum 1": ["--momentum", "1", "less than 1"],
+    "--momentum -0.5": ["--momentum", "-0.5", "0 or more"],
+    "--log-every 0": ["--log-every", "0", "1 or more"],
+    "--seed -1": ["--seed", "-1", "0 or more"],
+    "--lr -1": ["--learning-rate", "-1", "0 or more"],
+    "--lr inf": ["--learning-rate", "inf", "a number"],
+    "--begin-lr nan": ["--begin-lr", "nan", "a number"],
+    "--final-lr -2": ["--final-lr", "-2", "0 or more"],
+    "--weight-decay -3": ["--weight-decay", "-3", "0 or more"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_setting_that_cannot_be_is_refused_with_flag_value_and_expectation(line):
+    with pytest.raises(UserError) as caught:
+        parse(line.split())
+    (message,) = str(caught.value).splitlines()
+    assert [words for words in WRONG[line] if words not in message] == []
+
+
+def test_all_mistakes_are_named_at_once():
+    line = "--images a --validation 0.5 --workers -1 --widths 8 --epochs 0 --batch-size 0 --momentum 2 --lr -1"
+    with pytest.raises(UserError) as caught:
+        parse(line.split())
+    flags = [word for word in line.split() if word.startswith("--") and word != "--lr"] + ["--learning-rate"]
+    message = str(caught.value)
+    assert [flag for flag in flags if flag not in message] == []
+    assert len(message.splitlines()) == len(flags) + 1  # no epochs leave no room for a warm-up either
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--data a",
+        "--images a --masks b",
+        "--images a --masks b --val-images c --val-masks d",
+        "--validation 1",
+        "--validation 90",
+        "--workers 0 --cache-mb 0 --seed 0 --momentum 0 --lr 0 --weight-decay 0 --warmup-epochs 0",
+        "--widths 1 1 --epochs 1 --batch-size 1 --log-every 1",
+        "--widths 2 4 --upsample bilinear",
+        "--epochs 5 --warmup-epochs 4.5",
+        "--schedule constant --epochs 2 --warmup-epochs 7.5 --schedule-per epoch",
+        "--schedule article --warmup-epochs 3",
+    ],
+)
+def test_the_edges_of_what_can_be_are_accepted(line):
+    assert isinstance(parse(line.split()), Config)
+
+
+def test_flags_set_the_fields_they_name():
+    line = "--images a/b --masks c --widths 4 8 16 -e 7 -b 3 -l 0.5 --optimizer sgd --nesterov --no-augment --out d"
+    assert parse(line.split()) == Config(
+        Data(images=Path("a/b"), masks=Path("c")),
+        Model(widths=(4, 8, 16)),
+        Optimization(epochs=7, batch_size=3, learning_rate=0.5, optimizer="sgd", nesterov=True, augment=False),
+        Run(out=Path("d")),
+    )
+    long, short = "--epochs 7 --batch-size 3 --lr 2", "-e 7 -b 3 --learning-rate 2"
+    assert parse(long.split()) == parse(short.split())
+
+
+def test_without_flags_every_field_has_its_default():
+    assert parse([]) == Config()
+
+
+@given(epochs=st.integers(1, 500), schedule=st.sampled_from(["warmup_cosine", "article"]))
+def test_warm_up_is_an_eighth_of_any_number_of_epochs(epochs, schedule):
+    settings = Optimization(epochs=epochs, schedule=schedule)
+    config.check(Config(optimization=settings))
+    if schedule == "article":
+        assert abs(settings.warmup - epochs / 8) <= 0.5
+        assert settings.warmup == int(settings.warmup)
+    else:
+        assert settings.warmup == epochs / 8
+
+
+def test_defaults_are_the_articles_and_a_given_warm_up_is_kept():
+    assert Optimization(schedule="article").warmup == 5
+    assert (Optimization().epochs, Optimization().begin_lr, Optimization().final_lr) == (40, 1e-9, 1e-9)
+    assert Optimization(warmup_epochs=0.0).warmup == 0
+    assert Optimization(warmup_epochs=1.5).warmup == 1.5
+
+
+def test_weight_decay_left_out_is_pytorchs_for_each_optimizer():
+    assert {name: Optimization(optimizer=name).decay for name in ("sgd", "adam", "adamw")} == {
+        "sgd": 0,
+        "adam": 0,
+        "adamw": 0.01,
+    }
+    assert Optimization(optimizer="adamw", weight_decay=0.0).decay == 0
+    assert Optimization(optimizer="sgd", weight_decay=0.5).decay == 0.5
+
+
+def test_the_article_goes_by_epochs_and_the_others_by_steps_unless_told():
+    names = ("article", "warmup_cosine", "constant")
+    assert [Optimization(schedule=name).per for name in names] == ["epoch", "step", "step"]
+    assert [Optimization(schedule=name, schedule_per="step").per for name in names] == ["step"] * 3
+    assert [Optimization(schedule=name, schedule_per="epoch").per for name in names] == ["epoch"] * 3
+
+
+def test_help_exits_with_0_and_tells_every_flag_and_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        parse(["-h"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert [field.name for field in FIELDS if "--" + field.name.replace("_", "-") not in text] == []
+    for default in ("16 32 64 128 256", "adam", Optimization().epochs, Optimization().learning_rate, Data().cache_mb):
+        assert f"(default: {default})" in text
+
+
+@pytest.mark.parametrize("line", ["--bogus", "--epochs many", "--optimizer lion", "--epochs"])
+def test_what_is_no_flag_or_no_value_of_it_exits_with_2(line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(line.split())
+    assert caught.value.code == 2
+    assert line.split()[0] in "".join(capsys.readouterr())
+
+
+def test_reading_a_command_line_does_not_wait_for_jax():
+    code = "import sys; from jaxseg.config import parse; parse([]); sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# config.json
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+paths = st.none() | st.lists(st.text("aé .", min_size=1), min_size=1, max_size=3).map(lambda parts: Path(*parts))
+KINDS = {Path | None: paths, int: st.integers(), float: numbers, float | None: st.none() | numbers, bool: st.booleans()}
+KINDS[tuple[int, ...]] = st.lists(st.integers()).map(tuple)
+
+
+def anything(kind):
+    """Fields of a group of settings with any values of their types."""
+    by_field = {}
+    for field in dataclasses.fields(kind):
+        bare = get_args(field.type)[0] if hasattr(field.type, "__metadata__") else field.type
+        choices = [x for part in get_args(bare) for x in (get_args(part) or ([None] if part is type(None) else [part]))]
+        by_field[field.name] = KINDS[bare] if bare in KINDS else st.sampled_from(choices)
+    return st.fixed_dictionaries(by_field)
+
+
+GROUPS = {group.name: type(group.default) for group in dataclasses.fields(Config)}
+
+
+@given(values=st.fixed_dictionaries({name: anything(kind) for name, kind in GROUPS.items()}))
+def test_settings_survive_json(values):
+    settings = Config(**{name: kind(**values[name]) for name, kind in GROUPS.items()})
+    assert config.from_dict(json.loads(config.dumps(settings))) == settings
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    line = "--images é/b --masks c --widths 4 8 --schedule article -l 0.1 --no-augment --out d"
+    settings = parse(line.split())
+    config.save(settings, tmp_path / "config.json")
+    assert config.load(tmp_path) == settings
+
+
+def test_paths_are_saved_with_forward_slashes_and_read_as_paths():
+    class Elsewhere(type(Path())):
+        def __str__(self):
+            return "a\\b"
+
+        def as_posix(self):
+            return "a/b"
+
+    text = config.dumps(Config(data=Data(data=Elsewhere("a", "b"))))
+    assert json.loads(text)["data"]["data"] == "a/b"
+    assert config.from_dict(json.loads(text)).data.data == Path("a", "b")
+
+
+def test_unknown_and_missing_keys_are_all_named():
+    values = json.loads(config.dumps(Config()))
+    values["model"]["depth"] = 3
+    values["bananas"] = {}
+    del values["run"]["seed"], values["data"]
+    with pytest.raises(UserError) as caught:
+        config.from_dict(values, where="here.json")
+    message = str(caught.value)
+    assert message.startswith("here.json: ")
+    missing = [f"missing setting data.{field.name}" for field in dataclasses.fields(Data)]
+    for part in ["unknown setting model.depth", "unknown group bananas", "missing setting run.seed", *missing]:
+        assert part in message
+    assert message.count("missing") == len(missing) + 1
+    assert message.count("unknown") == 2
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"data": 3}', '{"run": [1, 2]}', "{", "", b"\xff\xfe"])
+def test_a_file_that_holds_no_settings_is_refused_by_name(text, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        config.load(tmp_path)
+    assert "config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "runs/nowhere", "file", "file/below"])
+def test_resuming_what_is_no_run_is_refused(name, tmp_path):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UserError) as caught:
+        parse(["--resume", str(tmp_path / name)])
+    assert str(tmp_path / name) in str(caught.value)
+    assert "config.json" in str(caught.value)
+
+
+# --resume
+
+
+@pytest.fixture
+def saved(tmp_path) -> Config:
+    settings = parse(["--data", "tiles", "-e", "6", "--lr", "0.25", "--out", str(tmp_path), "--overwrite"])
+    config.save(settings, tmp_path / "config.json")
+    return settings
+
+
+def test_a_resumed_run_keeps_its_settings(saved, tmp_path):
+    resumed = parse(["--resume", str(tmp_path)])
+    assert (resumed.data, resumed.model, resumed.optimization) == (saved.data, saved.model, saved.optimization)
+    assert resumed.run == dataclasses.replace(saved.run, resume=tmp_path, out=None)
+
+
+def test_flags_that_repeat_the_runs_settings_are_accepted(saved, tmp_path):
+    again = parse(["--resume", str(tmp_path), "--data", "tiles", "--epochs", "6", "--lr", "0.25"])
+    assert again == parse(["--resume", str(tmp_path)])
+
+
+def test_changed_flags_are_refused_and_each_is_listed_with_both_values(saved, tmp_path):
+    line = ["--data", "tiles", "-e", "7", "--lr", "0.5", "--widths", "4", "8", "--seed", "3", "--out", "elsewhere"]
+    with pytest.raises(UserError) as caught:
+        parse(["--resume", str(tmp_path), *line])
+    rows = [row.split() for row in str(caught.value).splitlines()[1:-1]]
+    assert {row[0] for row in rows} == {"--epochs", "--learning-rate", "--widths", "--seed", "--out"}
+    text = {row[0]: " ".join(row[1:]) for row in rows}
+    assert "6" in text["--epochs"].split(",")[0]
+    assert "7" in text["--epochs"].split(",")[1]
+    assert "0.25" in text["--learning-rate"]
+    assert "0.5" in text["--learning-rate"]
+
+
+def test_settings_spoiled_by_hand_are_refused_on_resume(tmp_path):
+    config.save(Config(optimization=Optimization(epochs=0)), tmp_path / "config.json")
+    with pytest.raises(UserError, match="--epochs is 0"):
+        parse(["--resume", str(tmp_path)])

@@ -1,0 +1,364 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxseg import model as models
+from jaxseg.config import Model
+from jaxseg.initializers import RULES
+from jaxseg.losses import IGNORE_INDEX
+from jaxseg.model import BatchNorm, UNet, UpConv, max_pool, upsample_bilinear
+from jaxseg.step import loss_fn
+
+MILESIAL = (64, 128, 256, 512, 1024)
+RULE = RULES["article"]
+
+
+def nchw(x) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2))
+
+
+def nhwc(x) -> np.ndarray:
+    return np.asarray(x).transpose(0, 2, 3, 1)
+
+
+# BatchNorm
+
+
+@jax.jit
+def train_batch_norm(x, weights, scale, bias, mean, var, valid=None):
+    """One step of BatchNorm from the given statistics: output, gradients of (x, scale, bias), new statistics."""
+
+    def loss(x, scale, bias):
+        norm = BatchNorm(x.shape[-1], param_dtype=mean.dtype, dtype=x.dtype)
+        norm.scale[...], norm.bias[...], norm.mean[...], norm.var[...] = scale, bias, mean, var
+        y = norm(x, valid)
+        return (weights * y).sum(), (y, norm.mean[...], norm.var[...])
+
+    (_, aux), grads = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
+    return {"y": aux[0], "grads": grads, "mean": aux[1], "var": aux[2]}
+
+
+def batch_norm_arguments(rng, shape, dtype=np.float64):
+    """x, the weights of the loss, then scale, bias, mean and var."""
+    c = shape[-1]
+    made = [rng.normal(2, 3, shape), rng.normal(0, 1, shape), *rng.normal(1, 1, (3, c)), rng.uniform(0.5, 2, c)]
+    return [jnp.asarray(a, dtype) for a in made]
+
+
+def test_batch_norm_trains_and_evaluates_as_torch(rng):
+    """Biased variance in the output, unbiased in the running one: 12 values a channel, so 9 % apart."""
+    torch = pytest.importorskip("torch")
+    norm = torch.nn.BatchNorm2d(3).double()
+    with jax.enable_x64(True):
+        x, weights, scale, bias, mean, var = batch_norm_arguments(rng, (2, 2, 3, 3))
+        theirs = (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var)
+        for tensor, value in zip(theirs, (scale, bias, mean, var)):
+            tensor.copy_(torch.tensor(np.asarray(value)))
+        for step in range(3):
+            found = train_batch_norm(x + step, weights, scale, bias, mean, var)
+            mean, var = found["mean"], found["var"]
+            theirs = torch.tensor(nchw(x + step), requires_grad=True)
+            norm.zero_grad()
+            y = norm(theirs)
+            (y * torch.tensor(nchw(weights))).sum().backward()
+            np.testing.assert_allclose(nchw(found["y"]), y.detach(), atol=1e-13)
+            for ours, expected in zip(found["grads"][1:], (norm.weight.grad, norm.bias.grad)):
+                np.testing.assert_allclose(ours, expected, atol=1e-13)
+            np.testing.assert_allclose(nchw(found["grads"][0]), theirs.grad, atol=1e-13)
+        np.testing.assert_allclose(mean, norm.running_mean, rtol=1e-13)
+        np.testing.assert_allclose(var, norm.running_var, rtol=1e-13)
+
+        ours = BatchNorm(3, dtype=jnp.float64, param_dtype=jnp.float64)
+        ours.scale[...], ours.bias[...], ours.mean[...], ours.var[...] = scale, bias, mean, var
+        evaluated = nnx.view(ours, use_running_average=True)(x[:1, :1, :1])  # one value a channel is fine here
+        np.testing.assert_array_equal(ours.mean[...], mean)
+    expected = norm.eval()(torch.tensor(nchw(x[:1, :1, :1]))).detach()
+    np.testing.assert_allclose(nchw(evaluated), expected, atol=1e-13)
+
+
+def test_running_variance_is_unbiased_and_output_biased():
+    x = jnp.asarray([1.0, 2.0, 3.0, 6.0]).reshape(2, 2, 1, 1)  # mean 3, variance 3.5, unbiased 14 / 3
+    norm = BatchNorm(1)
+    np.testing.assert_allclose(norm(x).ravel(), (x.ravel() - 3) / math.sqrt(3.5 + 1e-5), rtol=1e-6)
+    np.testing.assert_allclose(norm.mean[...], [0.3], rtol=1e-6)
+    np.testing.assert_allclose(norm.var[...], [0.9 + 0.1 * 14 / 3], rtol=1e-6)
+
+
+def test_batch_norm_keeps_its_digits_far_from_zero(rng):
+    """Mean 1000 times the deviation: one pass over float32 would be 0.1 off, two passes a few 1e-4."""
+    x = rng.normal(1000, 1, (4, 16, 16, 2))
+    y = np.asarray(BatchNorm(2)(jnp.asarray(x, jnp.float32)))
+    x = x.astype(np.float32).astype(np.float64)
+    np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5), atol=2e-3)
+
+
+def test_statistics_have_the_dtype_of_the_parameters(rng):
+    x = rng.normal(0, 1, (2, 3, 3, 2))
+    with jax.enable_x64(True):
+        norm = BatchNorm(2, dtype=jnp.float64, param_dtype=jnp.float64)
+        norm(jnp.asarray(x))
+        assert (norm.mean.dtype, norm.var.dtype) == (jnp.float64, jnp.float64)
+        np.testing.assert_allclose(norm.mean[...], 0.1 * x.mean((0, 1, 2)), rtol=1e-12)
+
+    norm, x16 = BatchNorm(2, dtype=jnp.bfloat16), jnp.asarray(x, jnp.bfloat16)
+    assert norm(x16).dtype == jnp.bfloat16
+    assert (norm.mean.dtype, norm.var.dtype) == (jnp.float32, jnp.float32)
+    values = np.asarray(x16, np.float64)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * values.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * values.var((0, 1, 2), ddof=1), rtol=1e-6)
+    assert nnx.view(norm, use_running_average=True)(x16).dtype == jnp.bfloat16
+
+
+def test_one_value_per_channel_cannot_be_trained_on():
+    with pytest.raises(ValueError, match=r"one value per channel \(shape \(1, 1, 1, 4\)\)"):
+        BatchNorm(4)(jnp.ones((1, 1, 1, 4)))
+
+
+@settings(max_examples=15)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.booleans(), min_size=4, max_size=4).filter(any),
+    st.sampled_from([(1, 2), (3, 2)]),
+)
+def test_a_padded_batch_is_the_short_batch(seed, valid, size):
+    rng, valid = np.random.default_rng(seed), np.array(valid)
+    with jax.enable_x64(True):
+        x, weights, *rest = batch_norm_arguments(rng, (len(valid), *size, 2))
+        weights = weights * valid[:, None, None, None]  # the loss sees no padding, as in training
+        padded = train_batch_norm(x, weights, *rest, jnp.asarray(valid))
+        short = train_batch_norm(x[valid], weights[valid], *rest)
+    np.testing.assert_allclose(padded["y"][valid], short["y"], atol=1e-12)
+    np.testing.assert_allclose(padded["grads"][0][valid], short["grads"][0], atol=1e-12)
+    np.testing.assert_array_equal(padded["grads"][0][~valid], 0)
+    for ours, expected in zip(padded["grads"][1:], short["grads"][1:]):
+        np.testing.assert_allclose(ours, expected, atol=1e-12)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(padded[name], short[name], rtol=1e-12)
+
+
+# Pooling, activation, resizing
+
+
+@jax.jit
+def pool_and_pull(x, weights):
+    y, pull = jax.vjp(max_pool, x)
+    return y, pull(weights)[0]
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3), (1, 4)])
+def test_max_pool_is_torchs_also_in_ties_and_odd_sizes(size, rng):
+    torch = pytest.importorskip("torch")
+    h, w = size
+    x = rng.integers(0, 3, (8, h, w, 5)).astype(np.float32)  # two thirds of the windows have a tie for the maximum
+    weights = rng.standard_normal((8, h // 2, w // 2, 5)).astype(np.float32)
+    y, grad = pool_and_pull(jnp.asarray(x), jnp.asarray(weights))
+    if h < 2:  # PyTorch refuses to make nothing
+        assert y.shape == (8, 0, 2, 5)
+        return
+    theirs = torch.tensor(nchw(x), requires_grad=True)
+    expected = torch.nn.functional.max_pool2d(theirs, 2)
+    expected.backward(torch.tensor(nchw(weights)))
+    np.testing.assert_array_equal(nchw(y), expected.detach())
+    np.testing.assert_array_equal(nchw(grad), theirs.grad)
+
+
+@pytest.mark.parametrize(
+    ("window", "first"),
+    [([7, 7, 7, 7], 0), ([1, 7, 7, 7], 1), ([1, 2, 7, 7], 2), ([1, 2, 3, 7], 3), ([-5, -3, -3, -9], 1)],
+)
+def test_the_first_maximum_in_row_major_order_gets_the_gradient(window, first):
+    x = jnp.asarray(window, jnp.float32).reshape(1, 2, 2, 1)
+    y, grad = pool_and_pull(x, jnp.full((1, 1, 1, 1), 3.0))
+    assert y.item() == max(window)
+    np.testing.assert_array_equal(grad.ravel(), 3.0 * (np.arange(4) == first))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_gradient_of_max_pool_is_neither_lost_nor_doubled(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 2, (3, 5, 6, 2)).astype(np.float32)
+    weights = rng.integers(-9, 10, (3, 2, 3, 2)).astype(np.float32)
+    y, grad = pool_and_pull(jnp.asarray(x), jnp.asarray(weights))
+    windows = np.asarray(grad)[:, :4].reshape(3, 2, 2, 3, 2, 2)
+    np.testing.assert_array_equal(windows.sum((2, 4)), weights)
+    np.testing.assert_array_equal(y, x[:, :4].reshape(3, 2, 2, 3, 2, 2).max((2, 4)))
+    np.testing.assert_array_equal(grad[:, 4:], 0)
+
+
+def test_relu_has_no_gradient_at_zero():
+    """The activation of ConvBlock; with BatchNorm's scale and bias at 0 every one of its inputs is exactly 0."""
+    block = models.ConvBlock(1, 1, rule=RULE, rngs=nnx.Rngs(0))
+    block.norm2.scale[...] = jnp.zeros(1)
+    grads = nnx.grad(lambda block, x: block(x).sum())(block, jnp.arange(16.0).reshape(1, 4, 4, 1))
+    assert float(grads["norm2"]["bias"][...][0]) == 0
+
+
+def test_up_conv_is_torchs_transposed_convolution_with_its_gradient(rng):
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.ConvTranspose2d(3, 4, 2, stride=2).double()
+    x, weights = rng.standard_normal((2, 3, 5, 3)), rng.standard_normal((2, 6, 10, 4))
+    kernel = theirs.weight.detach().numpy().transpose(2, 3, 0, 1)
+
+    @jax.jit
+    def pulled(x, kernel, bias):
+        def forward(x, kernel, bias):
+            up = UpConv(3, 4, rule=RULE, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+            up.kernel[...], up.bias[...] = kernel, bias
+            return up(x)
+
+        y, pull = jax.vjp(forward, x, kernel, bias)
+        return y, pull(jnp.asarray(weights))
+
+    with jax.enable_x64(True):
+        y, (dx, dkernel, dbias) = pulled(x, kernel, theirs.bias.detach().numpy())
+    inputs = torch.tensor(nchw(x), requires_grad=True)
+    expected = theirs(inputs)
+    expected.backward(torch.tensor(nchw(weights)))
+    np.testing.assert_allclose(nchw(y), expected.detach(), atol=1e-13)
+    np.testing.assert_allclose(nchw(dx), inputs.grad, atol=1e-13)
+    np.testing.assert_allclose(np.asarray(dkernel).transpose(2, 3, 0, 1), theirs.weight.grad, atol=1e-12)
+    np.testing.assert_allclose(dbias, theirs.bias.grad, atol=1e-12)
+
+
+def test_each_corner_of_an_up_conv_kernel_makes_its_corner_of_the_output():
+    up = UpConv(1, 1, rule=RULE, rngs=nnx.Rngs(0))
+    up.kernel[...] = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1)
+    up.bias[...] = jnp.zeros(1)
+    y = up(jnp.asarray([10.0, 100.0]).reshape(1, 1, 2, 1))
+    np.testing.assert_array_equal(y[0, :, :, 0], [[10, 20, 100, 200], [30, 40, 300, 400]])
+
+
+def test_biases_start_within_the_bound_that_torch_reads_off_the_kernel():
+    rngs = nnx.Rngs(0)
+    up = UpConv(2, 256, rule=RULE, rngs=rngs).bias[...]  # 2x2 of the *outputs*: PyTorch's fan_in of a transposed kernel
+    conv = models.conv(2, 256, 3, rule=RULE, rngs=rngs).bias[...]
+    for bias, fan_in in ((up, 4 * 256), (conv, 9 * 2)):
+        assert 0.95 / math.sqrt(fan_in) < float(jnp.abs(bias).max()) <= 1 / math.sqrt(fan_in)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (2, 3), (7, 4)])
+def test_upsample_bilinear_is_torchs_with_aligned_corners(size, rng):
+    torch = pytest.importorskip("torch")
+    x = rng.standard_normal((2, *size, 3))
+    weights = rng.standard_normal((2, 2 * size[0], 2 * size[1], 3))
+    with jax.enable_x64(True):
+        y, pull = jax.vjp(upsample_bilinear, jnp.asarray(x))
+        (grad,) = pull(jnp.asarray(weights))
+    theirs = torch.tensor(nchw(x), requires_grad=True)
+    expected = torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)(theirs)
+    expected.backward(torch.tensor(nchw(weights)))
+    np.testing.assert_allclose(nchw(y), expected.detach(), atol=1e-13)
+    np.testing.assert_allclose(nchw(grad), theirs.grad, atol=1e-13)
+
+
+def test_upsample_bilinear_keeps_corners_and_interpolates_between():
+    x = jnp.asarray([[0.0, 3.0], [6.0, 9.0]]).reshape(1, 2, 2, 1)
+    y = np.asarray(upsample_bilinear(x))[0, :, :, 0]
+    np.testing.assert_allclose(y, np.add.outer([0, 2, 4, 6], [0, 1, 2, 3]), atol=1e-6)
+
+
+# UNet
+
+
+@functools.cache
+def abstract(**options) -> UNet:
+    """A U-Net of shapes and dtypes only: nothing is drawn or computed."""
+    return nnx.eval_shape(lambda: UNet((2, 4, 6), 3, 2, **options, rngs=nnx.Rngs(0)))
+
+
+def logits_of(net: UNet, *shape: int) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the logits of images of `shape`."""
+    graphdef, state = nnx.split(net)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, images)
+
+
+@given(st.integers(4, 37), st.integers(4, 37), st.sampled_from(["transpose", "bilinear"]))
+def test_logits_have_the_size_of_the_image_whatever_it_is(h, w, upsample):
+    assert logits_of(abstract(upsample=upsample), 2, h, w, 3).shape == (2, h, w, 2)
+
+
+@pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
+def test_logits_are_those_of_the_pytorch_network_on_odd_sizes(upsample, rng):
+    torch = pytest.importorskip("torch")
+    from parity.pairs import networks
+
+    with jax.enable_x64(True):
+        net, reference = networks(0, "float64", (2, 4, 6), upsample=upsample)
+        x = rng.random((2, 7, 10, 3))
+        found = jax.jit(lambda state, x: nnx.merge(nnx.graphdef(net), state)(x))(nnx.state(net), x)
+    expected = reference(torch.tensor(nchw(x))).detach()
+    np.testing.assert_allclose(nchw(found), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize(("upsample", "expected"), [("transpose", 31_037_698), ("bilinear", 17_263_042)])
+def test_milesials_network_has_its_known_number_of_parameters(upsample, expected):
+    net = nnx.eval_shape(lambda: UNet(MILESIAL, 3, 2, upsample=upsample, conv_bias=False, rngs=nnx.Rngs(0)))
+    assert net.parameters == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 8, 3), "images of 4 pixels a side or more with 3 channels; found 3x8 with 3"),
+        ((1, 8, 2, 3), "found 8x2 with 3"),
+        ((1, 8, 8, 4), "with 3 channels; found 8x8 with 4"),
+    ],
+)
+def test_images_too_small_or_of_other_channels_are_refused_with_the_numbers(shape, message):
+    with pytest.raises(ValueError, match=message):
+        logits_of(abstract(), *shape)
+
+
+def test_one_level_is_no_u_net():
+    with pytest.raises(ValueError, match=r"`widths` is \(8,\) .* two levels or more"):
+        UNet((8,), rngs=nnx.Rngs(0))
+
+
+def test_bfloat16_is_for_computing_only():
+    assert logits_of(abstract(dtype=jnp.bfloat16), 1, 8, 8, 3).dtype == jnp.float32
+    net = nnx.eval_shape(lambda: models.build(Model(precision="bf16"), in_channels=3, classes=2, seed=0))
+    assert {x.dtype for x in jax.tree.leaves(nnx.state(net))} == {jnp.dtype(jnp.float32)}
+    text = str(jax.make_jaxpr(lambda x: UNet((2, 4), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x))(jnp.ones((1, 4, 4, 3))))
+    convolutions = [line for line in text.splitlines() if "= conv_general_dilated" in line]
+    assert len(convolutions) == 7
+    assert all("bf16[" in line.split("=")[0] for line in convolutions)
+
+
+def test_build_follows_the_settings_and_the_seed():
+    chosen = Model(widths=(2, 4), upsample="bilinear", conv_bias=False, init="torch_default")
+
+    def kernels(seed):
+        net = models.build(chosen, in_channels=5, classes=3, seed=seed)
+        assert (net.up[0].up, net.down[0].conv1.bias, net.head.kernel.shape[-1]) == (None, None, 3)
+        return np.asarray(net.down[0].conv1.kernel[...])
+
+    first = kernels(0)
+    assert first.shape == (3, 3, 5, 2)
+    assert np.abs(first).max() <= 1 / math.sqrt(45)  # torch_default; the article's normal has a deviation twice that
+    np.testing.assert_array_equal(first, kernels(0))
+    assert (first != kernels(1)).all()
+
+
+@pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
+def test_the_gradient_has_no_scatter_or_gather(upsample):
+    """Both are slow on CPU and GPU, and come back with a max-pool or cross-entropy written the usual way."""
+    graphdef, state = nnx.split(abstract(upsample=upsample))
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, 5, 6, 3), jnp.uint8),
+        "mask": jax.ShapeDtypeStruct((2, 5, 6), jnp.uint8),
+        "valid": jax.ShapeDtypeStruct((2,), bool),
+    }
+    grad = jax.grad(lambda state, batch: loss_fn(nnx.merge(graphdef, state), batch)[0])
+    text = jax.jit(grad).lower(state, batch).as_text()
+    assert "convolution" in text
+    assert "scatter" not in text
+    assert "gather" not in text
+    assert str(IGNORE_INDEX) in text

@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxseg import optim, schedules
+from jaxseg.config import Optimization
+
+STEPS = 40
+RATES = 0.3 * (1 + np.cos(np.arange(STEPS))) * 0.9 ** np.arange(STEPS)  # changes at every step, also upward
+
+# (optimizer here, its options, the one in torch.optim, its options)
+CASES = {
+    "sgd": (optim.sgd, {}, "SGD", {}),
+    "sgd decay": (optim.sgd, {"weight_decay": 0.1}, "SGD", {"weight_decay": 0.1}),
+    "sgd momentum": (optim.sgd, {"momentum": 0.9}, "SGD", {"momentum": 0.9}),
+    "sgd momentum decay": (
+        optim.sgd,
+        {"momentum": 0.9, "weight_decay": 0.1},
+        "SGD",
+        {"momentum": 0.9, "weight_decay": 0.1},
+    ),
+    "sgd nesterov decay": (
+        optim.sgd,
+        {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+        "SGD",
+        {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+    ),
+    "adam": (optim.adam, {}, "Adam", {}),
+    "adam decay": (optim.adam, {"weight_decay": 0.1}, "Adam", {"weight_decay": 0.1}),
+    "adam betas": (optim.adam, {"b1": 0.5, "b2": 0.9, "eps": 1e-3}, "Adam", {"betas": (0.5, 0.9), "eps": 1e-3}),
+    "adamw": (optim.adamw, {}, "AdamW", {}),
+    "adamw decay": (optim.adamw, {"weight_decay": 0.1}, "AdamW", {"weight_decay": 0.1}),
+    "adamw no decay": (optim.adamw, {"weight_decay": 0.0}, "AdamW", {"weight_decay": 0.0}),
+}
+
+
+def parameters() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {"kernel": rng.standard_normal((3, 4)), "bias": rng.standard_normal(5)}
+
+
+def gradients() -> list[dict[str, np.ndarray]]:
+    """Of sizes from 1e-9 to 1, some elements always 0 and some steps all 0."""
+    rng, out = np.random.default_rng(1), []
+    for step in range(STEPS):
+        scale = {"kernel": 10.0 ** -np.arange(12).reshape(3, 4).clip(0, 9), "bias": np.array([1, 1e-9, 1e-9, 0, 0])}
+        out.append({name: rng.standard_normal(s.shape) * s * (step % 7 != 3) for name, s in scale.items()})
+    return out
+
+
+def run(tx: optax.GradientTransformation) -> list[dict[str, np.ndarray]]:
+    """Parameters after each step, in float64."""
+
+    @jax.jit
+    def update(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, parameters())
+        state, out = tx.init(params), []
+        for grads in gradients():
+            params, state = update(params, state, grads)
+            out.append(jax.device_get(params))
+    return out
+
+
+def rates(step):
+    return jnp.asarray(RATES)[step]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_optimizer_takes_the_steps_of_torch(name):
+    """To 1e-13 of parameters near 1 after 40 steps; the nearest other order of operations is 1e-4 off."""
+    torch = pytest.importorskip("torch")
+    make, options, theirs, their_options = CASES[name]
+    params = {k: torch.tensor(v, requires_grad=True) for k, v in parameters().items()}
+    optimizer = getattr(torch.optim, theirs)(params.values(), lr=1.0, **their_options)
+    found = run(make(rates, **options))
+    for step, grads in enumerate(gradients()):
+        optimizer.param_groups[0]["lr"] = float(RATES[step])
+        for k, g in grads.items():
+            params[k].grad = torch.tensor(g)
+        optimizer.step()
+        for k, p in params.items():
+            where = f"{k} after step {step}"
+            np.testing.assert_allclose(found[step][k], p.detach(), rtol=1e-13, atol=1e-13, err_msg=where)
+
+
+def test_the_first_step_uses_the_first_rate_and_plain_sgd_is_plain():
+    found = run(optim.sgd(rates))
+    for name, start in parameters().items():
+        np.testing.assert_allclose(found[0][name], start - RATES[0] * gradients()[0][name], rtol=1e-15)
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ValueError, match="`nesterov` needs a `momentum` above 0"):
+        optim.sgd(0.1, nesterov=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "make", "options"),
+    [
+        (Optimization(optimizer="adam"), optim.adam, {}),
+        (Optimization(optimizer="adam", weight_decay=0.2), optim.adam, {"weight_decay": 0.2}),
+        (Optimization(optimizer="adamw"), optim.adamw, {"weight_decay": 0.01}),
+        (Optimization(optimizer="adamw", weight_decay=0.0), optim.adamw, {"weight_decay": 0.0}),
+        (Optimization(optimizer="sgd"), optim.sgd, {"momentum": 0.9}),
+        (
+            Optimization(optimizer="sgd", momentum=0.5, nesterov=True, weight_decay=0.2),
+            optim.sgd,
+            {"momentum": 0.5, "nesterov": True, "weight_decay": 0.2},
+        ),
+    ],
+    ids=["adam", "adam decay", "adamw", "adamw no decay", "sgd", "sgd all"],
+)
+def test_build_makes_what_the_settings_say(settings, make, options):
+    found, expected = run(optim.build(settings, rates))[-1], run(make(rates, **options))[-1]
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("adam", 0.0), ("sgd", 0.0), ("adamw", 0.01)])
+def test_only_adamw_decays_by_default(optimizer, decay):
+    tx = optim.build(Optimization(optimizer=optimizer), schedules.constant(0.5))
+    params = {"w": jnp.ones(3)}
+    updates, _ = tx.update({"w": jnp.zeros(3)}, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], np.full(3, -0.5 * decay), rtol=1e-6)

@@ -1,0 +1,270 @@
+"""The order of tiles, the batches they make, what is read from disk and what is kept in memory."""
+
+import collections
+import threading
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxseg.data import pipeline
+from jaxseg.data.pipeline import Pipeline, to_device
+from jaxseg.data.tiles import DataError, Pair, read_sample
+from jaxseg.losses import IGNORE_INDEX
+
+COUNT, HEIGHT, WIDTH = 13, 6, 8
+
+
+def write_pairs(root: Path, count: int, height: int, width: int) -> list[Pair]:
+    """Tiles of noise, no two alike."""
+    pairs = []
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        pair = Pair(root / f"{i:02}.png", root / f"{i:02}_mask.png")
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        mask = rng.integers(0, 2, (height, width), np.uint8) * 255
+        for path, pixels in ((pair.image, image), (pair.mask, mask)):
+            path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+        pairs.append(pair)
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> list[Pair]:
+    return write_pairs(tmp_path_factory.mktemp("tiles"), COUNT, HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def samples(pairs):
+    return [read_sample(pair) for pair in pairs]
+
+
+@pytest.fixture
+def reads(monkeypatch) -> collections.Counter:
+    """How often each pair has been read."""
+    counts, lock = collections.Counter(), threading.Lock()
+
+    def counted(pair):
+        with lock:
+            counts[pair] += 1
+        return read_sample(pair)
+
+    monkeypatch.setattr(pipeline, "read_sample", counted)
+    return counts
+
+
+def same(batches, others) -> bool:
+    """Whether two lists of batches are equal in names, types, shapes and bytes."""
+    batches, others = (
+        [{k: (v.dtype, v.shape, v.tobytes()) for k, v in b.items()} for b in bs] for bs in (batches, others)
+    )
+    return batches == others
+
+
+seeds = st.integers(0, 2**32)
+epochs = st.integers(0, 1000)
+
+
+# order
+
+
+@given(seed=seeds, epoch=epochs, count=st.integers(1, COUNT))
+def test_every_epoch_reads_every_tile_once(pairs, seed, epoch, count):
+    data = Pipeline(pairs[:count], batch_size=2, shuffle=True, seed=seed)
+    assert sorted(data.order(epoch).tolist()) == list(range(count))
+
+
+@given(seed=seeds, epoch=epochs, size=st.integers(1, 20), workers=st.integers(0, 3), cache=st.booleans())
+def test_the_order_follows_from_seed_and_epoch_alone(pairs, seed, epoch, size, workers, cache):
+    data = Pipeline(pairs, batch_size=size, shuffle=True, seed=seed, workers=workers, cache=cache)
+    for other in (epoch + 1, 0):  # whatever was asked before
+        data.order(other)
+    assert data.order(epoch).tolist() == Pipeline(pairs, batch_size=1, shuffle=True, seed=seed).order(epoch).tolist()
+
+
+def test_epochs_and_seeds_have_orders_of_their_own(pairs):
+    orders = [
+        tuple(Pipeline(pairs, batch_size=1, shuffle=True, seed=seed).order(epoch).tolist())
+        for seed in range(10)
+        for epoch in range(10)
+    ]
+    assert len(set(orders)) == 100
+    assert tuple(range(COUNT)) not in orders
+
+
+def test_each_tile_comes_at_each_place_about_as_often(pairs):
+    data = Pipeline(pairs[:4], batch_size=1, shuffle=True)
+    places = np.stack([data.order(epoch) for epoch in range(2000)])
+    counts = np.stack([np.bincount(column, minlength=4) for column in places.T])
+    assert abs(counts - 500).max() < 100  # 5 standard deviations of a binomial count
+
+
+def test_without_shuffling_the_order_is_that_of_the_pairs(pairs):
+    data = Pipeline(pairs, batch_size=4)
+    assert all(data.order(epoch).tolist() == list(range(COUNT)) for epoch in range(3))
+
+
+# batches
+
+
+@given(
+    count=st.integers(1, COUNT),
+    size=st.integers(1, COUNT + 2),
+    workers=st.integers(0, 3),
+    shuffle=st.booleans(),
+    cache=st.booleans(),
+    epoch=epochs,
+)
+def test_batches_hold_the_tiles_in_order_and_the_last_is_padded(
+    pairs, samples, count, size, workers, shuffle, cache, epoch
+):
+    data = Pipeline(pairs[:count], batch_size=size, shuffle=shuffle, workers=workers, cache=cache)
+    batches = list(data.epoch(epoch))
+    assert len(batches) == len(data) == -(-count // size)
+    for batch in batches:
+        assert {name: (a.dtype, a.shape) for name, a in batch.items()} == {
+            "image": (np.uint8, (size, HEIGHT, WIDTH, 3)),
+            "mask": (np.uint8, (size, HEIGHT, WIDTH)),
+            "valid": (np.bool_, (size,)),
+        }
+    image, mask, valid = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "mask", "valid"))
+    expected = [samples[index] for index in data.order(epoch)]
+    assert valid.tolist() == [True] * count + [False] * (len(valid) - count)
+    assert image[:count].tobytes() == np.stack([sample["image"] for sample in expected]).tobytes()
+    assert mask[:count].tobytes() == np.stack([sample["mask"] for sample in expected]).tobytes()
+    assert (image[count:] == 0).all()
+    assert (mask[count:] == IGNORE_INDEX).all()
+
+
+def test_what_pads_a_batch_is_no_class(samples):
+    assert IGNORE_INDEX == 255
+    assert max(sample["mask"].max() for sample in samples) == 1
+
+
+@given(size=st.integers(1, COUNT + 1), epoch=epochs, start=st.integers(0, COUNT + 2), workers=st.integers(0, 3))
+def test_an_epoch_can_go_on_from_any_batch(pairs, size, epoch, start, workers):
+    data = Pipeline(pairs, batch_size=size, shuffle=True, seed=3, workers=workers)
+    whole = Pipeline(pairs, batch_size=size, shuffle=True, seed=3)
+    assert same(data.epoch(epoch, start=start), list(whole.epoch(epoch))[start:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_epochs_at_once_do_not_disturb_each_other(pairs, workers):
+    data = Pipeline(pairs, batch_size=4, shuffle=True, workers=workers, cache=True)
+    together = list(zip(data.epoch(0), data.epoch(1)))
+    assert same([a for a, _ in together], data.epoch(0))
+    assert same([b for _, b in together], data.epoch(1))
+
+
+def test_no_pairs_are_no_data():
+    with pytest.raises(ValueError, match="empty"):
+        Pipeline([], batch_size=4)
+
+
+# files and memory
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_cache_reads_each_file_once_and_gives_the_same_bytes(pairs, reads, workers):
+    how = {"batch_size": 4, "shuffle": True, "workers": workers}
+    cached, plain = Pipeline(pairs, cache=True, **how), Pipeline(pairs, **how)
+    fresh = [list(plain.epoch(epoch)) for epoch in range(3)]
+    assert set(reads.values()) == {3}
+    reads.clear()
+    for epoch in range(3):
+        assert same(cached.epoch(epoch), fresh[epoch])
+    assert reads == dict.fromkeys(pairs, 1)
+
+
+def test_a_cached_tile_is_not_spoiled_by_who_changes_a_batch(pairs):
+    data = Pipeline(pairs, batch_size=1, cache=True)
+    for batch in data.epoch():
+        for array in batch.values():
+            array[...] = 77
+    assert same(data.epoch(), Pipeline(pairs, batch_size=1).epoch())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("part", ["image", "mask"])
+def test_a_file_that_vanishes_during_a_run_is_named(tmp_path, workers, part):
+    pairs = write_pairs(tmp_path, 16, 4, 4)
+    batches = Pipeline(pairs, batch_size=1, workers=workers).epoch()
+    next(batches)
+    gone = getattr(pairs[-1], part)
+    gone.unlink()
+    with pytest.raises(DataError) as caught:
+        list(batches)
+    assert str(gone) in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_is_spoiled_during_a_run_is_named(tmp_path, workers):
+    pairs = write_pairs(tmp_path, 16, 4, 4)
+    batches = Pipeline(pairs, batch_size=1, workers=workers).epoch()
+    next(batches)
+    pairs[-1].image.write_bytes(b"no image")
+    with pytest.raises(DataError) as caught:
+        list(batches)
+    assert str(pairs[-1].image) in str(caught.value)
+
+
+def peak_memory(data: Pipeline) -> int:
+    """Bytes allocated at most while an epoch is gone through, over what was there before."""
+    tracemalloc.start()
+    try:
+        for _ in data.epoch():
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_does_not_grow_with_the_number_of_tiles_unless_they_are_cached(tmp_path, workers):
+    few = write_pairs(tmp_path, 16, 64, 64)
+    many, tile = few * 4, 64 * 64 * 4
+    how = {"batch_size": 2, "workers": workers}
+    list(Pipeline(few, **how).epoch())  # what grows once: modules, caches of Grain
+    assert peak_memory(Pipeline(many, cache=True, **how)) > len(many) * tile  # it would be seen
+    peaks = [peak_memory(Pipeline(pairs, **how)) for pairs in (few, many)]
+    assert peaks[1] - peaks[0] < 0.2 * (len(many) - len(few)) * tile
+    assert peaks[1] < 0.5 * len(many) * tile
+
+
+# to the device
+
+
+@given(count=st.integers(0, 6), ahead=st.integers(0, 8))
+def test_batches_on_the_device_are_the_same_in_the_same_order(count, ahead):
+    batches = [{"image": np.full((2, 3), i, np.uint8), "valid": np.array([True, i % 2 == 0])} for i in range(count)]
+    moved = list(to_device(iter(batches), ahead=ahead))
+    assert all(isinstance(array, jax.Array) for batch in moved for array in batch.values())
+    assert same([jax.device_get(batch) for batch in moved], batches)
+
+
+def test_only_so_many_batches_are_taken_ahead():
+    taken = []
+
+    def source():
+        for i in range(6):
+            taken.append(i)
+            yield {"image": np.full(1, i, np.uint8)}
+
+    moved = to_device(source(), ahead=2)
+    assert taken == []
+    assert next(moved)["image"].tolist() == [0]
+    assert taken == [0, 1, 2]
+    assert next(moved)["image"].tolist() == [1]
+    assert taken == [0, 1, 2, 3]
+
+
+def test_a_batch_of_tiles_goes_to_the_device_unchanged(pairs):
+    data = Pipeline(pairs, batch_size=4, shuffle=True, workers=2)
+    moved = list(to_device(data.epoch(5)))
+    assert {str(array.dtype) for batch in moved for array in batch.values()} == {"uint8", "bool"}
+    assert same([jax.device_get(batch) for batch in moved], data.epoch(5))

@@ -1,0 +1,239 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxseg import optim
+from jaxseg.data.augment import flips_and_turns
+from jaxseg.losses import IGNORE_INDEX
+from jaxseg.metrics import confusion_matrix
+from jaxseg.model import UNet
+from jaxseg.step import compile_eval_step, compile_train_step, loss_fn, normalize, step_key
+
+SEED, STEPS = 3, 24
+
+
+def rate(step):
+    return 0.5 * 0.97**step
+
+
+def made_up_batch(seed: int, valid: int = 4) -> dict[str, jax.Array]:
+    """4 samples of 8x8 of which `valid` count; class 1 is brighter. Padding has an image too, which nothing may see."""
+    rng = np.random.default_rng(seed)
+    mask = np.kron(rng.integers(0, 2, (4, 4, 4), np.uint8), np.ones((1, 2, 2), np.uint8))
+    image = rng.integers(0, 160, (4, 8, 8, 3), np.uint8) + 90 * mask[..., None]
+    mask[valid:] = IGNORE_INDEX
+    return {"image": jnp.asarray(image), "mask": jnp.asarray(mask), "valid": jnp.arange(4) < valid}
+
+
+BATCHES = [made_up_batch(0), made_up_batch(1), made_up_batch(2, valid=1)]
+
+
+def network() -> tuple[UNet, nnx.Optimizer]:
+    net = UNet((4, 8), rngs=nnx.Rngs(0))
+    return net, nnx.Optimizer(net, optim.sgd(rate), wrt=nnx.Param)
+
+
+def arrays(module: nnx.Module) -> list[np.ndarray]:
+    return [np.array(x) for x in jax.tree.leaves(nnx.state(module))]
+
+
+def restore(module: nnx.Module, saved: list[np.ndarray]) -> None:
+    structure = jax.tree.structure(nnx.state(module))
+    nnx.update(module, jax.tree.unflatten(structure, [jnp.array(x) for x in saved]))
+
+
+@pytest.fixture(scope="module")
+def training():
+    """One compiled step, run over full and short batches: states before each step and after the last, and records."""
+    compilations = []
+
+    def listener(event: str, *_, **__) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(event)
+
+    net, optimizer = network()
+    step = compile_train_step(net, optimizer, schedule=rate, augment=flips_and_turns, seed=SEED)
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    states, records, counts = [arrays(net)], [], []
+    for i in range(STEPS):
+        before = len(compilations)
+        records.append(jax.device_get(step(BATCHES[i % 3])))
+        counts.append(len(compilations) - before)
+        states.append(arrays(net))
+    jax.monitoring.unregister_event_duration_listener(listener)
+    return {"net": net, "optimizer": optimizer, "step": step, "states": states, "records": records, "compiled": counts}
+
+
+# Normalization
+
+
+def test_normalize_is_a_division_by_255_to_the_bit():
+    values = np.arange(256, dtype=np.uint8)
+    expected = values.astype(np.float32) / np.float32(255)
+    for how in (normalize, jax.jit(normalize)):
+        found = how(jnp.asarray(values))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_normalize_is_the_same_within_a_larger_program():
+    """Where XLA might fuse and contract it otherwise."""
+    values = jnp.arange(256, dtype=jnp.uint8)
+    found = jax.jit(lambda x: normalize(x) * 2.0 + 0.0)(values)
+    np.testing.assert_array_equal(found, np.arange(256, dtype=np.float32) / np.float32(255) * 2)
+
+
+# Training
+
+
+def test_training_reduces_the_loss(training):
+    losses = [record["loss"] for record in training["records"]]
+    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+
+
+def test_full_and_short_batches_share_one_program(training):
+    assert training["compiled"] == [1] + [0] * (STEPS - 1)
+
+
+def test_the_learning_rate_reported_is_the_one_the_update_used(training):
+    """Of plain SGD, the parameters move by learning rate times gradient, whose norm is reported too."""
+    is_parameter = [path[-1] not in ("mean", "var") for path, _ in nnx.to_flat_state(nnx.state(training["net"]))]
+    for step, record in enumerate(training["records"]):
+        assert record["learning_rate"] == pytest.approx(rate(step), rel=1e-6)
+        moves = [
+            np.square(b - a).sum(dtype=np.float64)
+            for a, b, counts in zip(training["states"][step], training["states"][step + 1], is_parameter)
+            if counts
+        ]
+        assert np.sqrt(np.sum(moves)) == pytest.approx(record["learning_rate"] * record["grad_norm"], rel=1e-4)
+
+
+def test_the_confusion_matrix_counts_the_pixels_that_count(training):
+    for i, record in enumerate(training["records"]):
+        labels = np.asarray(BATCHES[i % 3]["mask"])  # flips and turns leave the counts
+        np.testing.assert_array_equal(record["confusion"].sum(1), [(labels == 0).sum(), (labels == 1).sum()])
+    assert np.trace(training["records"][-3]["confusion"]) > 0.8 * 256  # and what it learned is on the diagonal
+
+
+def test_loss_and_predictions_are_of_the_batch_as_augmented_by_seed_and_step(training):
+    net, _ = network()
+    graphdef = nnx.graphdef(net)
+
+    @jax.jit
+    def ask(state, batch):
+        return loss_fn(nnx.merge(graphdef, state), batch)
+
+    def recorded(step, key):
+        restore(net, training["states"][step])
+        batch = flips_and_turns(key, BATCHES[step % 3])
+        loss, logits = ask(nnx.state(net), batch)
+        return float(loss), confusion_matrix(batch["mask"], logits.argmax(-1), 2)
+
+    for step in (0, 1, 7):
+        loss, confusion = recorded(step, step_key(SEED, step))
+        assert training["records"][step]["loss"] == pytest.approx(loss, rel=1e-5)
+        moved = np.abs(training["records"][step]["confusion"] - np.asarray(confusion)).sum()
+        assert moved <= 2  # a tie may fall otherwise
+        for other in (step_key(SEED, step + 1), step_key(SEED + 1, step)):
+            assert training["records"][step]["loss"] != pytest.approx(recorded(step, other)[0], rel=1e-4)
+
+
+def test_a_run_taken_up_again_goes_on_to_the_same_bits(training):
+    """The same compiled step on restored state: nothing depends on what was run before."""
+    net, optimizer = training["net"], training["optimizer"]
+    restore(net, training["states"][5])
+    optimizer.step[...] = jnp.asarray(5, optimizer.step.dtype)
+    state = nnx.state(optimizer)
+    nnx.update(optimizer, jax.tree.map(lambda x: jnp.full_like(x, 5), state))  # all that plain SGD keeps is its counts
+    for i in range(5, 8):
+        record = jax.device_get(training["step"](BATCHES[i % 3]))
+        for name, value in training["records"][i].items():
+            np.testing.assert_array_equal(record[name], value)
+    for found, expected in zip(arrays(net), training["states"][8]):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_keys_of_steps_differ_by_seed_and_by_step():
+    keys = [jax.random.key_data(step_key(seed, step)).tolist() for seed in range(4) for step in range(4)]
+    assert len({tuple(key) for key in keys}) == 16
+    assert jax.random.key_data(jax.jit(step_key, static_argnums=0)(1, 2)).tolist() == keys[4 + 2]
+
+
+def test_a_padded_short_batch_makes_the_update_of_the_short_batch_alone():
+    """In float64, so that what is left is rounding: without `valid` in BatchNorm it is 1e-2."""
+    padded = made_up_batch(4, valid=2)
+    short = {name: array[:2] for name, array in padded.items()}
+    found = []
+    with jax.enable_x64(True):
+        for batch in (padded, short):
+            net = UNet((2, 4), dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+            optimizer = nnx.Optimizer(net, optim.sgd(0.5, 0.9, weight_decay=0.1), wrt=nnx.Param)
+            step = compile_train_step(net, optimizer, schedule=lambda step: 0.5)
+            for _ in range(2):
+                record = jax.device_get(step(batch))
+            found.append((record, arrays(net)))
+    (record, after), (expected_record, expected) = found
+    for a, b in zip(after, expected):
+        assert a.dtype == np.float64
+        np.testing.assert_allclose(a, b, atol=1e-12)
+    for name in ("loss", "grad_norm"):
+        assert record[name] == pytest.approx(expected_record[name], rel=1e-12)
+    np.testing.assert_array_equal(record["confusion"], expected_record["confusion"])
+
+
+# Evaluation
+
+
+@pytest.fixture(scope="module")
+def eval_step(training):
+    return compile_eval_step(training["net"])
+
+
+@pytest.fixture
+def evaluation(training, eval_step):
+    """The compiled `eval_step`, its network as after training, and what it says of the first batch."""
+    restore(training["net"], training["states"][-1])
+    return eval_step, training["net"], jax.device_get(eval_step(BATCHES[0]))
+
+
+def test_evaluation_changes_nothing(evaluation):
+    step, net, _ = evaluation
+    before = arrays(net)
+    step(BATCHES[1])
+    for found, expected in zip(arrays(net), before):
+        np.testing.assert_array_equal(found, expected)
+    assert not net.down[0].norm1.use_running_average  # the view is another
+
+
+def test_evaluation_of_a_sample_does_not_depend_on_its_company(evaluation):
+    """As it would with the statistics of the batch: each sample alone, the rest padding, and the mean of the four."""
+    step, _, together = evaluation
+    alone = []
+    for i in range(4):
+        valid, image, mask = np.arange(4) == i, np.array(BATCHES[0]["image"]), np.array(BATCHES[0]["mask"])
+        image[~valid], mask[~valid] = 7 * i, IGNORE_INDEX
+        batch = {"image": image, "mask": mask, "valid": valid}
+        alone.append(jax.device_get(step(jax.tree.map(jnp.asarray, batch))))
+        np.testing.assert_array_equal(alone[i]["predictions"][i], together["predictions"][i])
+    assert np.mean([one["loss"] for one in alone]) == pytest.approx(together["loss"], rel=1e-5)
+    np.testing.assert_array_equal(sum(one["confusion"] for one in alone), together["confusion"])
+
+
+def test_evaluation_counts_its_own_predictions(evaluation):
+    _, _, found = evaluation
+    labels = np.asarray(BATCHES[0]["mask"])
+    assert (found["predictions"].dtype, found["predictions"].shape) == (np.uint8, labels.shape)
+    for true in (0, 1):
+        for predicted in (0, 1):
+            assert found["confusion"][true, predicted] == ((labels == true) & (found["predictions"] == predicted)).sum()
+    assert np.trace(found["confusion"]) > 0.8 * labels.size
+
+
+def test_evaluation_sees_the_weights_as_they_become(training, evaluation):
+    step, net, before = evaluation
+    training["step"](BATCHES[0])
+    assert float(step(BATCHES[0])["loss"]) != before["loss"]
+    restore(net, training["states"][-1])
+    np.testing.assert_array_equal(step(BATCHES[0])["loss"], before["loss"])

@@ -1,0 +1,603 @@
+"""Runs from end to end: what they leave, how they end, and that a run that was stopped goes on to the same bits."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import logging
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxseg import config, model, optim, predict, schedules, train
+from jaxseg.checkpoint import Checkpoints, load_model
+from jaxseg.config import Config, Data, Model, Optimization
+from jaxseg.data import tiles
+from jaxseg.data.pipeline import Pipeline
+from jaxseg.runs import Signals
+from jaxseg.step import compile_eval_step
+from jaxseg.train import NonFiniteLoss, run_steps
+
+EPOCHS, STEPS = 3, 3  # 10 tiles in batches of 4, 4 and 2
+TINY = ["--widths", "4", "8", "-e", str(EPOCHS), "-b", "4", "--log-every", "2", "--workers", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Keeps what XLA has compiled, so that of many equal runs only the first waits for it."""
+    wanted = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    for values in (wanted, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is wanted:
+            yield
+
+
+def launch(*argv) -> SimpleNamespace:
+    """Exit status and output of `python -m jaxseg.train argv`, in this process."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = train.main([str(arg) for arg in argv])
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def refused(*argv) -> str:
+    """The message of a run that ends with status 2, one error and no traceback."""
+    result = launch(*argv)
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert "Traceback" not in result.err
+    return result.err
+
+
+class AtStep:
+    """Takes the place of `compile_train_step`: does `action` after a process's step `number`, counted from 1."""
+
+    def __init__(self, number=None, action=None):
+        self.number, self.action, self.real = number, action, train.compile_train_step
+        self.taken, self.compilations = 0, []
+
+    def __call__(self, *args, **kwargs):
+        step = self.real(*args, **kwargs)
+
+        def counted(batch):
+            with compilations() as count:
+                record = step(batch)
+            self.compilations.append(len(count))
+            self.taken += 1
+            return (self.action(record) or record) if self.taken == self.number else record
+
+        return counted
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by each program that XLA compiles."""
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record) if "Finished XLA compilation" in record.getMessage() else None
+    logger = logging.getLogger("jax")
+    logger.addHandler(handler)
+    with jax.log_compiles():
+        yield found
+    logger.removeHandler(handler)
+
+
+def sends(number):
+    return lambda record: signal.raise_signal(number)
+
+
+class Crash(BaseException):
+    """Nothing catches it, as nothing catches kill -9."""
+
+
+def crashes(*_, **__):
+    raise Crash
+
+
+@pytest.fixture(scope="module")
+def whole(tiles_root, tmp_path_factory):
+    """A run that was never stopped, in a folder of an awkward name."""
+    run = tmp_path_factory.mktemp("runs") / "it's a run"
+    watch = AtStep()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "compile_train_step", watch)
+        result = launch("--data", tiles_root, "--out", run, *TINY)
+    result.run, result.compilations = run, watch.compilations
+    return result
+
+
+@pytest.fixture
+def start(tiles_root, tmp_path):
+    """Starts the run that `whole` is, in another folder."""
+    return functools.partial(launch, "--data", tiles_root, "--out", tmp_path / "run", *TINY)
+
+
+# what a run has in its folder
+
+
+def records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def timeless(record: dict | None) -> dict | None:
+    """A record without what differs between two equal runs."""
+    return record and {name: value for name, value in record.items() if name not in ("seconds", "images_per_second")}
+
+
+@functools.cache
+def blank(settings: Model, optimization: Optimization):
+    net = model.build(settings, in_channels=3, classes=2, seed=99)
+    return net, nnx.Optimizer(net, optim.build(optimization, schedules.build(optimization, STEPS)), wrt=nnx.Param)
+
+
+def state(run: Path, which: str = "last") -> tuple[dict[str, bytes], dict]:
+    """All that a checkpoint holds: the bytes of every array by name, and the progress."""
+    settings = config.load(run)
+    things = blank(settings.model, settings.optimization)
+    checkpoints = Checkpoints(run, settings, {})
+    progress = dataclasses.asdict(checkpoints.restore(which, *things))
+    checkpoints.close()
+    leaves = [leaf for thing in things for leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(thing)))]
+    arrays = {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves}
+    return arrays, progress | {"best": timeless(progress["best"])}
+
+
+def step_of(run: Path, which: str) -> int:
+    (folder,) = (run / "checkpoints" / which).iterdir()
+    return int(folder.name)
+
+
+def pasted(out: str, module: str) -> list[str]:
+    """Arguments of the command that `out` tells to go on with, as a shell would read it."""
+    (line,) = [line for line in out.splitlines() if f"python -m {module}" in line]
+    return shlex.split(line)[3:]
+
+
+def assert_same_run(run: Path, other: Path):
+    """Parameters, statistics, optimizer and progress to the bit, best and last, and the log."""
+    for which in ("last", "best"):
+        (arrays, progress), (others, other_progress) = state(run, which), state(other, which)
+        assert {name for name, data in arrays.items() if data != others[name]} == set()
+        assert arrays.keys() == others.keys()
+        assert progress == other_progress
+        assert step_of(run, which) == step_of(other, which)
+    assert [timeless(record) for record in records(run)] == [timeless(record) for record in records(other)]
+
+
+# a run
+
+
+def test_a_run_ends_well_and_leaves_everything(whole):
+    assert (whole.code, whole.err) == (0, "")
+    found = {path.relative_to(whole.run).as_posix() for path in whole.run.rglob("*") if path.is_file()}
+    assert {"config.json", "log.jsonl", "curves.png", "samples/batch.png", "samples/predictions.png"} <= found
+    assert any(name.startswith("tensorboard/events") for name in found)
+    assert [path.name for path in sorted((whole.run / "checkpoints").iterdir())] == ["best", "last"]
+    for name in ("curves.png", "samples/batch.png", "samples/predictions.png"):
+        assert tiles.read_image(whole.run / name).std() > 0
+
+
+def test_a_run_keeps_the_settings_it_was_given(whole, tiles_root):
+    given = config.parse(["--data", str(tiles_root), "--out", str(whole.run), *TINY])
+    assert config.load(whole.run) == given
+
+
+def test_the_log_has_an_epoch_a_line(whole):
+    log = records(whole.run)
+    schedule = schedules.build(config.load(whole.run).optimization, STEPS)
+    assert [record["epoch"] for record in log] == [0, 1, 2]
+    assert [record["step"] for record in log] == [3, 6, 9]
+    assert [record["learning_rate"] for record in log] == [float(schedule(step)) for step in (2, 5, 8)]
+    for record in log:
+        assert record["seconds"] > 0
+        assert record["images_per_second"] > 0
+        for part in ("train", "validation"):
+            assert all(math.isfinite(record[part][name]) for name in ("loss", "accuracy", "miou"))
+            assert len(record[part]["iou"]) == 2
+
+
+def test_a_run_prints_its_epochs_and_a_table(whole):
+    best = max(records(whole.run), key=lambda record: record["validation"]["miou"])["validation"]
+    for part in ("10 training tiles of 32x32", "4 validation tiles", "1,786 parameters", "epoch 1/3", "epoch 3/3"):
+        assert part in whole.out
+    table = {row[0]: row[1:] for line in whole.out.splitlines() if (row := line.replace("│", " ").split())}
+    assert table["background"][0] == f"{best['iou'][0]:.4f}"
+    assert table["field"][0] == f"{best['iou'][1]:.4f}"
+    assert f"mIoU {best['miou']:.4f}" in whole.out
+    assert f"pixel accuracy {best['accuracy']:.4f}" in whole.out
+    for name in ("samples/predictions.png", "curves.png", "checkpoints/best"):
+        assert str(whole.run / name) in whole.out
+
+
+def test_the_next_command_can_be_pasted(whole, tmp_path):
+    arguments = pasted(whole.out, "jaxseg.predict")
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert predict.main([*arguments[:-1], str(tmp_path)]) == 0
+    assert Path(arguments[-1]).parent == whole.run
+    assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+def test_folders_are_printed_as_they_are_called(whole, capsys):
+    best = records(whole.run)[0]
+    train.report(best, Path("runs/a [b]"), Path("my tiles [red]/val"), Path("runs/a [b]/samples/predictions.png"), 1.0)
+    out = capsys.readouterr().out
+    assert pasted(out, "jaxseg.predict")[:2] == [str(Path("runs/a [b]")), str(Path("my tiles [red]/val"))]
+    assert str(Path("runs/a [b]/samples/predictions.png")) in out
+
+
+def test_the_step_is_compiled_once_though_the_last_batch_is_short(whole):
+    assert len(whole.compilations) == EPOCHS * STEPS
+    assert whole.compilations[0] > 0
+    assert whole.compilations[1:] == [0] * (EPOCHS * STEPS - 1)
+
+
+def test_the_best_checkpoint_has_the_best_scores_whatever_the_batch(whole, tiles_root):
+    log = records(whole.run)
+    best = max(log, key=lambda record: record["validation"]["miou"])
+    assert step_of(whole.run, "best") == best["step"]
+    assert step_of(whole.run, "last") == log[-1]["step"]
+    net, description = load_model(whole.run)
+    assert description == {"classes": ["background", "field"], "in_channels": 3}
+    pairs = tiles.find_pairs(tiles_root / "val", tiles_root / "Lval")
+    for size in (4, 3):  # 3 leaves a batch of one tile and two that only pad it
+        scores = train.evaluate(compile_eval_step(net), Pipeline(pairs, batch_size=size), 0)
+        loss, expected = scores.pop("loss"), dict(best["validation"])
+        assert loss == pytest.approx(expected.pop("loss"), rel=1e-6)
+        assert scores == expected
+
+
+# a run that was stopped
+
+
+@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(whole, start, monkeypatch, tmp_path, number, code, step):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "compile_train_step", AtStep(step, sends(number)))
+        stopped = start()
+    assert (stopped.code, stopped.err) == (code, "")
+    assert step_of(tmp_path / "run", "last") == step
+    arguments = pasted(stopped.out, "jaxseg.train")
+    assert arguments == ["--resume", str(tmp_path / "run")]
+    assert launch(*arguments).code == 0
+    assert_same_run(tmp_path / "run", whole.run)
+
+
+def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoch_once(
+    whole, start, monkeypatch, tmp_path
+):
+    for attempt, step, action in ((start, 6, sends(signal.SIGTERM)), (None, 2, crashes)):
+        with monkeypatch.context() as patch, contextlib.suppress(Crash):
+            patch.setattr(train, "compile_train_step", AtStep(step, action))
+            (attempt or functools.partial(launch, "--resume", tmp_path / "run"))()
+    assert launch("--resume", tmp_path / "run").code == 0
+    assert_same_run(tmp_path / "run", whole.run)
+
+
+def test_a_run_that_crashed_goes_on_from_its_last_epoch_to_the_same_bits(whole, start, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "compile_train_step", AtStep(5, crashes))
+        with pytest.raises(Crash):
+            start()
+    assert step_of(tmp_path / "run", "last") == 3
+    assert launch("--resume", tmp_path / "run").code == 0
+    assert_same_run(tmp_path / "run", whole.run)
+
+
+def test_a_run_that_crashed_between_log_and_checkpoint_goes_on_to_the_same_bits(whole, start, monkeypatch, tmp_path):
+    save = Checkpoints.save
+
+    def dies_at_the_second_epoch(self, which, step, *rest):
+        if (which, step) == ("last", 6):
+            raise Crash
+        save(self, which, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", dies_at_the_second_epoch)
+        with pytest.raises(Crash):
+            start()
+    assert (len(records(tmp_path / "run")), step_of(tmp_path / "run", "last")) == (2, 3)
+    assert launch("--resume", tmp_path / "run").code == 0
+    assert_same_run(tmp_path / "run", whole.run)
+
+
+def test_a_run_that_is_done_can_be_resumed_and_stays_as_it_is(whole, tmp_path):
+    run = shutil.copytree(whole.run, tmp_path / "run")
+    again = launch("--resume", run)
+    assert again.code == 0
+    assert "mIoU" in again.out
+    assert_same_run(run, whole.run)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_says_so(start, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "compile_train_step", AtStep(1, crashes))
+        with pytest.raises(Crash):
+            start()
+    assert "no checkpoint" in refused("--resume", tmp_path / "run")
+
+
+def test_a_run_whose_tiles_are_no_longer_the_same_is_not_resumed(whole, tiles_root, tmp_path):
+    data = shutil.copytree(tiles_root, tmp_path / "data")
+    run = shutil.copytree(whole.run, tmp_path / "run")
+    config.save(dataclasses.replace(config.load(run), data=Data(data=data, workers=2)), run / "config.json")
+    pair = tiles.find_pairs(data / "train", data / "Ltrain")[3]
+    pair.image.unlink(), pair.mask.unlink()
+    assert pair.image.name in refused("--resume", run)
+    for path, new in ((pair.image, "other.png"), (pair.mask, "other_mask.png")):  # as many as before, but not the same
+        shutil.copy(tiles_root / path.relative_to(data), path.with_name(new))
+    assert "other.png" in refused("--resume", run)
+    assert_same_run(run, whole.run)
+
+
+@pytest.mark.full
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(whole, tiles_root, tmp_path):
+    """`kill -9` while an epoch is being saved, in processes of their own."""
+    command = [sys.executable, "-m", "jaxseg.train"]
+    settings = ["--data", str(tiles_root), "--out", str(tmp_path / "run"), *TINY]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [Path(train.__file__).parents[1], *sys.path]))}
+    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    how = {"env": environment, "cwd": tmp_path, "encoding": "utf-8"}
+    with subprocess.Popen(command + settings, stdout=subprocess.PIPE, **how) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 2/3"):
+                process.kill()
+    assert process.returncode not in (0, 1, 2)
+    assert step_of(tmp_path / "run", "best") in (3, 6)
+    subprocess.run([*command, "--resume", str(tmp_path / "run")], check=True, capture_output=True, **how)
+    assert_same_run(tmp_path / "run", whole.run)
+
+
+class Arrives(Signals):
+    """A signal that comes in before the look at `received` number `look`, counted from 0."""
+
+    def __init__(self, look):
+        self.look, self.looks = look, -1
+
+    @property
+    def received(self):
+        self.looks += 1
+        return signal.SIGTERM if self.looks >= self.look else 0
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 10])
+@pytest.mark.parametrize("look", range(12))
+def test_no_step_is_lost_whenever_a_signal_comes_in(look, log_every):
+    taken = []
+
+    def step(batch):
+        taken.append(batch)
+        return {"loss": np.float32(batch)}
+
+    given = [record for group in run_steps(step, range(5), 100, log_every, Arrives(look)) for record in group]
+    assert [record["loss"] for record in given] == taken
+    assert [record["step"] for record in given] == [100 + i for i in range(len(taken))]
+    assert taken == list(range(len(taken)))
+
+
+def test_steps_are_looked_at_every_so_often_and_the_first_alone():
+    groups = list(run_steps(lambda batch: {"loss": np.float32(0)}, range(8), 5, 3, Signals()))
+    assert [[record["step"] for record in group] for group in groups] == [[5], [6, 7, 8], [9, 10, 11], [12]]
+    assert list(run_steps(None, [], 0, 3, Signals())) == []
+
+
+# a loss that is no number
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(start, tmp_path):
+    wild = ["--optimizer", "sgd", "--lr", "1e30", "--schedule-per", "epoch", "--warmup-epochs", "1"]
+    stopped = start(*wild)  # the first epoch has a learning rate of 1e-9
+    assert stopped.code == 1
+    for part in ("nan", "epoch 2", "steps 4 to 5", "1e+30", "--learning-rate"):
+        assert part in stopped.err
+    assert "Traceback" not in stopped.err
+    run = tmp_path / "run"
+    assert (step_of(run, "last"), step_of(run, "best"), len(records(run))) == (3, 3, 1)
+    arrays, progress = state(run)
+    assert progress["epoch"] == 1
+    assert all(np.isfinite(np.frombuffer(data, np.float32)).all() for data in arrays.values())
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_first_step_that_is_no_number_is_named(name, value):
+    good = {"loss": 0.5, "grad_norm": 1.0, "learning_rate": 0.25}
+    group = [good | {"step": 7}, good | {"step": 8, name: value}, good | {"step": 9, name: value}]
+    train.check_finite(group[:1], 2)
+    with pytest.raises(NonFiniteLoss) as caught:
+        train.check_finite(group, 2)
+    for part in ("at step 8", "epoch 3", "steps 7 to 9", str(value), "0.25"):
+        assert part in str(caught.value)
+
+
+def test_no_checkpoint_is_promised_when_there_is_none(start, monkeypatch, tmp_path):
+    spoiled = AtStep(2, lambda record: record | {"loss": np.float32(np.nan)})
+    monkeypatch.setattr(train, "compile_train_step", spoiled)
+    stopped = start()
+    assert stopped.code == 1
+    assert not list((tmp_path / "run/checkpoints/last").iterdir())
+    assert "is kept" not in stopped.err
+
+
+def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_place(start, monkeypatch, tmp_path):
+    """The last step's loss is that from before its update; what the update did shows in validation."""
+    compile_eval_step, calls = train.compile_eval_step, []
+
+    def spoiled(net):
+        step = compile_eval_step(net)
+
+        def counted(batch):
+            calls.append(batch)
+            return step(batch) | ({"loss": jax.numpy.nan} if len(calls) == 2 else {})
+
+        return counted
+
+    monkeypatch.setattr(train, "compile_eval_step", spoiled)
+    stopped = start()
+    assert stopped.code == 1
+    assert step_of(tmp_path / "run", "last") == 3
+    assert "epoch 2" in stopped.err
+
+
+# what is refused
+
+
+def write(path: Path, height: int, width: int, value: int = 255):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", np.full((height, width, 3), value, np.uint8))[1].tobytes())
+
+
+def write_pair(root: Path, name: str, height: int, width: int):
+    write(root / f"images/{name}.png", height, width)
+    write(root / f"masks/{name}.png", height, width)
+
+
+def test_mistakes_in_flags_and_files_end_with_2_and_a_message(whole, tmp_path):
+    assert "--epochs is 0" in refused("--epochs", 0)
+    assert str(tmp_path / "nowhere") in refused("--data", tmp_path / "nowhere")
+    assert "config.json" in refused("--resume", tmp_path)
+    assert "--seed" in refused("--resume", whole.run, "--seed", 5)
+
+
+def test_broken_tiles_of_both_sides_end_with_2_and_are_listed(tiles_root, tmp_path):
+    data = shutil.copytree(tiles_root, tmp_path / "data")
+    broken = [next((data / side).glob("*.png")) for side in ("train", "Lval")]
+    for path in broken:
+        path.write_bytes(b"no image")
+    message = refused("--data", data, "--out", tmp_path / "run", *TINY)
+    assert [path for path in broken if str(path) not in message] == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tile_that_vanishes_during_the_run_ends_it_with_its_name(tiles_root, tmp_path, monkeypatch):
+    data = shutil.copytree(tiles_root, tmp_path / "data")
+    gone = data / "train/train_0003.png"
+    monkeypatch.setattr(train, "compile_train_step", AtStep(STEPS, lambda record: gone.unlink()))
+    assert str(gone) in refused("--data", data, "--out", tmp_path / "run", "--cache-mb", 0, *TINY)
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_tiles_too_small_for_the_network_end_with_2_and_the_sizes(tmp_path, side):
+    for name, size in (("train", 8), ("val", 8)):
+        for i in range(2):
+            write_pair(tmp_path / name, str(i), 3 if name == side else size, size)
+    message = refused(
+        "--data", tmp_path, "--widths", 2, 2, 2, "-b", 2, "-e", 2, "--workers", 0, "--out", tmp_path / "run"
+    )
+    for part in ("8x3", "3 --widths", "4 pixels"):
+        assert part in message
+
+
+def test_a_batch_of_one_value_per_channel_ends_with_2(tmp_path):
+    for name in ("train", "val"):
+        for i in range(5):
+            write_pair(tmp_path / name, str(i), 4, 4)
+    how = ["--data", tmp_path, "--widths", 2, 2, 2, "--out", tmp_path / "run"]
+    for size in (1, 4, 2):  # 5 tiles in batches of 4 or 2 leave 1
+        message = refused(*how, "-b", size)
+        assert "BatchNorm" in message
+        assert "4x4" in message
+        assert f"5 tiles in batches of {size}" in message
+    for size in (3, 5, 8):
+        train.check_sizes(config.parse([*map(str, how), "-b", str(size)]), tiles.Survey(5, 4, 4, (1, 1), 0))
+
+
+def test_unknown_flags_end_with_2():
+    command = [sys.executable, "-m", "jaxseg.train", "--bogus"]
+    environment = os.environ | {"PYTHONPATH": str(Path(train.__file__).parents[1])}
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
+    assert result.returncode == 2
+    assert "--bogus" in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# the data of a run
+
+
+def test_without_data_fields_are_made_up_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        train, "make_fields", lambda root, real=train.make_fields, **_: real(root, train=3, val=2, size=32)
+    )
+    given = Config(model=Model(widths=(4, 8)))
+    training, validation = train.open_data(given)
+    assert (len(training.pairs), len(validation.pairs)) == (3, 2)
+    assert "made-up" in capsys.readouterr().out
+    assert (tmp_path / training.pairs[0].image).is_relative_to(tmp_path / "data/made-up-fields")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    train.open_data(given)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == before
+
+
+def opened(*argv):
+    return train.open_data(config.parse([*TINY, *map(str, argv)]))
+
+
+def test_training_is_shuffled_by_the_seed_and_validation_is_not(tiles_root):
+    training, validation = opened("--data", tiles_root, "--seed", 3)
+    assert (training.shuffle, training.seed, training.batch_size) == (True, 3, 4)
+    assert validation.order(1).tolist() == [0, 1, 2, 3]
+    other, _ = opened("--data", tiles_root, "--seed", 4)
+    assert training.order(0).tolist() != other.order(0).tolist()
+
+
+@pytest.mark.parametrize(("megabytes", "cached"), [(1, True), (0, False)])
+def test_tiles_are_kept_in_memory_when_they_fit(tiles_root, capsys, megabytes, cached):
+    training, validation = opened("--data", tiles_root, "--cache-mb", megabytes)
+    for data in (training, validation):
+        first, second = (list(data.epoch()) for _ in range(2))
+        assert first[0]["image"].tobytes() == second[0]["image"].tobytes()
+        assert bool(data._cache) == cached
+    assert "do not fit" not in capsys.readouterr().out
+
+
+def test_tiles_that_do_not_fit_in_memory_are_told_and_read_from_disk(tmp_path, capsys):
+    for i in range(5):  # 5 of 256 KiB are more than 1 MiB
+        write_pair(tmp_path, str(i), 256, 256)
+    training, _ = opened("--data", tmp_path, "--cache-mb", 1)
+    assert training._cache is None
+    assert "1 MiB decoded do not fit in --cache-mb 1" in capsys.readouterr().out
+
+
+def test_pixels_that_are_neither_0_nor_255_are_told(tiles_root, tmp_path, capsys):
+    data = shutil.copytree(tiles_root, tmp_path / "data")
+    opened("--data", data)
+    assert "neither" not in capsys.readouterr().out
+    path = data / "Ltrain/train_0000_mask.png"
+    mask = cv2.imread(str(path))
+    mask[0, :5] = 128
+    path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    opened("--data", data)
+    assert "5 mask pixels are neither 0 nor 255" in capsys.readouterr().out
+
+
+def test_a_split_by_percent_is_written_down(tiles_root, tmp_path, monkeypatch):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    shutil.copytree(tiles_root / "train", images), shutil.copytree(tiles_root / "Ltrain", masks)
+    for side, folder in (("val", images), ("Lval", masks)):
+        for path in sorted((tiles_root / side).iterdir())[:2]:
+            shutil.copy(path, folder)
+    monkeypatch.setattr(train, "compile_train_step", AtStep(1, sends(signal.SIGTERM)))
+    assert launch("--data", tmp_path, "--validation", "20", "--out", tmp_path / "run", *TINY).code == 143
+    text = (tmp_path / "run/split.json").read_text()
+    _, validation = tiles.find_splits(Data(data=tmp_path, validation=20.0), seed=0)
+    assert len(validation) == 2
+    assert [pair.image.name for pair in validation if pair.image.name not in text] == []
