@@ -76,8 +76,12 @@ def load_model(run: Path, which: str = "best") -> tuple[model.UNet, dict]:
 
 
 def _manager(run: Path, which: str, create: bool = True) -> ocp.CheckpointManager:
-    """Raises UserError when the folder is missing and may not be made."""
+    """Raises UserError when the folder is missing and may not be made, or Orbax could not find what it saved there."""
     folder = (run / "checkpoints" / which).absolute()  # Orbax refuses relative paths
+    if set("[]*?") & set(str(folder)):  # it takes these for a pattern, when it looks for its checkpoints
+        raise UserError(
+            f"{run}: checkpoints cannot be kept in a folder with one of []*? in its path; give another --out"
+        )
     if not create and not folder.is_dir():
         raise UserError(f"{folder}: no such folder; is {run} the folder of a run?")
     options = ocp.CheckpointManagerOptions(max_to_keep=1, create=create, enable_async_checkpointing=False)

@@ -252,14 +252,18 @@ def load(run: Path) -> Config:
     path = run / "config.json"
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{run}: not a run folder, it has no config.json (runs are kept in runs/ by default)") from None
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: not readable as JSON ({error})") from None
 
 
-def from_dict(values: dict, where: str = "config") -> Config:
+def from_dict(values: object, where: str = "config") -> Config:
     """The inverse of `dataclasses.asdict`, after JSON. Unknown and missing keys are errors, all named."""
+    if not isinstance(values, dict) or not all(isinstance(group, dict) for group in values.values()):
+        raise UserError(f'{where}: holds no settings; expected groups of them, such as {{"run": {{"seed": 0}}}}')
     groups, wrong = {}, []
     for group in dataclasses.fields(Config):
         kind = type(group.default)

@@ -27,7 +27,10 @@ def open_run(config: Config, split: dict[str, list[str]]) -> Path:
         if not (run / "config.json").is_file():
             raise UserError(f"--out {run}: has no config.json, so it is no run, and --overwrite will not delete it.")
         shutil.rmtree(run)
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {run}: cannot be made ({error.strerror or error})") from None
     (run / "split.json").write_text(json.dumps(split, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     settings.save(config, run / "config.json")
     return run
@@ -36,12 +39,13 @@ def open_run(config: Config, split: dict[str, list[str]]) -> Path:
 def check_split(path: Path, split: dict[str, list[str]]) -> None:
     """Raises UserError unless the images are those that the run began with."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        before = {part: set(saved[part]) for part in split}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); without it the run cannot be resumed") from None
     problems = []
     for part, names in split.items():
-        gone, new = (sorted(a - b) for a, b in ((set(before[part]), set(names)), (set(names), set(before[part]))))
+        gone, new = (sorted(a - b) for a, b in ((before[part], set(names)), (set(names), before[part])))
         problems += [f"{part}: {len(gone)} images are gone, such as {gone[0]}"] if gone else []
         problems += [f"{part}: {len(new)} images are new, such as {new[0]}"] if new else []
     if problems:

@@ -1,7 +1,9 @@
 """What a run says: a progress bar on a terminal, plain lines elsewhere, a table at the end."""
 
 import os
+import shlex
 import shutil
+import subprocess
 import time
 from contextlib import AbstractContextManager
 
@@ -10,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # a folder may be called [red]
 
 
 def greet() -> None:
@@ -21,7 +23,8 @@ def greet() -> None:
     )
     console.print(f"jax {jax.__version__} on {where}")
     if device.platform == "cpu" and shutil.which("nvidia-smi"):
-        console.print("[yellow]There is an NVIDIA GPU, but this JAX runs on the CPU: pip install 'jaxseg[cuda12]'")
+        advice = "There is an NVIDIA GPU, but this JAX runs on the CPU: pip install 'jaxseg[cuda12]'"
+        console.print(advice, style="yellow", markup=False)
 
 
 class Bar(AbstractContextManager):
@@ -69,6 +72,12 @@ class Bar(AbstractContextManager):
     def images_per_second(self) -> float:
         """Of the running epoch; NaN before its second step."""
         return self._steps * self._batch_size / self._seconds if self._seconds else float("nan")
+
+
+def command(module: str, *words: object) -> str:
+    """A command to paste, quoted as the platform's shell wants it."""
+    words = [str(word) for word in words]
+    return f"python -m {module} {subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)}"
 
 
 def clock(seconds: float) -> str:

@@ -32,10 +32,7 @@ from jaxseg.tracking import Tracker
 
 CLASSES = ["background", "field"]
 SAMPLES = 6
-WHAT_TO_TRY = (
-    "The last checkpoint, from before, is kept.\n"
-    "Try a tenth of --learning-rate, more --warmup-epochs, or --precision f32."
-)
+WHAT_TO_TRY = "Try a tenth of --learning-rate, more --warmup-epochs, or --precision f32."
 
 
 class NonFiniteLoss(RuntimeError):
@@ -87,12 +84,14 @@ def train(config: Config) -> Path:
             f"resumed at epoch {progress.epoch + 1}, step {start}, learning rate {float(schedule(start)):.3g}"
         )
     console.print(f"run   {run}")
+    # an epoch that was stopped after its last step is not over: it is evaluated, logged and saved again
+    logged = min(start, (progress.epoch + 1) * epoch_steps - 1) if config.run.resume else None
 
     augment = flips_and_turns if o.augment else None
     train_step = compile_train_step(net, optimizer, schedule=schedule, augment=augment, seed=config.run.seed)
     eval_step = compile_eval_step(net)
     with (
-        Tracker(run, resume_step=start or None) as tracker,
+        Tracker(run, resume_step=logged) as tracker,
         Bar(o.epochs * epoch_steps, start, o.batch_size) as bar,
         Signals() as signals,
     ):
@@ -113,7 +112,7 @@ def train(config: Config) -> Path:
                 progress = Progress(epoch, progress.batch + len(records), totals.state, progress.best)
             if signals.received:
                 checkpoints.save("last", epoch * epoch_steps + progress.batch, net, optimizer, progress)
-                console.print(f"stopped and saved; go on with\n  python -m jaxseg.train --resume {run}")
+                console.print("stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run))
                 raise Stopped(signals.received)
 
             step = (epoch + 1) * epoch_steps
@@ -145,17 +144,24 @@ def run_steps(train_step, batches, first: int, log_every: int, signals: Signals)
     Ends early when a signal has come in.
     """
     waiting: list[dict] = []
-    fetched = 0
+
+    def fetch() -> list[dict]:
+        nonlocal first
+        records = [record | {"step": first + i} for i, record in enumerate(jax.device_get(waiting))]
+        first += len(waiting)
+        waiting.clear()
+        return records
+
+    look = 1
     for batch in batches:
         waiting.append(train_step(batch))
-        if len(waiting) >= log_every or not fetched or signals.received:
-            yield [record | {"step": first + fetched + i} for i, record in enumerate(jax.device_get(waiting))]
-            fetched += len(waiting)
-            waiting.clear()
+        if len(waiting) == look:
+            yield fetch()
+            look = log_every
         if signals.received:
-            return
+            break
     if waiting:
-        yield [record | {"step": first + fetched + i} for i, record in enumerate(jax.device_get(waiting))]
+        yield fetch()
 
 
 def check_finite(records: list[dict], epoch: int) -> None:
@@ -165,8 +171,13 @@ def check_finite(records: list[dict], epoch: int) -> None:
             raise NonFiniteLoss(
                 f"loss {record['loss']}, gradient norm {record['grad_norm']} at step {record['step']} in epoch "
                 f"{epoch + 1} (looked at steps {records[0]['step']} to {records[-1]['step']}), "
-                f"learning rate {record['learning_rate']:.3g}. {WHAT_TO_TRY}"
+                f"learning rate {record['learning_rate']:.3g}.{kept(epoch)}\n{WHAT_TO_TRY}"
             )
+
+
+def kept(epoch: int) -> str:
+    """What is there to go back to when `epoch` fails."""
+    return f" The checkpoint of epoch {epoch} is kept." if epoch else ""
 
 
 def evaluate(eval_step, data: Pipeline, epoch: int) -> dict:
@@ -181,7 +192,7 @@ def evaluate(eval_step, data: Pipeline, epoch: int) -> dict:
         totals.add(record)
     scores = totals.summary()
     if not math.isfinite(scores["loss"]):
-        raise NonFiniteLoss(f"validation loss {scores['loss']} after epoch {epoch + 1}. {WHAT_TO_TRY}")
+        raise NonFiniteLoss(f"validation loss {scores['loss']} after epoch {epoch + 1}.{kept(epoch)}\n{WHAT_TO_TRY}")
     return scores
 
 
@@ -203,7 +214,7 @@ def open_data(config: Config) -> tuple[Pipeline, Pipeline]:
             console.print(
                 f"[yellow]      {found.lost_pixels:,} mask pixels are neither 0 nor 255 and count as {CLASSES[0]}"
             )
-    check_sizes(config, surveys[0])
+    check_sizes(config, surveys)
     need = sum(found.decoded_bytes for found in surveys)
     cache = need <= data.cache_mb * 2**20
     if data.cache_mb and not cache:
@@ -214,19 +225,18 @@ def open_data(config: Config) -> tuple[Pipeline, Pipeline]:
     return Pipeline(splits[0], shuffle=True, seed=config.run.seed, **how), Pipeline(splits[1], **how)
 
 
-def check_sizes(config: Config, found: tiles.Survey) -> None:
-    """Raises UserError when the tiles are too small for the network, or for BatchNorm at its deepest level."""
-    levels, batch = len(config.model.widths), config.optimization.batch_size
+def check_sizes(config: Config, surveys: list[tiles.Survey]) -> None:
+    """Raises UserError when tiles are too small for the network, or for BatchNorm at its deepest level in training."""
+    levels, batch, training = len(config.model.widths), config.optimization.batch_size, surveys[0]
     least = 2 ** (levels - 1)
-    height, width = found.height // least, found.width // least
-    if height * width == 0:
+    for found in surveys:
+        if min(found.height, found.width) < least:
+            size = f"{found.width}x{found.height}"
+            raise UserError(f"tiles of {size} are too small: {levels} --widths need {least} pixels a side")
+    if (training.height // least) * (training.width // least) == 1 and 1 in (batch, training.pairs % batch):
         raise UserError(
-            f"tiles of {found.width}x{found.height} are too small: {levels} --widths need {least} pixels a side"
-        )
-    if height * width == 1 and 1 in (batch, found.pairs % batch):
-        raise UserError(
-            f"a batch of 1 tile leaves BatchNorm one value per channel at the deepest level ({found.width}x"
-            f"{found.height} tiles, {levels} --widths, {found.pairs} tiles in batches of {batch}). "
+            f"a batch of 1 tile leaves BatchNorm one value per channel at the deepest level ({training.width}x"
+            f"{training.height} tiles, {levels} --widths, {training.pairs} tiles in batches of {batch}). "
             "Use fewer --widths or another --batch-size."
         )
 
@@ -261,7 +271,7 @@ def report(best: dict, run: Path, images: Path, picture: Path, seconds: float) -
     console.print(f"mIoU {scores['miou']:.4f}   pixel accuracy {scores['accuracy']:.4f}")
     console.print(f"{best['images_per_second']:.1f} images/s in training, {terminal.clock(seconds)} in all")
     console.print(f"\npictures   {picture}\ncurves     {run / 'curves.png'}\nbest model {run / 'checkpoints' / 'best'}")
-    console.print(f"\nnext\n  python -m jaxseg.predict {run} {images} -o {run / 'predictions'}")
+    console.print("\nnext\n  " + terminal.command("jaxseg.predict", run, images, "-o", run / "predictions"))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def screen(monkeypatch):
 
     def make(is_terminal: bool) -> io.StringIO:
         file = io.StringIO()
-        console = Console(file=file, force_terminal=is_terminal, width=120, highlight=False, _environ={})
+        console = Console(file=file, force_terminal=is_terminal, width=80, highlight=False, soft_wrap=True, _environ={})
         monkeypatch.setattr(terminal, "console", console)
         return file
 

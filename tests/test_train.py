@@ -41,7 +41,7 @@ def compiled(tmp_path_factory):
     """Keeps what XLA has compiled, so that of many equal runs only the first waits for it."""
     wanted = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.5,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
     }
     before = {name: getattr(jax.config, name) for name in wanted}
     for values in (wanted, before):
@@ -281,6 +281,19 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(whole, start, monke
     assert_same_run(tmp_path / "run", whole.run)
 
 
+def test_the_best_epoch_is_kept_through_later_ones_and_through_a_stop(start, monkeypatch, tmp_path):
+    evaluate, miou = train.evaluate, iter([0.3, 0.5, 0.4])
+    monkeypatch.setattr(train, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
+        assert start().code == 143
+    done = launch("--resume", tmp_path / "run")
+    assert done.code == 0
+    assert (step_of(tmp_path / "run", "best"), step_of(tmp_path / "run", "last")) == (6, 9)
+    assert "validation, best epoch (2)" in done.out
+    assert "mIoU 0.5000" in done.out
+
+
 def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoch_once(
     whole, start, monkeypatch, tmp_path
 ):
@@ -517,7 +530,7 @@ def test_a_batch_of_one_value_per_channel_ends_with_2(tmp_path):
         assert "4x4" in message
         assert f"5 tiles in batches of {size}" in message
     for size in (3, 5, 8):
-        train.check_sizes(config.parse([*map(str, how), "-b", str(size)]), tiles.Survey(5, 4, 4, (1, 1), 0))
+        train.check_sizes(config.parse([*map(str, how), "-b", str(size)]), [tiles.Survey(5, 4, 4, (1, 1), 0)])
 
 
 def test_unknown_flags_end_with_2():

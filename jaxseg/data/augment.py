@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, jax.Array | np.ndarray]
 
 
 def flips_and_turns(key: jax.Array, batch: Batch) -> Batch:

@@ -7,7 +7,7 @@ class 1 and all else class 0.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class DataError(UserError):
         if len(problems) > most:
             shown.append(f"  ... and {len(problems) - most} more")
         super().__init__("\n".join([headline, *shown, *([advice] if advice else [])]))
-        self.problems = tuple(problems)
+        self.headline, self.problems, self.advice = headline, tuple(problems), advice
 
 
 def find_splits(settings: Data, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -50,7 +50,8 @@ def find_splits(settings: Data, seed: int) -> tuple[list[Pair], list[Pair]]:
     """
     (images, masks), validation = _folders(settings)
     if validation is not None:
-        return find_pairs(images, masks), find_pairs(*validation)
+        training, validation = collect([(images, masks), validation], lambda folders: find_pairs(*folders))
+        return training, validation
     pairs = find_pairs(images, masks)
     aside = max(1, round(len(pairs) * settings.validation / 100))
     if aside >= len(pairs):
@@ -136,7 +137,10 @@ def list_images(folder: Path) -> list[Path]:
 
 def read_image(path: Path) -> np.ndarray:
     """uint8 [h w 3], BGR, as `cv2.imread` gives it. Raises DataError when the file does not decode."""
-    data = np.fromfile(path, np.uint8)  # imread itself cannot open every name on Windows
+    try:
+        data = np.fromfile(path, np.uint8)  # imread itself cannot open every name on Windows
+    except OSError as error:
+        raise DataError("Cannot read the tiles.", [f"{path}: cannot be opened ({error.strerror or error})"]) from None
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
         raise DataError("Cannot read the tiles.", [f"{path}: OpenCV cannot decode it ({data.size} bytes)"])
@@ -202,18 +206,26 @@ def survey(pairs: Sequence[Pair], workers: int = 0) -> Survey:
 
 def survey_splits(splits: Iterable[Sequence[Pair]], workers: int = 0) -> list[Survey]:
     """`survey` of each split; one DataError for all that is wrong in any of them."""
-    surveys, problems = [], []
-    for pairs in splits:
+    return collect(splits, lambda pairs: survey(pairs, workers))
+
+
+def collect(items: Iterable, look: Callable) -> list:
+    """`look` at each item; one DataError for what is wrong with any of them."""
+    results, errors = [], []
+    for item in items:
         try:
-            surveys.append(survey(pairs, workers))
+            results.append(look(item))
         except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(f"{len(problems)} problems with the images and masks:", problems, "Nothing was trained.")
-    return surveys
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        problems = [problem for error in errors for problem in error.problems]
+        raise DataError("\n".join(e.headline for e in errors), problems, "\n".join({e.advice: 0 for e in errors}))
+    return results
 
 
-def _few(values: Iterable[int], most: int = 8) -> str:
+def _few(values: Iterable[object], most: int = 8) -> str:
     values = [str(v) for v in values]
     return ", ".join(values[:most]) + (f", ... ({len(values)} values)" if len(values) > most else "")
 
@@ -225,8 +237,6 @@ def _inspect(pair: Pair) -> dict:
             arrays.append(read(path))
         except DataError as error:
             problems += error.problems
-        except OSError as error:
-            problems.append(f"{path}: cannot be opened ({error.strerror or error})")
         except cv2.error as error:
             problems.append(f"{path}: OpenCV cannot decode it ({error.err})")
     if problems:
