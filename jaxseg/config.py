@@ -1,7 +1,6 @@
 """Everything a run can be told: frozen dataclasses, from which the command line is made and which a run saves.
 
-`parse` reads a command line, `save` and `load` are a run's `config.json`. Nothing here imports JAX, so `-h` answers
-at once.
+`parse` reads a command line, `save` and `load` are a run's `config.json`.
 """
 
 import dataclasses

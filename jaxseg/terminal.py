@@ -1,5 +1,6 @@
 """What a run says: a progress bar on a terminal, plain lines elsewhere, a table at the end."""
 
+import math
 import os
 import shlex
 import shutil
@@ -95,8 +96,13 @@ def epoch_line(record: dict, epochs: int, best: bool) -> str:
         f"  loss {train['loss']:.4f} val {validation['loss']:.4f}"
         f"  accuracy {train['accuracy']:.4f} val {validation['accuracy']:.4f}"
         f"  mIoU val {validation['miou']:.4f}{'*' if best else ' '}"
-        f"  lr {record['learning_rate']:.1e}  {record['images_per_second']:.1f} images/s"
+        f"  lr {record['learning_rate']:.1e}  {speed(record['images_per_second'])}"
     )
+
+
+def speed(images_per_second: float) -> str:
+    """Not known of a first epoch that is a single, compiling step."""
+    return "- images/s" if math.isnan(images_per_second) else f"{images_per_second:.1f} images/s"
 
 
 def result_table(scores: dict, classes: list[str], title: str) -> Table:

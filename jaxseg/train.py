@@ -203,7 +203,7 @@ def open_data(config: Config) -> tuple[Pipeline, Pipeline]:
     data, o = config.data, config.optimization
     if data.data is None and data.images is None:
         data = dataclasses.replace(data, data=Path("data") / "made-up-fields")
-        make_fields(data.data, train=48, val=12)
+        make_fields(data.data, train=48, val=12, size=112)
         console.print(f"data  none given, so made-up crop fields in {data.data}")
     splits = tiles.find_splits(data, config.run.seed)
     surveys = tiles.survey_splits(splits, data.workers)
@@ -269,7 +269,7 @@ def report(best: dict, run: Path, images: Path, picture: Path, seconds: float) -
     console.print()
     console.print(terminal.result_table(scores, CLASSES, f"validation, best epoch ({best['epoch'] + 1})"))
     console.print(f"mIoU {scores['miou']:.4f}   pixel accuracy {scores['accuracy']:.4f}")
-    console.print(f"{best['images_per_second']:.1f} images/s in training, {terminal.clock(seconds)} in all")
+    console.print(f"{terminal.speed(best['images_per_second'])} in training, {terminal.clock(seconds)} in all")
     console.print(f"\npictures   {picture}\ncurves     {run / 'curves.png'}\nbest model {run / 'checkpoints' / 'best'}")
     console.print("\nnext\n  " + terminal.command("jaxseg.predict", run, images, "-o", run / "predictions"))
 

@@ -437,3 +437,10 @@ def test_the_made_up_fields_pass(tiles_root):
     training, validation = survey_splits(find_splits(Data(data=tiles_root), seed=0))
     assert (training.pairs, validation.pairs, training.height, training.width) == (10, 4, 32, 32)
     assert training.lost_pixels == 0
+
+
+def test_an_image_is_not_its_own_mask(tmp_path):
+    touch(tmp_path / "a", "x.png", "y.png")
+    found = problems(find_pairs, tmp_path / "a", tmp_path / "a")
+    assert named(found, tmp_path / "a/x.png", tmp_path / "a/y.png")
+    assert "own mask" in found[0]

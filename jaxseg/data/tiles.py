@@ -114,6 +114,9 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
         key = key_of_image(file)
         if key not in by_key:
             problems.append(f"{file}: has no mask, expected {masks / (key if articles else key + '.*')}")
+        elif by_key[key] == file:
+            claimed[key] = file
+            problems.append(f"{file}: would be its own mask; images and masks must be different files")
         elif (other := claimed.setdefault(key, file)) is not file:
             problems.append(f"{file}: has the same mask as {other.name} ({by_key[key].name})")
     problems += [f"{file}: is a mask with no image" for key, file in by_key.items() if key not in claimed]
@@ -148,9 +151,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_gray(path: Path) -> np.ndarray:
-    """uint8 [h w]: BGR to gray by OpenCV's fixed-point formula, in which (255, 255, 255) is 255 and stays the only
-    clear field.
-    """
+    """uint8 [h w]: BGR to gray by OpenCV's fixed-point formula; gray (v, v, v) stays v."""
     return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2GRAY)
 
 
