@@ -250,13 +250,12 @@ def load(run: Path) -> Config:
     """Reads the settings of the run in folder `run`. Raises `UserError` when there are none or they cannot be read."""
     path = run / "config.json"
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{run}: not a run folder, it has no config.json (runs are kept in runs/ by default)") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: not readable as JSON ({error})") from None
+    return from_dict(values, where=str(path))
 
 
 def from_dict(values: object, where: str = "config") -> Config:

@@ -211,9 +211,8 @@ def open_data(config: Config) -> tuple[Pipeline, Pipeline]:
         shares = ", ".join(f"{c} {n / sum(found.class_pixels):.1%}" for c, n in zip(CLASSES, found.class_pixels))
         console.print(f"data  {found.pairs} {name} tiles of {found.width}x{found.height}; {shares}")
         if found.lost_pixels:
-            console.print(
-                f"[yellow]      {found.lost_pixels:,} mask pixels are neither 0 nor 255 and count as {CLASSES[0]}"
-            )
+            lost = f"      {found.lost_pixels:,} mask pixels are neither 0 nor 255 and count as {CLASSES[0]}"
+            console.print(lost, style="yellow")
     check_sizes(config, surveys)
     need = sum(found.decoded_bytes for found in surveys)
     cache = need <= data.cache_mb * 2**20

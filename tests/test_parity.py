@@ -1,6 +1,7 @@
 """The parity suite passes on jaxseg as it is, in small, and fails where jaxseg is broken on purpose."""
 
 import json
+import math
 from dataclasses import replace
 
 import cv2
@@ -109,6 +110,22 @@ def test_training_check_sees_a_wrong_optimizer(broken, fails):
         names = {row.name.split(": ")[1] for row in training.exact_rows(recipe, 0) if not row.passed}
     assert names >= fails
     assert bool(names) == bool(fails)
+
+
+@pytest.mark.parametrize("bad_seed", [0, 1])
+def test_training_check_sees_a_float32_run_that_ends_in_no_number(bad_seed, monkeypatch):
+    runs = iter(range(2))
+
+    def train(self, weights, data):
+        training.from_torch(self.net, weights)
+        if next(runs) == bad_seed:
+            self.net.head.bias[...] = jnp.full(2, jnp.nan)
+
+    monkeypatch.setattr(training.Ours, "train", train)
+    monkeypatch.setattr(training, "SEEDS", 2)
+    row = training.envelope_row(replace(training.SGD, widths=(4, 8)), 0)
+    assert not row.passed
+    assert math.isnan(row.figure)
 
 
 def test_training_check_runs_the_function_that_the_trainer_compiles():

@@ -599,7 +599,9 @@ def test_pixels_that_are_neither_0_nor_255_are_told(tiles_root, tmp_path, capsys
     mask[0, :5] = 128
     path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
     opened("--data", data)
-    assert "5 mask pixels are neither 0 nor 255" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "5 mask pixels are neither 0 nor 255" in out
+    assert "[yellow]" not in out
 
 
 def test_a_split_by_percent_is_written_down(tiles_root, tmp_path, monkeypatch):
