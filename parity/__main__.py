@@ -1,8 +1,8 @@
 """Shows, piece by piece, that jaxseg computes what its PyTorch reference does: `python -m parity`
 
-Prints a table for each question with the figure, the gate and the verdict, writes report.html, report.json and
-schedules.png, and exits with 0 when all rows pass, 1 when any fails, 2 on a mistake in the command. Everything runs
-on the CPU; float64 where meaning is asked, float32 where rounding is.
+Prints a table for each question with the figure, the gate and the verdict, writes report.html and report.json, and
+exits with 0 when all rows pass, 1 when any fails, 2 on a mistake in the command. Float64 where meaning is asked,
+float32 and below where rounding is. `--quick` asks the same in small.
 """
 
 import contextlib
@@ -18,21 +18,41 @@ from typing import Literal
 
 import tyro
 
-QUESTIONS = ("schedule", "init", "data", "model", "training")
+Question = Literal[
+    "schedule",
+    "init",
+    "data",
+    "layers",
+    "losses",
+    "optimizers",
+    "model",
+    "training",
+    "precision",
+    "divergence",
+    "gpu",
+    "mutations",
+]
+QUESTIONS: tuple[Question, ...] = Question.__args__
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Shows, piece by piece, that jaxseg computes what its PyTorch reference does."""
 
-    only: tuple[Literal["schedule", "init", "data", "model", "training"], ...] = QUESTIONS
+    only: tuple[Question, ...] = QUESTIONS
     """Questions to ask."""
+    quick: bool = False
+    """The same questions in small (smaller networks, fewer steps, draws and seeds); without the mutations."""
     seed: int = 0
     """Of weights, batches and draws."""
+    seeds: int = 3
+    """How many seeds where a figure is a spread: divergence in float32."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Whether the float32 questions are asked on a GPU too: if there is one, never, or without fail."""
     data: Path | None = None
     """Folder in the article's layout (train/ Ltrain/ val/ Lval/) for the data question; made-up tiles if not given."""
     out: Path = Path("parity-report")
-    """Folder for report.html, report.json and schedules.png."""
+    """Folder for report.html and report.json."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,8 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     if importlib.util.find_spec("torch") is None:
         print("error: parity needs PyTorch and SciPy: pip install 'jaxseg[parity]'", file=sys.stderr)
         return 2
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if options.device == "cpu":
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some of a GPU's memory
 
+    import jax
     import torch
 
     from jaxseg.config import UserError
@@ -51,32 +74,39 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)  # the reference's rounding depends on the number of threads
     answers = []
     try:
-        with data_folder(options.data) as root:
-            for question in options.only:
-                began = time.monotonic()
-                rows = ask(question, options.seed, root)
-                answers.append(report.Answer(question, tuple(rows), time.monotonic() - began))
+        with data_folder(options.data) as root, jax.default_device(jax.devices("cpu")[0]):
+            for question in questions(options):
+                answers.append(ask(question, options, root))
                 report.show(answers[-1])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return report.finish(answers, options.out, options.seed)
+    return report.finish(answers, options)
 
 
-def ask(question: str, seed: int, root: Path) -> list:
-    """The rows of one question. A check that breaks is a failed row, not the end of the run."""
+def questions(options: Options) -> list[Question]:
+    """Those asked for; a quick run leaves out the mutations unless they are named."""
+    left_out = {"mutations"} if options.quick and options.only == QUESTIONS else set()
+    return [question for question in options.only if question not in left_out]
+
+
+def ask(question: str, options: Options, root: Path):
+    """The answer to one question. A check that breaks is a failed row, not the end of the run."""
     from jaxseg.config import UserError
     from parity import checks, compare
+    from parity.answer import Answer, Settings
 
-    check = importlib.import_module(f"{checks.__name__}.{question}")
+    settings = Settings(options.seed, options.seeds, options.quick, root, options.device)
+    began = time.monotonic()
     try:
-        return check.run(seed=seed, root=root) if question == "data" else check.run(seed=seed)
+        module = "parity.mutations" if question == "mutations" else f"{checks.__name__}.{question}"
+        answer = importlib.import_module(module).run(settings)
     except UserError:
         raise
     except Exception as error:  # reported, and the run fails
-        return [
-            compare.at_most(question, "the check itself", float("nan"), 0, worst=f"{type(error).__name__}: {error}")
-        ]
+        broken = f"{type(error).__name__}: {error}"
+        answer = Answer(question, (compare.at_most(question, "the check itself", float("nan"), 0, worst=broken),))
+    return dataclasses.replace(answer, seconds=time.monotonic() - began)
 
 
 @contextlib.contextmanager

@@ -11,31 +11,16 @@ import math
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from jaxseg import schedules
-from parity.compare import Row
+from parity.answer import Answer
 from parity.reference.scheduler import WarmupCosineScheduler, textbook_warmup_cosine
 
 console = Console(highlight=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """The rows of one question and the seconds that they took."""
-
-    question: str
-    rows: tuple[Row, ...]
-    seconds: float
-
-    @property
-    def passed(self) -> bool:
-        """Every row passes, and there is one."""
-        return bool(self.rows) and all(row.passed for row in self.rows)
 
 
 def show(answer: Answer) -> None:
@@ -56,15 +41,16 @@ def figure(value: float) -> str:
     return "not a number" if math.isnan(value) else f"{value:.3g}"
 
 
-def finish(answers: list[Answer], out: Path, seed: int) -> int:
-    """Writes the report to folder `out`, prints the verdict and returns the exit status."""
+def finish(answers: list[Answer], options) -> int:
+    """Writes the report to folder `options.out`, prints the verdict and returns the exit status."""
     rows = [row for answer in answers for row in answer.rows]
     failed = [row for row in rows if not row.passed]
     passed = bool(rows) and not failed and all(answer.passed for answer in answers)
     verdict = f"{len(rows) - len(failed)} of {len(rows)} rows pass"
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
     picture = draw_schedules()
-    facts = environment() | {"seed": seed}
+    facts = environment() | {"seed": options.seed}
     (out / "schedules.png").write_bytes(picture)
     (out / "report.json").write_text(as_json(answers, facts, passed), encoding="utf-8")
     (out / "report.html").write_text(as_html(answers, facts, passed, verdict, picture), encoding="utf-8")

@@ -12,6 +12,7 @@ import pytest
 from jaxseg import model, optim, schedules, step
 from jaxseg.data import tiles
 from parity import __main__ as parity
+from parity.answer import Settings
 from parity.checks import data, schedule, training
 from parity.checks import model as model_check
 
@@ -49,7 +50,7 @@ def test_a_failing_row_exits_with_1_and_names_the_worst_element(tmp_path, monkey
 
 
 def test_a_check_that_breaks_fails_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "run", lambda seed: 1 / 0)
+    monkeypatch.setattr(schedule, "run", lambda settings: 1 / 0)
     assert parity.main(["--only", "schedule", "--out", str(tmp_path)]) == 1
 
 
@@ -61,21 +62,21 @@ def test_missing_data_is_a_mistake_not_a_verdict(tmp_path, capsys):
 def test_data_check_sees_swapped_channels(monkeypatch, tiles_root):
     right = tiles.read_image
     monkeypatch.setattr(tiles, "read_image", lambda path: right(path)[..., ::-1])
-    assert "training tiles, shuffled" in failed(data.run(root=tiles_root))
+    assert "training tiles, shuffled" in failed(data.run(Settings(data=tiles_root)).rows)
 
 
 def test_data_check_sees_a_mask_that_counts_every_value_above_0(monkeypatch, tiles_root):
     monkeypatch.setattr(tiles, "read_mask", lambda path: (255 - tiles.read_gray(path)) // 255)
-    assert "validation tiles, in order" in failed(data.run(root=tiles_root))
+    assert "validation tiles, in order" in failed(data.run(Settings(data=tiles_root)).rows)
 
 
 def test_data_check_sees_a_normalization_that_is_one_ulp_off(monkeypatch, tiles_root):
     monkeypatch.setattr(data, "normalize", lambda image: image.astype(jnp.float32) / 255)
-    assert "all 256 bytes / 255" in failed(data.run(root=tiles_root))
+    assert "all 256 bytes / 255" in failed(data.run(Settings(data=tiles_root)).rows)
 
 
 def test_model_check_passes_on_a_tiny_network(tiny_model):
-    assert failed(model_check.run()) == set()
+    assert failed(model_check.run(Settings()).rows) == set()
 
 
 def test_model_check_sees_a_biased_running_variance_and_nothing_else(tiny_model, monkeypatch):
@@ -88,13 +89,13 @@ def test_model_check_sees_a_biased_running_variance_and_nothing_else(tiny_model,
         return mean, var
 
     monkeypatch.setattr(model.BatchNorm, "_statistics", biased)
-    assert failed(model_check.run()) == {"12 running statistics", "evaluation logits"}
+    assert failed(model_check.run(Settings()).rows) == {"12 running statistics", "evaluation logits"}
 
 
 def test_model_check_sees_padding_that_takes_part(tiny_model, monkeypatch):
     right = model.BatchNorm.__call__
     monkeypatch.setattr(model.BatchNorm, "__call__", lambda self, x, valid=None: right(self, x))
-    assert {"logits", "loss"} <= failed(model_check.run())
+    assert {"logits", "loss"} <= failed(model_check.run(Settings()).rows)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""One module a question; each has `run(*, seed=0)`, which returns the rows of the report that answer it."""
+"""One module a question; each has `run(settings) -> Answer`, and says at its head why its gates are what they are."""

@@ -16,6 +16,7 @@ from jaxseg.data import tiles
 from jaxseg.data.pipeline import Pipeline, to_device
 from jaxseg.step import normalize
 from parity import compare
+from parity.answer import Answer, Settings
 from parity.compare import Row
 from parity.reference.dataset import TileDataset, loader, to_tensor
 
@@ -23,14 +24,16 @@ QUESTION = "data"
 BATCH_SIZE = 5  # the article's
 
 
-def run(*, root: Path, seed: int = 0) -> list[Row]:
-    """Rows of the data question, on the folder `root` with train/ Ltrain/ val/ Lval/."""
+def run(settings: Settings) -> Answer:
+    """The data question, on the folder `settings.data` with train/ Ltrain/ val/ Lval/."""
+    root, seed = settings.data, settings.seed
     training, validation = tiles.find_splits(Data(data=root), seed)
-    return [
+    rows = [
         bytes_row(),
         batches_row("validation tiles, in order", Pipeline(validation, batch_size=BATCH_SIZE), root, "val"),
         *shuffled_rows(training, root, seed),
     ]
+    return Answer(QUESTION, tuple(rows))
 
 
 def bytes_row() -> Row:

@@ -28,6 +28,7 @@ from jaxseg import initializers
 from jaxseg.convert import to_torch
 from jaxseg.model import UNet
 from parity import compare
+from parity.answer import Answer, Settings
 from parity.compare import Law, Normal, Row, Uniform
 from parity.pairs import arrays
 from parity.reference.initialization import init_weights
@@ -70,14 +71,15 @@ class Test(NamedTuple):
     run: Callable[[float], Row]  # with the rate of false alarms it may have
 
 
-def run(*, seed: int = 0) -> list[Row]:
-    """Rows of the init question; `seed` draws other weights on both sides."""
+def run(settings: Settings) -> Answer:
+    """The init question; another seed draws other weights on both sides."""
+    seed = settings.seed
     with jax.enable_x64(False), torch.random.fork_rng():
         torch.manual_seed(seed)
         found, expected = jax_networks(seed), torch_networks()
         same = same_parameters(found, expected)
         if not same.passed:
-            return [same]
+            return Answer(QUESTION, (same,))
         network = list(network_draws(found, expected))
         tests = [test for draws in network for test in law_tests("U-Net", draws)] + list(pooled_tests(network))
         tests += [test for row, draws in initializer_draws(seed) for test in law_tests(row, draws)]
@@ -85,7 +87,7 @@ def run(*, seed: int = 0) -> list[Row]:
         for test in tests:
             rows.setdefault(test.row, []).append(test.run(FALSE_ALARMS / len(tests)))
     note = f"of {len(tests)} tests; false alarm in {FALSE_ALARMS:.0e} of runs"
-    return [
+    rows = [
         same,
         batch_norms(found, expected),
         fans(found),
@@ -93,6 +95,7 @@ def run(*, seed: int = 0) -> list[Row]:
         gains(),
         every_rule(),
     ]
+    return Answer(QUESTION, tuple(rows))
 
 
 # The network ----------------------------------------------------------------------------------------------------------

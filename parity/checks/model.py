@@ -24,6 +24,7 @@ import jaxseg.model
 from jaxseg.convert import to_torch
 from jaxseg.step import loss_fn, normalize
 from parity import compare, pairs
+from parity.answer import Answer, Settings
 from parity.compare import Row
 
 QUESTION = "model"
@@ -43,13 +44,13 @@ LAYERS = (
 )
 
 
-def run(*, seed: int = 0) -> list[Row]:
-    """Rows of the model question."""
+def run(settings: Settings) -> Answer:
+    """The model question."""
     rows = []
     with jax.enable_x64(True):
         for name, options in CASES.items():
-            rows += case_rows(name, seed, options)
-    return rows
+            rows += case_rows(name, settings.seed, options)
+    return Answer(QUESTION, tuple(rows))
 
 
 def case_rows(name: str, seed: int, options: dict) -> list[Row]:

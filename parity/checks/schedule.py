@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxseg import schedules
 from parity import compare
+from parity.answer import Answer, Settings
 from parity.compare import Row
 from parity.reference.scheduler import WarmupCosineScheduler, textbook_warmup_cosine
 
@@ -32,9 +33,9 @@ CASES = {  # peak, warm-up, total, first and final learning rate; in epochs, but
 }
 
 
-def run(*, seed: int = 0) -> list[Row]:
-    """Rows of the schedule question; `seed` orders the epochs where they are asked for out of order."""
-    return [*article_rows(seed), *warmup_cosine_rows()]
+def run(settings: Settings) -> Answer:
+    """The schedule question; the seed orders the epochs where they are asked for out of order."""
+    return Answer(QUESTION, (*article_rows(settings.seed), *warmup_cosine_rows()))
 
 
 def article_rows(seed: int) -> list[Row]:

@@ -29,6 +29,7 @@ from jaxseg.model import UNet
 from jaxseg.schedules import Schedule
 from jaxseg.step import compile_train_step, normalize
 from parity import compare, pairs
+from parity.answer import Answer, Settings
 from parity.compare import Row
 from parity.reference.scheduler import WarmupCosineScheduler
 from parity.reference.training import set_learning_rate, training_step
@@ -91,12 +92,14 @@ ADAMW = Recipe(
 )
 
 
-def run(*, seed: int = 0) -> list[Row]:
-    """Rows of the training question."""
+def run(settings: Settings) -> Answer:
+    """The training question."""
+    seed = settings.seed
     with jax.enable_x64(True):
         rows = [row for recipe in (SGD, NESTEROV, ADAM, ADAM_DECAY, ADAMW) for row in exact_rows(recipe, seed)]
     with jax.enable_x64(False):
-        return rows + [envelope_row(recipe, seed) for recipe in (SGD, ADAM)]
+        rows += [envelope_row(recipe, seed) for recipe in (SGD, ADAM)]
+    return Answer(QUESTION, tuple(rows))
 
 
 def exact_rows(recipe: Recipe, seed: int) -> list[Row]:
