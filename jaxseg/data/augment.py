@@ -22,7 +22,9 @@ def flips_and_turns(key: jax.Array, batch: Batch) -> Batch:
     return batch | {name: dihedral(batch[name], flip, turns) for name in ("image", "mask")}
 
 
-def dihedral(x: Shaped[Array | np.ndarray, "b h w *c"], flip: Shaped[Array, " b"], turns: Shaped[Array, " b"]) -> Shaped[Array, "b h w *c"]:
+def dihedral(
+    x: Shaped[Array | np.ndarray, "b h w *c"], flip: Shaped[Array, " b"], turns: Shaped[Array, " b"]
+) -> Shaped[Array, "b h w *c"]:
     """Sample i of `x` mirrored along its width if `flip[i]`, then turned counterclockwise by `turns[i]` quarters.
 
     For images that are not square, `turns` must be even. Made of selections between reversed and transposed copies,

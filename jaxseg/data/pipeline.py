@@ -39,7 +39,13 @@ class Pipeline:
     ):
         if not pairs:
             raise ValueError("`pairs` is empty; expected one or more")
-        self.pairs, self.batch_size, self.shuffle, self.seed, self.workers = tuple(pairs), batch_size, shuffle, seed, workers
+        self.pairs, self.batch_size, self.shuffle, self.seed, self.workers = (
+            tuple(pairs),
+            batch_size,
+            shuffle,
+            seed,
+            workers,
+        )
         self._cache: dict[int, Batch] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -63,7 +69,9 @@ class Pipeline:
         if not len(rest):
             return iter(())
         batches = grain.MapDataset.source(rest).map(self._sample).batch(self.batch_size, batch_fn=self._collate)
-        ahead = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=max(2, self.workers) if self.workers else 0)
+        ahead = grain.ReadOptions(
+            num_threads=self.workers, prefetch_buffer_size=max(2, self.workers) if self.workers else 0
+        )
         return iter(batches.to_iter_dataset(ahead))
 
     def _sample(self, index: np.integer) -> Batch:
@@ -79,7 +87,9 @@ class Pipeline:
 
         def stack(name: str, fill: int) -> np.ndarray:
             array = np.stack([sample[name] for sample in samples])
-            return np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), constant_values=fill) if padding else array
+            return (
+                np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), constant_values=fill) if padding else array
+            )
 
         valid = np.arange(self.batch_size) < len(samples)
         return {"image": stack("image", 0), "mask": stack("mask", IGNORE_INDEX), "valid": valid}

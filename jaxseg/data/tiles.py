@@ -194,13 +194,19 @@ def survey(pairs: Sequence[Pair], workers: int = 0) -> Survey:
     for pair, result in zip(pairs, results):
         if result["size"] not in (None, usual):
             (h, w), (eh, ew) = result["size"], usual
-            problems.append(f"{pair.image}: is {w}x{h}, but {sizes[usual]} of {len(pairs)} are {ew}x{eh}; tiles must be of one size")
+            problems.append(
+                f"{pair.image}: is {w}x{h}, but {sizes[usual]} of {len(pairs)} are {ew}x{eh}; tiles must be of one size"
+            )
     histogram = sum((result["histogram"] for result in results), np.zeros(256, np.int64))
     values = np.flatnonzero(histogram)
     if not problems and not histogram[255] and values.any():
-        problems.append(f"masks in {pairs[0].mask.parent} hold the values {_few(values)}, and 255, which marks a field, never")
+        problems.append(
+            f"masks in {pairs[0].mask.parent} hold the values {_few(values)}, and 255, which marks a field, never"
+        )
     if problems:
-        raise DataError(f"{len(problems)} problems in {len(pairs)} pairs of image and mask:", problems, "Nothing was trained.")
+        raise DataError(
+            f"{len(problems)} problems in {len(pairs)} pairs of image and mask:", problems, "Nothing was trained."
+        )
     fields, empty = int(histogram[255]), int(histogram[0])
     return Survey(len(pairs), *usual, (int(histogram.sum()) - fields, fields), int(histogram.sum()) - fields - empty)
 
