@@ -66,16 +66,22 @@ class Optimization:
     """Passes over the training tiles."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
     """Tiles a step. A short last batch is used, not dropped."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    loss: Literal["cross_entropy", "dice", "dice_ce", "focal", "jaccard"] = "cross_entropy"
+    """`dice`, `jaccard` and `focal` as in segmentation_models.pytorch; `dice_ce` is Dice plus cross-entropy."""
+    label_smoothing: float = 0.0
+    """Share of a pixel's label given to all classes alike, from 0 to 1; for cross_entropy and dice_ce."""
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     """Each with PyTorch's meaning of every option."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=("-l", "--lr"))] = 2e-3
     """Peak learning rate."""
     weight_decay: float | None = None
-    """L2 inside the gradient for adam and sgd, decoupled for adamw; if not given PyTorch's 0, 0 and 0.01."""
+    """Decoupled for adamw, L2 inside the gradient for the others; if not given PyTorch's 0.01 and 0."""
     momentum: float = 0.9
-    """For sgd."""
+    """For sgd and rmsprop."""
     nesterov: bool = False
     """For sgd."""
+    clip_norm: float | None = None
+    """Largest l2 norm of all gradients together; longer ones are scaled down to it. Not clipped if not given."""
     schedule: Literal["warmup_cosine", "article", "constant"] = "warmup_cosine"
     """`article` is what the article's code computes: a running product of cosines."""
     schedule_per: Literal["step", "epoch"] | None = None
@@ -219,6 +225,16 @@ def check(config: Config) -> None:
             f"--warmup-epochs is {o.warmup:g}; with --schedule-per epoch it must be a whole number",
         ),
         (not (o.nesterov and o.momentum == 0), "--nesterov needs a --momentum above 0"),
+        (
+            o.label_smoothing == 0 or o.loss in ("cross_entropy", "dice_ce"),
+            f"--label-smoothing is for --loss cross_entropy and dice_ce, not {o.loss}",
+        ),
+        (0 <= o.label_smoothing <= 1, f"--label-smoothing is {o.label_smoothing:g}; expected 0 to 1"),
+        (not o.nesterov or o.optimizer == "sgd", f"--nesterov is for --optimizer sgd, not {o.optimizer}"),
+        (
+            o.clip_norm is None or 0 < o.clip_norm < math.inf,
+            f"--clip-norm is {o.clip_norm}; expected a number above 0",
+        ),
         (0 <= o.momentum < 1, f"--momentum is {o.momentum:g}; expected 0 or more and less than 1"),
         (r.log_every >= 1, f"--log-every is {r.log_every}; expected 1 or more"),
         (0 <= r.seed < 2**32, f"--seed is {r.seed}; expected 0 or more and less than 2**32"),

@@ -22,7 +22,7 @@ from jaxseg.initializers import Rule, torch_default_bias
 class BatchNorm(nnx.Module):
     """BatchNorm over `b h w` as `torch.nn.BatchNorm2d` computes it; `nnx.BatchNorm` differs in three ways.
 
-    The batch is normalized with its biased variance, computed in two passes; the running variance takes the
+    The batch is normalized with its biased variance, from two passes over it; the running variance takes the
     *unbiased* one; the statistics have the parameters' dtype. `momentum` is the weight of the *new* value, PyTorch's
     convention (Flax would say 0.9). Evaluation is a view: `nnx.view(model, use_running_average=True)`.
     """
@@ -67,14 +67,21 @@ class BatchNorm(nnx.Module):
                 "use larger tiles or batches"
             )
         if valid is None:
-            n = b * h * w
-            mean = x.mean((0, 1, 2))
-            var = jnp.square(x - _channels(mean)).mean((0, 1, 2))
+            weight, n = jnp.ones((), x.dtype), b * h * w
         else:
             weight = valid.astype(x.dtype)[:, None, None, None]
             n = weight.sum() * (h * w)
-            mean = (x * weight).sum((0, 1, 2)) / n
-            var = (jnp.square(x - _channels(mean)) * weight).sum((0, 1, 2)) / n
+
+        def average(values):
+            return (values * weight).sum((0, 1, 2)) / n
+
+        # Both moments about `near`, the mean but for rounding, and so both exact whatever `near` is (corrected two-pass
+        # algorithm, Chan, Golub and LeVeque 1983): a constant for the gradient, which is as exact and cheaper so.
+        near = jax.lax.stop_gradient(average(x))
+        centered = x - _channels(near)
+        rest = average(centered)
+        mean = near + rest
+        var = jnp.maximum(average(jnp.square(centered)) - jnp.square(rest), 0)  # by rounding below 0
         unbiased, m = n / (n - 1), self.momentum
         self.mean[...] = (1 - m) * self.mean[...] + m * jax.lax.stop_gradient(mean)
         self.var[...] = (1 - m) * self.var[...] + m * jax.lax.stop_gradient(var * unbiased)
@@ -125,6 +132,48 @@ def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
     return _max_pool_even(x[:, : h // 2 * 2, : w // 2 * 2])
 
 
+class Conv(nnx.Module):
+    """Convolution that keeps the size, as `torch.nn.Conv2d(inputs, outputs, size, padding=size // 2)` for odd `size`:
+    kernel `h w i o` by `rule`, PyTorch's default bias.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        rule: Rule,
+        use_bias: bool = True,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = (size, size, inputs, outputs)
+        self.kernel = nnx.Param(rule.conv(rngs.params(), shape, param_dtype))
+        bias = torch_default_bias(shape)
+        self.bias = nnx.Param(bias(rngs.params(), (outputs,), param_dtype)) if use_bias else None
+        self.padding = ((size // 2, size // 2),) * 2
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """The same height and width."""
+        kernel = self.kernel[...].astype(self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel, (1, 1), self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y if self.bias is None else _add_bias(y, self.bias[...])
+
+
+def _add_bias(y: Float[Array, "b h w o"], bias: Float[Array, " o"]) -> Float[Array, "b h w o"]:
+    """y + bias in the type of `bias`, rounded to that of `y`.
+
+    The gradient of a bias is a sum over all pixels. XLA on a CPU adds bfloat16 to bfloat16 one after the other, until
+    the sum is so large that nothing moves it: of 16,384 pixels it loses nine tenths. Here the summands are float32.
+    """
+    return (y.astype(bias.dtype) + _channels(bias)).astype(y.dtype)
+
+
 class UpConv(nnx.Module):
     """2x2 transposed convolution of stride 2, as `torch.nn.ConvTranspose2d(inputs, outputs, 2, 2)`.
 
@@ -145,7 +194,7 @@ class UpConv(nnx.Module):
         """Twice the height and width."""
         b, h, w, _ = x.shape
         y = jnp.einsum("bhwi,yxio->bhywxo", x.astype(self.dtype), self.kernel[...].astype(self.dtype))
-        return y.reshape(b, 2 * h, 2 * w, -1) + _channels(self.bias[...].astype(self.dtype))
+        return _add_bias(y.reshape(b, 2 * h, 2 * w, -1), self.bias[...])
 
 
 def upsample_bilinear(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
@@ -180,9 +229,9 @@ class ConvBlock(nnx.Module):
     ):
         middle = middle or outputs
         kinds = {"dtype": dtype, "param_dtype": param_dtype}
-        self.conv1 = conv(inputs, middle, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
+        self.conv1 = Conv(inputs, middle, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
         self.norm1 = BatchNorm(middle, **kinds)
-        self.conv2 = conv(middle, outputs, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
+        self.conv2 = Conv(middle, outputs, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
         self.norm2 = BatchNorm(outputs, **kinds)
 
     def __call__(
@@ -191,23 +240,6 @@ class ConvBlock(nnx.Module):
         """The same height and width; `valid` is for BatchNorm."""
         x = jax.nn.relu(self.norm1(self.conv1(x), valid))
         return jax.nn.relu(self.norm2(self.conv2(x), valid))
-
-
-def conv(
-    inputs: int, outputs: int, size: int, *, rule: Rule, use_bias: bool = True, rngs: nnx.Rngs, **kinds
-) -> nnx.Conv:
-    """`torch.nn.Conv2d(inputs, outputs, size, padding=size // 2)`: kernel by `rule`, PyTorch's default bias."""
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        padding=[(size // 2, size // 2)] * 2,
-        use_bias=use_bias,
-        kernel_init=rule.conv,
-        bias_init=torch_default_bias((size, size, inputs, outputs)),
-        rngs=rngs,
-        **kinds,
-    )
 
 
 class Up(nnx.Module):
@@ -291,7 +323,7 @@ class UNet(nnx.Module):
         for skip, outputs in zip(encoder[-2::-1], decoder[::-1]):
             self.up.append(Up(below, skip, outputs, upsample=upsample, rule=rule, conv_bias=conv_bias, **kinds))
             below = outputs
-        self.head = conv(below, classes, 1, rule=rule, **kinds)
+        self.head = Conv(below, classes, 1, rule=rule, **kinds)
 
     @property
     def least_side(self) -> int:

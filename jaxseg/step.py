@@ -15,8 +15,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
+from jaxseg import losses
 from jaxseg.data.augment import Batch
-from jaxseg.losses import cross_entropy
+from jaxseg.losses import Loss
 from jaxseg.metrics import confusion_matrix
 from jaxseg.model import UNet
 from jaxseg.schedules import Schedule
@@ -41,10 +42,10 @@ def step_key(seed: int, step: jax.typing.ArrayLike) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
-def loss_fn(model: UNet, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of a batch, and its logits."""
+def loss_fn(model: UNet, batch: Batch, loss: Loss = losses.cross_entropy) -> tuple[jax.Array, jax.Array]:
+    """The loss of a batch, and its logits."""
     logits = model(normalize(batch["image"]), batch["valid"])
-    return cross_entropy(logits, batch["mask"]), logits
+    return loss(logits, batch["mask"]), logits
 
 
 def train_step(
@@ -53,36 +54,35 @@ def train_step(
     batch: Batch,
     *,
     schedule: Schedule,
+    loss: Loss = losses.cross_entropy,
     augment: Callable[[jax.Array, Batch], Batch] | None = None,
     seed: int = 0,
 ) -> dict[str, jax.Array]:
     """One update of `model` and `optimizer`, in place; returns what the step saw, on the device.
 
-    loss: float, mean over the pixels that count; learning_rate: what this update used; grad_norm: l2 of all gradients
-    together; confusion: int32 [k k] of the predictions made on the way. Augmentation follows from `seed` and the step
-    alone.
+    loss: float, of the pixels that count; learning_rate: what this update used; grad_norm: l2 of all gradients
+    together, before any clipping; confusion: int32 [k k] of the predictions made on the way. Augmentation follows from
+    `seed` and the step alone.
     """
     step = optimizer.step[...]
     if augment is not None:
         batch = augment(step_key(seed, step), batch)
-    (loss, logits), grads = nnx.value_and_grad(loss_fn, has_aux=True)(model, batch)
+    (value, logits), grads = nnx.value_and_grad(partial(loss_fn, loss=loss), has_aux=True)(model, batch)
     optimizer.update(model, grads)
     return {
-        "loss": loss,
+        "loss": value,
         "learning_rate": jnp.asarray(schedule(step), jnp.float32),
         "grad_norm": optax.tree.norm(grads),
         "confusion": confusion_matrix(batch["mask"], logits.argmax(-1), logits.shape[-1]),
     }
 
 
-def eval_step(model: UNet, batch: Batch) -> dict[str, jax.Array]:
-    """Loss (mean over the pixels that count), confusion matrix and predictions of a batch; `model` with running
-    statistics.
-    """
-    loss, logits = loss_fn(model, batch)
+def eval_step(model: UNet, batch: Batch, *, loss: Loss = losses.cross_entropy) -> dict[str, jax.Array]:
+    """Loss (of the pixels that count), confusion matrix and predictions of a batch; `model` with running statistics."""
+    value, logits = loss_fn(model, batch, loss)
     predictions = logits.argmax(-1)
     confusion = confusion_matrix(batch["mask"], predictions, logits.shape[-1])
-    return {"loss": loss, "confusion": confusion, "predictions": predictions.astype(jnp.uint8)}
+    return {"loss": value, "confusion": confusion, "predictions": predictions.astype(jnp.uint8)}
 
 
 def predict_step(model: UNet, image: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w"]:
@@ -100,7 +100,7 @@ def compile_predict_step(model: UNet) -> Callable[[UInt8[Array, "b h w c"]], UIn
     return partial(nnx.jit(predict_step, graph=False), model)
 
 
-def compile_eval_step(model: UNet) -> Callable[[Batch], dict[str, jax.Array]]:
+def compile_eval_step(model: UNet, *, loss: Loss = losses.cross_entropy) -> Callable[[Batch], dict[str, jax.Array]]:
     """`eval_step` compiled, on a view of `model` that shares its weights and uses its running statistics."""
     view = nnx.view(model, use_running_average=True)
-    return partial(nnx.jit(eval_step, graph=False), view)
+    return partial(nnx.jit(partial(eval_step, loss=loss), graph=False), view)

@@ -18,7 +18,7 @@ import jax
 from flax import nnx
 
 from jaxseg import config as settings
-from jaxseg import metrics, model, optim, schedules, terminal
+from jaxseg import losses, metrics, model, optim, schedules, terminal
 from jaxseg.checkpoint import Checkpoints, Progress, load_model
 from jaxseg.config import Config, UserError
 from jaxseg.data import tiles
@@ -88,8 +88,9 @@ def train(config: Config) -> Path:
     logged = min(start, (progress.epoch + 1) * epoch_steps - 1) if config.run.resume else None
 
     augment = flips_and_turns if o.augment else None
-    train_step = compile_train_step(net, optimizer, schedule=schedule, augment=augment, seed=config.run.seed)
-    eval_step = compile_eval_step(net)
+    loss = losses.build(o)
+    train_step = compile_train_step(net, optimizer, schedule=schedule, loss=loss, augment=augment, seed=config.run.seed)
+    eval_step = compile_eval_step(net, loss=loss)
     with (
         Tracker(run, resume_step=logged) as tracker,
         Bar(o.epochs * epoch_steps, start, o.batch_size) as bar,

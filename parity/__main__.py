@@ -81,7 +81,13 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return report.finish(answers, options)
+    asked = {"questions": ", ".join(options.only), "form": "quick" if options.quick else "full"}
+    asked |= {
+        "seed": str(options.seed),
+        "seeds": str(options.seeds),
+        "data": options.data.name if options.data else "made-up fields",
+    }
+    return report.finish(answers, options.out, asked)
 
 
 def questions(options: Options) -> list[Question]:

@@ -1,12 +1,8 @@
-"""Measures a difference and decides whether it passes: the only place where that is decided.
+"""Measures a difference and decides whether it passes: arrays and scores here, random draws in `parity/laws.py`.
 
 Every comparison ends in a `Row`, and every row passes exactly when its figure is finite and at most its gate. What
 cannot be compared (nothing given, a name on one side only, unequal shapes, a NaN or an infinity anywhere) has the
 figure NaN, and so fails. Arrays come alone or as a dict from name to array; anything `numpy.asarray` takes will do.
-
-For random draws the figure is a surprise, -log10 of the chance of a draw this far out if the law were the one
-claimed, and the gate is the same for the allowed rate of false alarms: 12 against 8 means a chance of 1e-12 where
-1e-8 is allowed.
 """
 
 import dataclasses
@@ -14,13 +10,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import stats
 
 Arrays = np.ndarray | Mapping[str, np.ndarray]
 Measure = Callable[[Arrays, Arrays], float]
-
-TRUNCATION = 2 / 0.87962566103423978
-"""Where JAX's truncated normals end, in units of their standard deviation: cut at 2, then rescaled (2.2737)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +60,7 @@ def relative_l2(found: Arrays, expected: Arrays, floor: float = 0.0) -> float:
 
     0 where both are 0, infinite where only `expected` is.
     """
-    if _mismatch(found, expected):
+    if mismatch(found, expected):
         return math.nan
     pairs = list(_pairs(found, expected))
     difference = norm({name: a - b for name, a, b in pairs})
@@ -79,7 +72,7 @@ def relative_l2(found: Arrays, expected: Arrays, floor: float = 0.0) -> float:
 
 def max_abs(found: Arrays, expected: Arrays) -> float:
     """The largest |found - expected| over all elements, in float64."""
-    if _mismatch(found, expected):
+    if mismatch(found, expected):
         return math.nan
     return max(float(np.abs(a - b).max()) for _, a, b in _pairs(found, expected))
 
@@ -89,7 +82,7 @@ def ulps(found: Arrays, expected: Arrays, floor: float = 0.0) -> float:
 
     Near zero a harmless difference is many ULPs, hence the floor; NaN when no element reaches it.
     """
-    if _mismatch(found, expected):
+    if mismatch(found, expected):
         return math.nan
     found, expected = _named(found), _named(expected)
     reached = [ulp_distances(found[name], expected[name], floor) for name in found]
@@ -118,7 +111,8 @@ def _ordinal(x: np.ndarray) -> np.ndarray:
 
 def norm(arrays: Arrays) -> float:
     """l2 norm over all arrays together, in float64."""
-    return math.sqrt(sum(float(np.vdot(a, a)) for a in map(_float64, _named(arrays).values())))
+    # not np.vdot, whose BLAS threads take a hundred times longer when other programs keep the cores busy
+    return math.sqrt(sum(float(np.square(a).sum()) for a in map(_float64, _named(arrays).values())))
 
 
 def close(
@@ -133,7 +127,7 @@ def close(
     note: str = "",
 ) -> Row:
     """`measure(found, expected)` is at most `gate`: over all arrays together, or in the worst array if `each`."""
-    if problem := _mismatch(found, expected):
+    if problem := mismatch(found, expected):
         return at_most(question, name, math.nan, gate, note, problem)
     found, expected = _named(found), _named(expected)
     errors = {key: measure({key: found[key]}, {key: expected[key]}) for key in found}
@@ -144,7 +138,7 @@ def close(
 
 def equal_bytes(question: str, name: str, found: Arrays, expected: Arrays, note: str = "") -> Row:
     """No element differs in any bit; the types must be equal too. The figure is the number that differ."""
-    problem = _mismatch(found, expected)
+    problem = mismatch(found, expected)
     found, expected = _named(found), _named(expected)
     if not problem:
         kinds = [(key, found[key].dtype, expected[key].dtype) for key in found]
@@ -168,7 +162,7 @@ def known_zero(question: str, name: str, found: Arrays, whole: Arrays, gate: flo
     Both sides return noise there, so there is nothing relative to compare: the figure is the largest l2 norm of one
     of them divided by that of `whole`, all the gradients together.
     """
-    if problem := _mismatch(found, found) or _mismatch(whole, whole):
+    if problem := mismatch(found, found) or mismatch(whole, whole):
         return at_most(question, name, math.nan, gate, note, problem)
     found, scale = _named(found), norm(whole)
     worst = max(found, key=lambda key: norm(found[key]))
@@ -208,7 +202,7 @@ def _pairs(found: Arrays, expected: Arrays) -> Iterator[tuple[str, np.ndarray, n
     return ((name, _float64(found[name]), _float64(expected[name])) for name in found)
 
 
-def _mismatch(found: Arrays, expected: Arrays) -> str:
+def mismatch(found: Arrays, expected: Arrays) -> str:
     """Everything that makes a comparison meaningless, or the empty string."""
     found, expected = _named(found), _named(expected)
     problems = [] if found or expected else ["no arrays"]
@@ -234,147 +228,55 @@ def _element(name: str, found: np.ndarray, expected: np.ndarray) -> str:
     return f"{name}{place}: {float(found[index])!r} against {float(expected[index])!r}".lstrip(": ")
 
 
-# Random draws ---------------------------------------------------------------------------------------------------------
+# Scores ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Normal:
-    """N(0, sigma^2), not truncated."""
+class Tost:
+    """What two one-sided tests say of paired differences; NaN where there are too few of them."""
 
-    sigma: float
-
-    def cdf(self, x: np.ndarray) -> np.ndarray:
-        """Chance of a draw of at most `x`."""
-        return special.ndtr(x / self.sigma)
-
-    def chance_of_spread(self, ratio: float, n: int) -> float:
-        """Chance of a mean square this far from sigma^2, as `ratio` to it, either way: exact, chi-squared."""
-        law = stats.chi2(n)
-        return min(1.0, 2 * min(law.cdf(n * ratio), law.sf(n * ratio)))
+    mean: float
+    interval: tuple[float, float]
+    """Of confidence 1 - 2 alpha: inside the margins exactly when `p` is below alpha."""
+    p: float
+    """The larger of the two chances of such differences if the true one lay on a margin."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Uniform:
-    """U(-bound, bound)."""
+def tost(differences: np.ndarray, margin: float, alpha: float = 0.05) -> Tost:
+    """Two one-sided paired t-tests against a true mean difference of -`margin` or below, and `margin` or above.
 
-    bound: float
-
-    @property
-    def sigma(self) -> float:
-        """Standard deviation."""
-        return self.bound / math.sqrt(3)
-
-    def cdf(self, x: np.ndarray) -> np.ndarray:
-        """Chance of a draw of at most `x`."""
-        return np.clip((x / self.bound + 1) / 2, 0, 1)
-
-    def chance_of_spread(self, ratio: float, n: int) -> float:
-        """An upper bound on the chance of a mean square this far from sigma^2 (Chernoff's), good for every n."""
-        mean = ratio / 3  # of u^2, for u uniform in (-1, 1)
-        if not 0 < mean < 1:
-            return 0.0
-        exponent = optimize.minimize_scalar(lambda t: _log_moment(t) - t * mean, bracket=(-1.0, 1.0)).fun
-        return min(1.0, 2 * math.exp(n * min(exponent, 0.0)))
-
-
-Law = Normal | Uniform
-
-
-def _log_moment(t: float) -> float:
-    """log E exp(t u^2) for u uniform in (-1, 1)."""
-    root = math.sqrt(abs(t))
-    if root < 1e-4:
-        return t / 3
-    if t > 0:
-        return t + math.log(special.dawsn(root) / root)
-    return math.log(math.sqrt(math.pi) * special.erf(root) / (2 * root))
-
-
-def chance(question: str, name: str, p: float, alpha: float, note: str = "", worst: str = "") -> Row:
-    """A row from a p-value: the surprise -log10 p is at most -log10 alpha."""
-    surprise = -math.log10(p) + 0.0 if p > 0 else math.inf if p == 0 else math.nan
-    return at_most(question, name, surprise, -math.log10(alpha), note, worst)
-
-
-def spread(question: str, name: str, draws: np.ndarray, law: Law, alpha: float, note: str = "") -> Row:
-    """The standard deviation about 0 is the law's. Sees a wrong gain or fan; is blind to the shape."""
-    draws = _float64(draws)
-    ratio = float(np.square(draws / law.sigma).mean()) if draws.size else math.nan
-    worst = f"standard deviation {math.sqrt(ratio) if ratio >= 0 else ratio:.4f} of {law.sigma:.5f}, {draws.size} draws"
-    p = law.chance_of_spread(ratio, draws.size) if math.isfinite(ratio) else math.nan
-    return chance(question, name, p, alpha, note, worst)
-
-
-def truncation_false_alarm(n: int) -> float:
-    """Chance that none of `n` draws from a plain normal lies beyond `TRUNCATION` standard deviations: 0.977 ** n."""
-    return float((2 * special.ndtr(TRUNCATION) - 1) ** n)
-
-
-def truncation(question: str, name: str, draws: np.ndarray, sigma: float, alpha: float, note: str = "") -> Row:
-    """Some draw lies beyond the place where JAX's truncated normals end; the figure is that place over the largest.
-
-    Where a Kolmogorov-Smirnov test of 2304 draws sees truncation one time in eight, this always does. It fails too
-    when there are so few draws (under 800 for 1e-8) that a plain normal would look truncated more often than `alpha`.
+    Schuirmann 1987 (doi 10.1007/BF01068419). Assumes differences that are about normal; needs two or more.
     """
-    draws = _float64(draws)
-    largest = float(np.abs(draws).max(initial=0.0)) / sigma
-    false_alarm = truncation_false_alarm(draws.size)
-    worst = f"largest {largest:.3f} standard deviations in {draws.size} draws; false alarm {false_alarm:.1e}"
-    if false_alarm > alpha:
-        return at_most(question, name, math.nan, 1, note, f"too few draws to tell: {worst}")
-    end = TRUNCATION * (1 + 1e-6)  # float32 may round the last of a truncated normal past its end
-    return at_most(question, name, end / largest if largest else math.nan, 1, note, worst)
+    n = len(differences)
+    if n < 2 or not np.isfinite(differences).all():
+        return Tost(math.nan, (math.nan, math.nan), math.nan)
+    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(n)
+    if error == 0:
+        return Tost(mean, (mean, mean), float(not -margin < mean < margin))
+    law = stats.t(n - 1)
+    reach = float(law.isf(alpha)) * error
+    p = max(float(law.sf((mean + margin) / error)), float(law.cdf((mean - margin) / error)))
+    return Tost(mean, (mean - reach, mean + reach), p)
 
 
-def support(question: str, name: str, draws: np.ndarray, bound: float, alpha: float, note: str = "") -> Row:
-    """The largest |draw| is at most `bound`, and as near to it as that of uniform draws: P(largest <= m) = (m/bound)^n.
-
-    The bound may be passed by the rounding of a float32, which is all that a draw at the very end can do.
-    """
-    draws = _float64(draws)
-    reach = float(np.abs(draws).max(initial=0.0)) / bound
-    p = min(reach, 1.0) ** draws.size if draws.size and reach <= 1 + 2**-22 else math.nan
-    return chance(question, name, p, alpha, note, f"largest {reach:.6f} of {bound:.5f} in {draws.size} draws")
-
-
-def kolmogorov_smirnov(
-    question: str, name: str, draws: np.ndarray, other: Law | np.ndarray, alpha: float, note: str = ""
-) -> Row:
-    """The draws follow the law `other`, or the same law as the draws `other`. Sees shape; weak for truncation."""
-    samples = [_float64(draws)] if isinstance(other, Law) else [_float64(draws), _float64(other)]
-    if problem := "; ".join(_mismatch(sample, sample) for sample in samples).strip("; "):
-        return chance(question, name, math.nan, alpha, note, problem)
-    draws = samples[0]
-    test = stats.ks_1samp(draws, other.cdf) if isinstance(other, Law) else stats.ks_2samp(*samples, method="asymp")
-    return chance(question, name, float(test.pvalue), alpha, note, f"D {test.statistic:.5f}, {draws.size} draws")
-
-
-def fan_rule(
+def equivalent(
     question: str,
     name: str,
-    found: Mapping[str, float],
-    readings: Mapping[str, Mapping[str, float]],
+    found: np.ndarray,
+    expected: np.ndarray,
+    margin: float,
+    alpha: float = 0.05,
     note: str = "",
 ) -> Row:
-    """Each kernel's standard deviation is nearer, by ratio, to the claimed reading of its fans than to any other.
+    """Paired scores differ by less than `margin` in the mean: TOST rejects that they do not, at level `alpha`.
 
-    `readings[kernel]` is the standard deviation under each reading, the claimed one first. One within 5 % of the
-    claimed says nothing (as many channels in as out); when no kernel has another, the row fails. The figure is the
-    number of kernels that are nearer to another, 0 allowed.
+    The figure is its p-value and the gate `alpha`. Chance of passing when the true difference is `margin` or more: at
+    most `alpha`. Few pairs, or differences that spread much, fail; one pair always does.
     """
-    if problem := _mismatch(found, {key: next(iter(r.values()), math.nan) for key, r in readings.items()}):
-        return at_most(question, name, math.nan, 0, note, problem)
-    wrong, telling = [], 0
-    for kernel, (claimed, *others) in ((k, r.items()) for k, r in readings.items()):
-        others = [other for other in others if _apart(other[1], claimed[1]) > math.log(1.05)]
-        telling += bool(others)
-        nearest = min([claimed, *others], key=lambda reading: _apart(found[kernel], reading[1]))
-        if nearest is not claimed or found[kernel] <= 0:
-            (by, sigma), (claim, expected) = nearest, claimed
-            wrong.append(f"{kernel}: {found[kernel]:.4f} is {by} ({sigma:.4f}), not {claim} ({expected:.4f})")
-    worst = "; ".join(wrong) or f"{telling} of {len(readings)} kernels can tell"
-    return at_most(question, name, len(wrong) if telling else math.nan, 0, note, worst)
-
-
-def _apart(a: float, b: float) -> float:
-    return abs(math.log(a / b)) if a > 0 and b > 0 else math.inf
+    if problem := mismatch(found, expected):
+        return at_most(question, name, math.nan, alpha, note, problem)
+    differences = _float64(found) - _float64(expected)
+    test = tost(differences, margin, alpha)
+    worst = f"mean difference {test.mean:.4g}, {1 - 2 * alpha:.0%} interval {test.interval[0]:.4g} to "
+    worst += f"{test.interval[1]:.4g}, margin {margin:g}, {len(differences)} pairs"
+    return at_most(question, name, test.p, alpha, note, worst)

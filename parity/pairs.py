@@ -1,7 +1,8 @@
-"""The same network, data and weights on both sides: what the checks of model and training start from."""
+"""The same network, data and weights on both sides: what the checks of whole networks start from."""
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -18,11 +19,17 @@ Batch = dict[str, np.ndarray]
 
 
 def networks(seed: int, dtype: str, widths: tuple[int, ...], **options) -> tuple[UNet, ReferenceUNet]:
-    """jaxseg's U-Net and the reference's with the reference's weights, in `dtype` ("float32" or "float64")."""
+    """jaxseg's U-Net and the reference's with the reference's weights, in `dtype`: "float32", "float64" or "bfloat16".
+
+    The weights do not depend on `dtype`. In bfloat16 they stay float32 on both sides, and only jaxseg's network knows
+    the type: PyTorch's users say it around the call (see `passes.theirs`).
+    """
     torch.manual_seed(seed)
-    reference = ReferenceUNet(widths=widths, **options).apply(init_weights).to(getattr(torch, dtype))
-    kinds = {"dtype": getattr(jnp, dtype), "param_dtype": getattr(jnp, dtype)}
-    net = UNet(widths, **options, **kinds, rngs=nnx.Rngs(0))
+    kept = "float32" if dtype == "bfloat16" else dtype
+    reference = ReferenceUNet(widths=widths, **options).apply(init_weights).to(getattr(torch, kept))
+    kinds = {"dtype": getattr(jnp, dtype), "param_dtype": getattr(jnp, kept)}
+    net = nnx.eval_shape(lambda: UNet(widths, **options, **kinds, rngs=nnx.Rngs(0)))  # drawing weights would be slow
+    nnx.update(net, jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), nnx.state(net)))
     from_torch(net, reference.state_dict())
     return net, reference
 
@@ -54,8 +61,13 @@ def for_torch(batch: Batch, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Copies of tensors as NumPy arrays; counters of batches, which matter to no result, are left out."""
-    named = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    return {name: tensor.detach().contiguous().numpy().copy() for name, tensor in named.items()}
+    return {name: array(tensor) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    """A copy as a NumPy array, which for bfloat16 is float32."""
+    tensor = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+    return tensor.cpu().contiguous().numpy().copy()
 
 
 def nchw(array) -> np.ndarray:

@@ -38,7 +38,13 @@ WRONG = {
     "--warmup-epochs -1": ["--warmup-epochs", "-1", "at least 0"],
     "--warmup-epochs nan": ["--warmup-epochs", "nan", "at least 0"],
     "--warmup-epochs 1.5 --schedule article": ["--warmup-epochs", "1.5", "--schedule-per epoch", "whole"],
-    "--nesterov --momentum 0": ["--nesterov", "--momentum above 0"],
+    "--optimizer sgd --nesterov --momentum 0": ["--nesterov", "--momentum above 0"],
+    "--nesterov": ["--nesterov", "--optimizer sgd", "not adam"],
+    "--label-smoothing -0.1": ["--label-smoothing", "-0.1", "0 to 1"],
+    "--label-smoothing nan": ["--label-smoothing", "nan", "0 to 1"],
+    "--label-smoothing 0.1 --loss focal": ["--label-smoothing", "cross_entropy and dice_ce", "not focal"],
+    "--clip-norm 0": ["--clip-norm", "0", "above 0"],
+    "--clip-norm inf": ["--clip-norm", "inf", "a number"],
     "--momentum 1": ["--momentum", "1", "less than 1"],
     "--momentum -0.5": ["--momentum", "-0.5", "0 or more"],
     "--log-every 0": ["--log-every", "0", "1 or more"],
@@ -84,6 +90,8 @@ def test_all_mistakes_are_named_at_once():
         "--epochs 5 --warmup-epochs 4.5",
         "--schedule constant --epochs 2 --warmup-epochs 7.5 --schedule-per epoch",
         "--schedule article --warmup-epochs 3",
+        "--label-smoothing 1 --loss dice_ce --clip-norm 1e-9",
+        "--optimizer rmsprop --momentum 0",
     ],
 )
 def test_the_edges_of_what_can_be_are_accepted(line):
@@ -97,6 +105,10 @@ def test_flags_set_the_fields_they_name():
         Model(widths=(4, 8, 16)),
         Optimization(epochs=7, batch_size=3, learning_rate=0.5, optimizer="sgd", nesterov=True, augment=False),
         Run(out=Path("d")),
+    )
+    line = "--loss dice_ce --label-smoothing 0.1 --optimizer rmsprop --momentum 0.5 --clip-norm 1"
+    assert parse(line.split()).optimization == Optimization(
+        loss="dice_ce", label_smoothing=0.1, optimizer="rmsprop", momentum=0.5, clip_norm=1.0
     )
     long, short = "--epochs 7 --batch-size 3 --lr 2", "-e 7 -b 3 --learning-rate 2"
     assert parse(long.split()) == parse(short.split())
@@ -125,10 +137,11 @@ def test_defaults_are_the_articles_and_a_given_warm_up_is_kept():
 
 
 def test_weight_decay_left_out_is_pytorchs_for_each_optimizer():
-    assert {name: Optimization(optimizer=name).decay for name in ("sgd", "adam", "adamw")} == {
+    assert {name: Optimization(optimizer=name).decay for name in ("sgd", "adam", "adamw", "rmsprop")} == {
         "sgd": 0,
         "adam": 0,
         "adamw": 0.01,
+        "rmsprop": 0,
     }
     assert Optimization(optimizer="adamw", weight_decay=0.0).decay == 0
     assert Optimization(optimizer="sgd", weight_decay=0.5).decay == 0.5

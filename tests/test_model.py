@@ -238,9 +238,19 @@ def test_each_corner_of_an_up_conv_kernel_makes_its_corner_of_the_output():
 def test_biases_start_within_the_bound_that_torch_reads_off_the_kernel():
     rngs = nnx.Rngs(0)
     up = UpConv(2, 256, rule=RULE, rngs=rngs).bias[...]  # 2x2 of the *outputs*: PyTorch's fan_in of a transposed kernel
-    conv = models.conv(2, 256, 3, rule=RULE, rngs=rngs).bias[...]
+    conv = models.Conv(2, 256, 3, rule=RULE, rngs=rngs).bias[...]
     for bias, fan_in in ((up, 4 * 256), (conv, 9 * 2)):
         assert 0.95 / math.sqrt(fan_in) < float(jnp.abs(bias).max()) <= 1 / math.sqrt(fan_in)
+
+
+@pytest.mark.parametrize("layer", ["Conv", "UpConv"])
+def test_gradient_of_a_bias_is_not_lost_in_bfloat16(layer):
+    kinds = {"rule": RULE, "dtype": jnp.bfloat16, "rngs": nnx.Rngs(0)}
+    net = models.Conv(2, 3, 3, **kinds) if layer == "Conv" else UpConv(2, 3, **kinds)
+    x = jnp.ones((4, 64, 64, 2), jnp.bfloat16)
+    grads = nnx.jit(nnx.grad(lambda net, x: net(x).astype(jnp.float32).sum()))(net, x)
+    pixels = 4 * 64 * 64 * (1 if layer == "Conv" else 4)
+    np.testing.assert_array_equal(grads["bias"][...], pixels)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (2, 3), (7, 4)])

@@ -33,6 +33,19 @@ CASES = {
     "adamw": (optim.adamw, {}, "AdamW", {}),
     "adamw decay": (optim.adamw, {"weight_decay": 0.1}, "AdamW", {"weight_decay": 0.1}),
     "adamw no decay": (optim.adamw, {"weight_decay": 0.0}, "AdamW", {"weight_decay": 0.0}),
+    "rmsprop": (optim.rmsprop, {}, "RMSprop", {}),
+    "rmsprop decay": (
+        optim.rmsprop,
+        {"decay": 0.9, "eps": 1e-3, "weight_decay": 0.1},
+        "RMSprop",
+        {"alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1},
+    ),
+    "rmsprop momentum decay": (
+        optim.rmsprop,
+        {"momentum": 0.9, "weight_decay": 0.1},
+        "RMSprop",
+        {"momentum": 0.9, "weight_decay": 0.1},
+    ),
 }
 
 
@@ -95,6 +108,50 @@ def test_the_first_step_uses_the_first_rate_and_plain_sgd_is_plain():
         np.testing.assert_allclose(found[0][name], start - RATES[0] * gradients()[0][name], rtol=1e-15)
 
 
+@pytest.mark.parametrize("b2", [0.99, 0.999])
+def test_adam_corrects_the_bias_in_float32_too(b2):
+    """Under a constant gradient both moments are that gradient, so every step is the learning rate.
+
+    With 1 - b2^t as it stands a step of 0.999 would be 6e-6 short.
+    """
+    tx, params = optim.adam(1.0, b2=b2, eps=0.0), {"w": jnp.zeros(3)}
+    grads, state = {"w": jnp.float32([1e-3, 1.0, 1e3])}, tx.init(params)
+    for _ in range(5):
+        updates, state = tx.update(grads, state)
+        np.testing.assert_allclose(updates["w"], -1, rtol=4e-7)
+
+
+def test_rmsprop_by_hand():
+    tx = optim.rmsprop(lambda step: 0.5 - 0.25 * step, decay=0.75, eps=1.0, momentum=0.5)
+    params = {"w": jnp.ones(1)}
+    state = tx.init(params)
+    first, state = tx.update({"w": jnp.full(1, 4.0)}, state)
+    second, _ = tx.update({"w": jnp.zeros(1)}, state)
+    buffer = 4 / (np.sqrt(0.25 * 16) + 1)
+    np.testing.assert_allclose(first["w"], -0.5 * buffer, rtol=1e-6)
+    np.testing.assert_allclose(second["w"], -0.25 * 0.5 * buffer, rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [0, 1e-7, 1e-3, 1, 50])
+def test_clipping_shortens_what_is_too_long_as_torch_does(length):
+    grads = {"kernel": np.full((2, 2), 0.3), "bias": np.array([0.6, -0.5])}
+    unit = np.sqrt(sum((g**2).sum() for g in grads.values()))
+    grads = {name: g * length / unit for name, g in grads.items()}
+    for limit in (1e-3, 2.0):
+        tx = optim.clip_by_global_norm(limit)
+        with jax.enable_x64(True):
+            found, _ = tx.update(jax.tree.map(jnp.asarray, grads), tx.init(grads))
+        scale = min(1, limit / (length + 1e-6))
+        for name, g in grads.items():
+            np.testing.assert_allclose(found[name], scale * g, rtol=1e-14)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0])
+def test_a_length_that_nothing_has_is_refused(limit):
+    with pytest.raises(ValueError, match=f"`max_norm` is {limit}; expected a number above 0"):
+        optim.clip_by_global_norm(limit)
+
+
 def test_nesterov_without_momentum_is_refused():
     with pytest.raises(ValueError, match="`nesterov` needs a `momentum` above 0"):
         optim.sgd(0.1, nesterov=True)
@@ -113,8 +170,14 @@ def test_nesterov_without_momentum_is_refused():
             optim.sgd,
             {"momentum": 0.5, "nesterov": True, "weight_decay": 0.2},
         ),
+        (Optimization(optimizer="rmsprop"), optim.rmsprop, {"momentum": 0.9}),
+        (
+            Optimization(optimizer="rmsprop", momentum=0.0, weight_decay=0.2),
+            optim.rmsprop,
+            {"weight_decay": 0.2},
+        ),
     ],
-    ids=["adam", "adam decay", "adamw", "adamw no decay", "sgd", "sgd all"],
+    ids=["adam", "adam decay", "adamw", "adamw no decay", "sgd", "sgd all", "rmsprop", "rmsprop decay"],
 )
 def test_build_makes_what_the_settings_say(settings, make, options):
     found, expected = run(optim.build(settings, rates))[-1], run(make(rates, **options))[-1]
@@ -122,7 +185,21 @@ def test_build_makes_what_the_settings_say(settings, make, options):
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-@pytest.mark.parametrize(("optimizer", "decay"), [("adam", 0.0), ("sgd", 0.0), ("adamw", 0.01)])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
+def test_build_clips_before_anything_else(optimizer):
+    settings = {"optimizer": optimizer, "weight_decay": 0.5}
+    params = {"w": jnp.ones(2), "b": jnp.zeros(1)}
+    clipped, plain = (
+        optim.build(Optimization(clip_norm=limit, **settings), schedules.constant(0.5)) for limit in (0.5, None)
+    )
+    long, short = ({"w": jnp.float32([3, 0]) * scale, "b": jnp.float32([4]) * scale} for scale in (1, 0.1))
+    found, _ = clipped.update(long, clipped.init(params), params)
+    expected, _ = plain.update(short, plain.init(params), params)
+    for name in params:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("adam", 0.0), ("sgd", 0.0), ("rmsprop", 0.0), ("adamw", 0.01)])
 def test_only_adamw_decays_by_default(optimizer, decay):
     tx = optim.build(Optimization(optimizer=optimizer), schedules.constant(0.5))
     params = {"w": jnp.ones(3)}

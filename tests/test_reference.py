@@ -1,4 +1,3 @@
-import json
 import math
 import os
 
@@ -8,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import tyro  # noqa: E402
 from torch import nn  # noqa: E402
 
+from jaxseg.config import Config, Model, Optimization  # noqa: E402
 from parity.reference import training  # noqa: E402
 from parity.reference.dataset import TileDataset, loader, to_tensor  # noqa: E402
 from parity.reference.initialization import init_weights  # noqa: E402
@@ -257,37 +256,104 @@ def test_the_learning_rate_goes_into_every_group():
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-def test_mean_iou_is_of_the_whole_matrix_and_leaves_out_a_class_never_seen():
-    assert training.mean_iou(torch.tensor([[6, 2], [1, 3]])) == pytest.approx((6 / 9 + 3 / 6) / 2)
-    assert training.mean_iou(torch.tensor([[5, 0], [0, 0]])) == 1.0
+def test_clipping_bounds_the_gradient_of_all_parameters_together():
+    model = UNet(widths=(4, 8)).apply(init_weights)
+    images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    training.training_step(model, torch.optim.SGD(model.parameters(), lr=1.0), images, masks, clip_norm=1e-2)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before)])
+    assert moved.norm().item() == pytest.approx(1e-2, rel=1e-3)
 
 
-def test_augmentation_moves_image_and_mask_alike_through_all_eight_positions():
-    mask = torch.arange(9, dtype=torch.uint8).reshape(3, 3)
-    image = mask[..., None].expand(3, 3, 3).contiguous()
-    seen = set()
-    for _ in range(200):
-        moved, moved_mask = training._flip_and_turn(image, mask)
-        assert torch.equal(moved[..., 0], moved_mask)
-        seen.add(tuple(moved_mask.flatten().tolist()))
-    assert len(seen) == 8
+def test_the_confusion_matrix_has_the_truth_in_rows_and_leaves_out_ignored_pixels():
+    masks, predictions = torch.tensor([[0, 0, 1], [1, 255, 0]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    assert training.confusion_matrix(masks, predictions).tolist() == [[1, 2], [0, 2]]
 
 
-def test_tiles_that_are_not_square_keep_their_shape():
-    image, mask = torch.zeros(4, 6, 3, dtype=torch.uint8), torch.zeros(4, 6, dtype=torch.uint8)
-    assert {training._flip_and_turn(image, mask)[0].shape for _ in range(30)} == {(4, 6, 3)}
+# A side of a race
 
 
-def test_the_command_learns_repeats_itself_and_writes_its_log(tmp_path):
-    root = write_tiles(tmp_path, 8)
-    options = ["--widths", "8", "16", "--batch-size", "3", "--epochs", "6", "--learning-rate", "1e-2", "--augment"]
-    options += ["--data", str(root), "--out", str(tmp_path / "log.jsonl")]
-    first, second = (tyro.cli(training.train, args=options) for _ in range(2))
-    written = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert written == second
-    assert [record["epoch"] for record in first] == [1, 2, 3, 4, 5, 6]
-    for record in (*first, *second):
-        assert record.pop("images_per_second") > 0
-    assert first == second
-    assert first[-1]["val_miou"] > 0.9
-    assert first[-1]["train_loss"] < first[0]["train_loss"]
+def batch_of(count, padded=0, size=16, seed=0):
+    """As the pipeline gives it; `padded` samples more that do not count."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (count + padded, size, size, 3), np.uint8)
+    mask = (image[..., 0] > 128).astype(np.uint8)
+    valid = np.arange(count + padded) < count
+    image[~valid], mask[~valid] = 0, 255
+    return {"image": image, "mask": mask, "valid": valid}
+
+
+def reference(steps_per_epoch=10, **optimization):
+    recipe = Optimization(**{"schedule": "constant", "learning_rate": 1e-2, **optimization})
+    side = training.Reference(Config(model=Model(widths=(4, 8)), optimization=recipe), steps_per_epoch)
+    torch.manual_seed(1)
+    drawn = UNet(widths=(4, 8)).apply(init_weights).state_dict()
+    side.start({name: tensor.numpy() for name, tensor in drawn.items()})
+    return side
+
+
+def weights(side):
+    return {name: value.clone() for name, value in side.model.state_dict().items()}
+
+
+def test_it_starts_from_copies_of_exactly_the_given_weights():
+    side = reference()
+    given = {name: tensor.clone().numpy() for name, tensor in weights(side).items()}
+    side.step(batch_of(2))
+    side.start(given)
+    assert all(np.array_equal(value, given[name]) for name, value in weights(side).items())
+    before = {name: array.copy() for name, array in given.items()}
+    side.step(batch_of(2))
+    assert all(np.array_equal(given[name], before[name]) for name in given)
+    for wrong in (given | {"other.weight": np.zeros(1)}, {k: v for k, v in given.items() if k != "outc.conv.bias"}):
+        with pytest.raises(ValueError, match="weights do not fit"):
+            side.start(wrong)
+
+
+def test_a_fresh_start_forgets_the_optimizer_and_the_schedule():
+    side = reference(optimizer="adam", schedule="warmup_cosine", epochs=4, steps_per_epoch=3)
+    given = {name: value.numpy() for name, value in weights(side).items()}
+    first = [side.step(batch_of(2, seed=i)) for i in range(5)]
+    rates = side.rates
+    side.start(given)
+    assert [side.step(batch_of(2, seed=i)) for i in range(5)] == first
+    assert side.rates == rates
+
+
+def test_padding_takes_no_part():
+    short, padded = reference(), reference()
+    assert short.step(batch_of(3)) == padded.step(batch_of(3, padded=2))
+    assert all(torch.equal(value, weights(padded)[name]) for name, value in weights(short).items())
+    found = padded.evaluate(batch_of(3, padded=2))
+    assert found["predictions"].shape == (3, 16, 16)
+    assert found["confusion"].sum() == 3 * 16 * 16
+
+
+def test_evaluation_changes_nothing_and_uses_running_statistics():
+    side = reference()
+    before, (first, second) = weights(side), (batch_of(3, seed=i) for i in range(2))
+    together = {key: np.concatenate([first[key], second[key]]) for key in first}
+    predictions = [side.evaluate(batch)["predictions"] for batch in (first, second)]
+    np.testing.assert_array_equal(side.evaluate(together)["predictions"], np.concatenate(predictions))
+    assert all(torch.equal(value, before[name]) for name, value in weights(side).items())
+
+
+def test_it_clips_when_the_recipe_says_so():
+    side = reference(optimizer="sgd", learning_rate=0.1, clip_norm=1e-2)
+    before = [parameter.detach().clone() for parameter in side.model.parameters()]
+    side.step(batch_of(2))
+    moved = torch.cat([(a - b).flatten() for a, b in zip(side.model.parameters(), before)])
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_it_trains_in_channels_last_with_the_rates_of_its_schedule():
+    side = reference(schedule="article", epochs=8, steps_per_epoch=2, learning_rate=0.1)
+    before = [parameter.detach().clone() for parameter in side.model.parameters()]
+    losses = [side.step(batch_of(3))]
+    moved = [(a - b).abs().max() for a, b in zip(side.model.parameters(), before)]
+    assert max(moved) < 1e-6  # by the 1e-9 of the first epoch
+    losses += [side.step(batch_of(3)) for _ in range(15)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert side.model.inc.double_conv[0].weight.is_contiguous(memory_format=torch.channels_last)
+    scheduler = WarmupCosineScheduler(0.1, warmup_epochs=1, max_epochs=8)
+    assert side.rates == [rate for epoch in range(8) for rate in [scheduler(epoch)] * 2]

@@ -1,10 +1,13 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from jaxseg import optim
+from jaxseg import losses, optim
 from jaxseg.data.augment import flips_and_turns
 from jaxseg.losses import IGNORE_INDEX
 from jaxseg.metrics import confusion_matrix
@@ -183,6 +186,27 @@ def test_a_padded_short_batch_makes_the_update_of_the_short_batch_alone():
     np.testing.assert_array_equal(record["confusion"], expected_record["confusion"])
 
 
+def test_the_loss_asked_for_is_trained_and_its_gradient_clipped():
+    loss, limit = partial(losses.tversky, alpha=0.2, beta=0.7), 0.01
+    net = UNet((2, 4), rngs=nnx.Rngs(0))
+    tx = optax.chain(optim.clip_by_global_norm(limit), optim.sgd(1.0))
+    optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
+    ask = nnx.jit(nnx.value_and_grad(partial(loss_fn, loss=loss), has_aux=True))
+    (expected, logits), grads = ask(nnx.clone(net), BATCHES[0])
+    np.testing.assert_allclose(jax.jit(loss)(logits, BATCHES[0]["mask"]), expected, rtol=1e-5)
+
+    before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(net, nnx.Param)))
+    record = compile_train_step(net, optimizer, schedule=lambda step: 1.0, loss=loss)(BATCHES[0])
+    after = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(net, nnx.Param)))
+    grads = jax.tree.map(np.array, nnx.to_pure_dict(grads))
+    norm = np.sqrt(sum(np.square(grad).sum() for grad in jax.tree.leaves(grads)))
+    assert float(record["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(record["grad_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert norm > 2 * limit
+    for old, new, grad in zip(*map(jax.tree.leaves, (before, after, grads)), strict=True):
+        np.testing.assert_allclose(old - new, grad * np.float32(limit / norm), atol=1e-6)
+
+
 # Evaluation
 
 
@@ -196,6 +220,12 @@ def evaluation(training, eval_step):
     """The compiled `eval_step`, its network as after training, and what it says of the first batch."""
     restore(training["net"], training["states"][-1])
     return eval_step, training["net"], jax.device_get(eval_step(BATCHES[0]))
+
+
+def test_evaluation_takes_any_function_of_logits_and_labels_for_a_loss(training):
+    step = compile_eval_step(training["net"], loss=lambda logits, labels: (logits.argmax(-1) == labels).mean())
+    found = jax.device_get(step(BATCHES[0]))
+    assert found["loss"] == np.trace(found["confusion"]) / found["confusion"].sum()
 
 
 def test_evaluation_changes_nothing(evaluation):

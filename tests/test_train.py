@@ -23,7 +23,7 @@ import pytest
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxseg import config, model, optim, predict, schedules, train
+from jaxseg import config, losses, model, optim, predict, schedules, train
 from jaxseg.checkpoint import Checkpoints, load_model
 from jaxseg.config import Config, Data, Model, Optimization
 from jaxseg.data import tiles
@@ -454,8 +454,8 @@ def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_plac
     """The last step's loss is that from before its update; what the update did shows in validation."""
     compile_eval_step, calls = train.compile_eval_step, []
 
-    def spoiled(net):
-        step = compile_eval_step(net)
+    def spoiled(net, **how):
+        step = compile_eval_step(net, **how)
 
         def counted(batch):
             calls.append(batch)
@@ -468,6 +468,20 @@ def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_plac
     assert stopped.code == 1
     assert step_of(tmp_path / "run", "last") == 3
     assert "epoch 2" in stopped.err
+
+
+def test_the_loss_of_the_settings_is_trained_and_evaluated(start, monkeypatch):
+    asked = []
+
+    def crash(net, loss):
+        asked.append(loss)
+        raise Crash
+
+    monkeypatch.setattr(train, "compile_train_step", lambda net, optimizer, loss, **_: asked.append(loss))
+    monkeypatch.setattr(train, "compile_eval_step", crash)
+    with pytest.raises(Crash):
+        start("--loss", "dice")
+    assert asked == [losses.dice] * 2
 
 
 # what is refused

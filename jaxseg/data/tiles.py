@@ -178,6 +178,7 @@ class Survey:
 
     @property
     def decoded_bytes(self) -> int:
+        """Memory that the decoded tiles and masks take."""
         return self.pairs * self.height * self.width * 4
 
 

@@ -2,79 +2,265 @@
 
 Both sides read the same folder, jaxseg through its pipeline (decode, order, batch, transfer, normalize on the device)
 and the reference through its DataLoader: once in the order of the files, once in jaxseg's shuffled order replayed
-there. Nothing is computed in floating point but one division by 255, which has one right answer, so the gate is
-equality. Not seen: what both sides share, which is OpenCV's decoder and its conversion to gray.
+there. A second, made-up folder has what real ones seldom have: names with dots, masks with antialiased borders and in
+color, a JPEG. Every color there is (in the quick form each channel at every fifth value, 140,608) is written to a file
+and read as a mask. Nothing is computed in floating point but one division by 255, which has one right answer, so the
+gate is equality. Not seen: what both sides share, which is OpenCV's decoder and, but for the colors, its conversion to
+gray.
 """
 
+import hashlib
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import jax
 import numpy as np
 
-from jaxseg.config import Data
-from jaxseg.data import tiles
-from jaxseg.data.pipeline import Pipeline, to_device
-from jaxseg.step import normalize
+from jaxseg import step
+from jaxseg.config import Data, UserError
+from jaxseg.data import pipeline, tiles
 from parity import compare
 from parity.answer import Answer, Settings
+from parity.awkward import make_awkward
 from parity.compare import Row
-from parity.reference.dataset import TileDataset, loader, to_tensor
+from parity.reference.dataset import OTHER_GRAYS, TileDataset, gray_of, loader, to_tensor
 
 QUESTION = "data"
 BATCH_SIZE = 5  # the article's
+HASHED = 3  # batches
+SPLITS = ("train", "val")
+
+Arrays = dict[str, np.ndarray]
+Sides = tuple[Arrays, Arrays]
+
+
+class Batch(NamedTuple):
+    """A batch on both sides, jaxseg's first: {"image": [b h w c], "mask": uint8 [b h w]}, without padding."""
+
+    name: str
+    bytes: Sides
+    """Images in uint8."""
+    normalized: Sides
+    """Images in float32, as the network gets them."""
 
 
 def run(settings: Settings) -> Answer:
-    """The data question, on the folder `settings.data` with train/ Ltrain/ val/ Lval/."""
+    """The data question, on the folder `settings.data` with train/ Ltrain/ val/ Lval/.
+
+    Evidence: {"hashes": {"uint8" and "float32": [sha256 of each of the first batches: jaxseg's, the reference's]},
+    "lost": [{"file", "lost": mask pixels, "share": of all its pixels}, the worst 20], "colors": {formula: for how many
+    colors it differs from OpenCV's}, of "all"}.
+    """
     root, seed = settings.data, settings.seed
+    if not all((root / folder).is_dir() for folder in ("train", "Ltrain", "val", "Lval")):
+        raise UserError(f"--data {root}: the data question needs the article's layout: train/ Ltrain/ val/ Lval/")
     training, validation = tiles.find_splits(Data(data=root), seed)
-    rows = [
-        bytes_row(),
-        batches_row("validation tiles, in order", Pipeline(validation, batch_size=BATCH_SIZE), root, "val"),
-        *shuffled_rows(training, root, seed),
-    ]
-    return Answer(QUESTION, tuple(rows))
+    with jax.enable_x64(False), tempfile.TemporaryDirectory() as folder:
+        hash_rows, hashes = hashed(pipeline.Pipeline(training, batch_size=BATCH_SIZE, shuffle=True, seed=seed), root)
+        lost_row, lost = lost_pixels(root)
+        color_rows, colors = every_color(Path(folder) / "colors", 5 if settings.quick else 1)
+        rows = [
+            bytes_row(),
+            *hash_rows,
+            batches_row("validation tiles, in order", _plain(validation), root, "val"),
+            *shuffled_rows(training, root, seed),
+            lost_row,
+            *color_rows,
+            *awkward_rows(Path(folder) / "awkward", seed),
+        ]
+    return Answer(QUESTION, tuple(rows), {"hashes": hashes, "lost": lost, "colors": colors})
+
+
+def _plain(pairs: list[tiles.Pair]) -> pipeline.Pipeline:
+    return pipeline.Pipeline(pairs, batch_size=BATCH_SIZE)
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
 
 
 def bytes_row() -> Row:
     """All 256 values of a byte, normalized inside a compiled function, against a division by 255."""
     values = np.arange(256, dtype=np.uint8)
-    with jax.enable_x64(False):
-        found = jax.jit(normalize)(values)
+    found = jax.jit(step.normalize)(values)
     expected = to_tensor(values.reshape(16, 16, 1)).numpy().ravel()
     differing = int((np.asarray(jax.jit(lambda x: x.astype(np.float32) / 255)(values)) != expected).sum())
     note = f"a plain x / 255 compiled by XLA differs for {differing} of 256"
     return compare.equal_bytes(QUESTION, "all 256 bytes / 255", found, expected, note)
 
 
-def batches_row(name: str, pipeline: Pipeline, root: Path, split: str, epoch: int = 0) -> Row:
-    """Every batch of an epoch, images in float32 and masks, against the DataLoader's in the same order."""
-    dataset = TileDataset(root / split, root / f"L{split}")
-    expected = iter(loader(dataset, pipeline.batch_size, order=pipeline.order(epoch).tolist()))
-    compiled, rows = jax.jit(normalize), []
-    for i, batch in enumerate(to_device(pipeline.epoch(epoch))):
-        images, masks = next(expected)
-        valid = np.asarray(batch["valid"])
-        found = {"image": np.asarray(compiled(batch["image"]))[valid], "mask": np.asarray(batch["mask"])[valid]}
-        wanted = {"image": images.permute(0, 2, 3, 1).numpy(), "mask": masks.numpy().astype(np.uint8)}
-        rows.append(compare.equal_bytes(QUESTION, f"batch {i}", found, wanted))
-    left = sum(1 for _ in expected)
-    rows.append(compare.at_most(QUESTION, "batches that only the reference has", left, 0))
-    note = f"{len(dataset)} tiles of {root.name}, batches of {pipeline.batch_size}, the last of {int(valid.sum())}"
+def batches(ours: pipeline.Pipeline, root: Path, split: str, epoch: int) -> Iterator[Batch]:
+    """jaxseg's batches beside the reference's in the same order. jaxseg's have been on the device."""
+    dataset, order = TileDataset(root / split, root / f"L{split}"), ours.order(epoch).tolist()
+    compiled = jax.jit(step.normalize)
+
+    def found() -> Iterator[Sides]:
+        for batch in pipeline.to_device(ours.epoch(epoch)):
+            image, mask, valid = (np.asarray(batch[key]) for key in ("image", "mask", "valid"))
+            normalized = np.asarray(compiled(batch["image"]))
+            yield {"image": image[valid], "mask": mask[valid]}, {"image": normalized[valid], "mask": mask[valid]}
+
+    def expected() -> Iterator[Sides]:
+        for i, (images, masks) in enumerate(loader(dataset, BATCH_SIZE, order=order)):
+            read = [dataset.read(index) for index in order[i * BATCH_SIZE : (i + 1) * BATCH_SIZE]]
+            as_bytes = {"image": np.stack([image for image, _ in read]), "mask": np.stack([mask for _, mask in read])}
+            yield as_bytes, {"image": images.permute(0, 2, 3, 1).numpy(), "mask": masks.numpy().astype(np.uint8)}
+
+    nothing: Sides = ({}, {})  # equal to no batch
+    for i, sides in enumerate(itertools.zip_longest(found(), expected(), fillvalue=nothing)):
+        names = ", ".join(dataset.names[index] for index in order[i * BATCH_SIZE : (i + 1) * BATCH_SIZE])
+        yield Batch(f"batch {i} ({names})", *zip(*sides))
+
+
+def batches_row(name: str, ours: pipeline.Pipeline, root: Path, split: str, epoch: int = 0) -> Row:
+    """Every batch of an epoch, as bytes and normalized."""
+    rows = []
+    for batch in batches(ours, root, split, epoch):
+        rows.append(compare.equal_bytes(QUESTION, f"{batch.name}, uint8", *batch.bytes))
+        rows.append(compare.equal_bytes(QUESTION, f"{batch.name}, float32", *batch.normalized))
+    expected = len(loader(TileDataset(root / split, root / f"L{split}"), BATCH_SIZE))
+    rows.append(compare.equal_bytes(QUESTION, "number of batches", np.array(len(ours)), np.array(expected)))
+    last = len(ours.pairs) % BATCH_SIZE or BATCH_SIZE
+    note = f"{len(ours.pairs)} tiles of {root.name}/{split} in {len(ours)} batches, the last of {last}"
     return compare.worst_of(QUESTION, name, rows, note)
+
+
+def hashed(ours: pipeline.Pipeline, root: Path) -> tuple[list[Row], dict]:
+    """sha256 of the first batches, and the hashes."""
+    first = list(itertools.islice(batches(ours, root, "train", epoch=0), HASHED))
+    rows, hashes = [], {}
+    for kind, pairs in (
+        ("uint8", [batch.bytes for batch in first]),
+        ("float32", [batch.normalized for batch in first]),
+    ):
+        found, expected = ([sha256(pair[side]) for pair in pairs] for side in (0, 1))
+        hashes[kind] = [list(pair) for pair in zip(found, expected)]
+        digests = (np.frombuffer(bytes.fromhex("".join(side)), np.uint8) for side in (found, expected))
+        note = ", ".join(f"{hash[:12]}..." for hash in expected)
+        rows.append(compare.equal_bytes(QUESTION, f"sha256 of the first {len(first)} batches, {kind}", *digests, note))
+    return rows, hashes
+
+
+def sha256(batch: Arrays) -> str:
+    """Of the bytes of the images, then those of the masks."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in batch.values())).hexdigest()
 
 
 def shuffled_rows(training: list[tiles.Pair], root: Path, seed: int) -> list[Row]:
     """A shuffled epoch replayed by the reference, and what makes it an order."""
-    pipeline = Pipeline(training, batch_size=BATCH_SIZE, shuffle=True, seed=seed, workers=2)
-    orders = [pipeline.order(epoch) for epoch in range(2)]
-    sorted_orders = {f"epoch {i}": np.sort(order) for i, order in enumerate(orders)}
-    every = {name: np.arange(len(training)) for name in sorted_orders}
-    unmoved = float((orders[0] == orders[1]).mean())
+    ours = pipeline.Pipeline(training, batch_size=BATCH_SIZE, shuffle=True, seed=seed, workers=2)
+    orders = {f"epoch {epoch}": ours.order(epoch) for epoch in range(41)}
+    first, *others = orders.values()
+    same = float(np.mean([(order == first).all() for order in others]))
+    sides = ({name: np.sort(order) for name, order in orders.items()}, dict.fromkeys(orders, np.arange(len(training))))
+    note = "share of 40 epochs in the order of the first"
     return [
-        batches_row("training tiles, shuffled", pipeline, root, "train", epoch=1),
-        compare.equal_bytes(QUESTION, "each epoch has each tile once", sorted_orders, every),
-        compare.at_most(
-            QUESTION, "epochs differ in order", unmoved, 0.5, "share of tiles at the same place in two epochs"
-        ),
+        batches_row("training tiles, shuffled", ours, root, "train", epoch=1),
+        compare.equal_bytes(QUESTION, "each epoch has each tile once", *sides),
+        compare.at_most(QUESTION, "epochs differ in order", same, 0.9 if len(training) > 1 else 1, note),
     ]
+
+
+# Masks ----------------------------------------------------------------------------------------------------------------
+
+
+def lost_pixels(root: Path) -> tuple[Row, list[dict]]:
+    """Mask pixels that `// 255` throws away, counted by file here and by jaxseg's survey; and the files."""
+    pairs = tiles.find_splits(Data(data=root), 0)
+    found = {split: np.array(tiles.survey(of).lost_pixels) for split, of in zip(SPLITS, pairs)}
+    files, expected, pixels = [], {}, 0
+    for split in SPLITS:
+        dataset, total = TileDataset(root / split, root / f"L{split}"), 0
+        for index, name in enumerate(dataset.names):
+            gray = dataset.read_gray(index)
+            lost = int(((gray > 0) & (gray < 255)).sum())
+            total, pixels = total + lost, pixels + gray.size
+            files += [{"file": f"{split}/{name}", "lost": lost, "share": lost / gray.size}] if lost else []
+        expected[split] = np.array(total)
+    files.sort(key=lambda file: -file["share"])
+    total, count = int(sum(expected.values())), sum(len(of) for of in pairs)
+    note = f"{total} of {pixels} mask pixels ({total / pixels:.2%}) in {len(files)} of {count} files"
+    note += f", most in {files[0]['file']}: {files[0]['share']:.1%}" if files else ""
+    return compare.equal_bytes(QUESTION, f"pixels lost to // 255, {root.name}", found, expected, note), files[:20]
+
+
+def every_color(folder: Path, pace: int) -> tuple[list[Row], dict[str, int]]:
+    """Every color, or those whose channels are multiples of `pace`, read from files as a mask is.
+
+    And for how many of them other ways to gray differ from OpenCV's.
+    """
+    folder.mkdir()
+    values = np.arange(0, 256, pace, dtype=np.uint8)
+    rows: dict[str, list[Row]] = {}
+    differing = {"all": 0} | dict.fromkeys(OTHER_GRAYS, 0)
+    for blue in np.array_split(values, math.ceil(len(values) / 16)):
+        colors = np.stack(np.meshgrid(blue, values, values, indexing="ij"), -1).reshape(-1, len(values), 3)
+        file, expected = folder / f"{blue[0]}.bmp", gray_of(colors)
+        file.write_bytes(cv2.imencode(".bmp", colors)[1].tobytes())
+        found = {
+            "gray": (tiles.read_gray(file), expected),
+            "mask": (tiles.read_mask(file), (expected == 255).astype(np.uint8)),
+            "OpenCV's own gray": (cv2.cvtColor(colors, cv2.COLOR_BGR2GRAY), expected),
+        }
+        for name, sides in found.items():
+            rows.setdefault(name, []).append(compare.equal_bytes(QUESTION, f"blue from {blue[0]}", *sides))
+        differing["all"] += expected.size
+        for name, formula in OTHER_GRAYS.items():
+            differing[name] += int((formula(colors) != expected).sum())
+    others = ", ".join(f"{name} {count}" for name, count in differing.items() if name != "all")
+    note = f"against (3735 B + 19235 G + 9798 R + 2^14) >> 15, from which differ: {others}"
+    named = [compare.worst_of(QUESTION, f"{name} of {differing['all']} colors", of, note) for name, of in rows.items()]
+    return [*named, gray_stays_gray(folder / "gray.bmp")], differing
+
+
+def gray_stays_gray(file: Path) -> Row:
+    """Gray (v, v, v) is v."""
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    file.write_bytes(cv2.imencode(".bmp", cv2.merge([values] * 3))[1].tobytes())
+    return compare.equal_bytes(QUESTION, "gray (v, v, v) is v", tiles.read_gray(file), values)
+
+
+# Files that are easy to read wrong ------------------------------------------------------------------------------------
+
+
+def awkward_rows(root: Path, seed: int) -> list[Row]:
+    """Names with dots, antialiased masks, masks in color; then a mask that is not there, and one that is no picture."""
+    make_awkward(root, seed)
+    _, validation = tiles.find_splits(Data(data=root), seed)
+    rows = [batches_row("awkward names and masks", _plain(validation), root, "val"), lost_pixels(root)[0]]
+    mask = root / "Lval" / "a_mask.png"
+    mask.write_bytes(b"no picture")
+    silent = {
+        "jaxseg, no picture": not names(mask, tiles.DataError, lambda: list(_plain(validation).epoch())),
+        "the reference, no picture": not names(mask, FileNotFoundError, lambda: read_all(root, "val")),
+    }
+    mask.unlink()
+    silent |= {
+        "jaxseg, missing since": not names(mask, tiles.DataError, lambda: list(_plain(validation).epoch())),
+        "jaxseg, missing": not names(mask, tiles.DataError, lambda: tiles.find_splits(Data(data=root), seed)),
+        "the reference, missing": not names(mask, FileNotFoundError, lambda: read_all(root, "val")),
+    }
+    wrong = [name for name, is_silent in silent.items() if is_silent]
+    note = f"{len(silent)} ways to meet one, each an error with the file's name"
+    rows.append(compare.at_most(QUESTION, "missing and broken masks are named", len(wrong), 0, note, ", ".join(wrong)))
+    return rows
+
+
+def read_all(root: Path, split: str) -> None:
+    """Every tile, as the reference reads it."""
+    dataset = TileDataset(root / split, root / f"L{split}")
+    for index in range(len(dataset)):
+        dataset.read(index)
+
+
+def names(file: Path, error: type[Exception], do: Callable[[], object]) -> bool:
+    """Whether `do` raises this error with the file's name in it."""
+    try:
+        do()
+    except error as raised:
+        return file.name in str(raised)
+    return False

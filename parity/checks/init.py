@@ -5,244 +5,219 @@ reach, and each has its test: the standard deviation (exact: chi-squared, or Che
 a normal is plain (JAX's own initializers cut theirs at 2.27 standard deviations, which a Kolmogorov-Smirnov test of
 one small layer misses 87 times in 100) or a uniform ends where it should, and Kolmogorov-Smirnov for the rest. Which
 of a kernel's fans sets the scale has a row of its own, for the sake of the transposed convolutions, which PyTorch
-reads as (out, in, h, w). The laws are written out here with `torch.nn.init`'s own gains and fans, and PyTorch's draws
-have to pass the same tests, so that a law misread here cannot pass.
+reads as (out, in, h, w); and one looks for tensors that were drawn from the same numbers. The laws are written out in
+`reference/initialization.py` with `torch.nn.init`'s own gains and fans, and PyTorch's draws have to pass a test of
+them too, so that a law misread there cannot pass.
+
+Tested are the U-Net by the article's rule, tensor by tensor in many builds; a U-Net by every other rule, its tensors
+pooled by kind; and every initializer alone, with every kind of argument, for every kind of layer.
 
 Gates: correct code fails in one run of a million. That rate is shared by all tests of a run (Bonferroni), and a row
-shows the largest surprise, -log10 of the chance, among the tests it stands for. The smallest layers are drawn in
-BUILDS networks. Not seen: dependence between weights, and a scale wrong by less than 4 / sqrt(draws).
+shows the largest surprise, -log10 of the chance, among the tests it stands for; `scripts/false_alarms.py` measures
+the rate. For the fans the nearest other reading is 7 standard errors away or more, which adds nothing to it. Not seen:
+a scale wrong by less than 4.5 / sqrt(draws), and dependence other than of signs at the same place.
 """
 
-import math
-from collections.abc import Callable, Iterator
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import torch
-from flax import nnx
 from torch.nn import init
 
-from jaxseg import initializers
-from jaxseg.convert import to_torch
-from jaxseg.model import UNet
-from parity import compare
+from jaxseg import config, initializers
+from parity import compare, laws
 from parity.answer import Answer, Settings
-from parity.compare import Law, Normal, Row, Uniform
-from parity.pairs import arrays
-from parity.reference.initialization import init_weights
-from parity.reference.unet import UNet as ReferenceUNet
+from parity.compare import Row
+from parity.draws import FULL, QUICK, Draws, Sample, Sampler, cases, network_draws
+from parity.laws import Normal, Uniform
+from parity.reference import initialization as reference
 
 QUESTION = "init"
 FALSE_ALARMS = 1e-6  # chance that a run fails on correct code
-BUILDS = 32  # the 1x1 kernel has 32 weights; 851 draws show truncation at this rate
-ENOUGH = 10_000
-KERNELS = {False: (3, 3, 24, 40), True: (2, 2, 48, 20)}  # (h, w, in, out), by whether the convolution is transposed
-TORCH_AXES = {False: (3, 2, 0, 1), True: (2, 3, 0, 1)}
-
-# An initializer by the name and arguments that it has both here and, with a final underscore, in torch.nn.init.
-Call = tuple[str, dict]
-DEFAULT: Call = ("kaiming_uniform", {"a": math.sqrt(5)})
-ARTICLE: Call = ("kaiming_normal", {"mode": "fan_out", "nonlinearity": "relu"})
-RULES: dict[str, tuple[Call, Call]] = {  # for convolutions and for transposed ones
-    "article": (ARTICLE, DEFAULT),
-    "torch_default": (DEFAULT, DEFAULT),
-    "kaiming_normal": (("kaiming_normal", {"nonlinearity": "relu"}),) * 2,
-    "kaiming_uniform": (("kaiming_uniform", {"nonlinearity": "relu"}),) * 2,
-    "xavier_normal": (("xavier_normal", {}),) * 2,
-    "xavier_uniform": (("xavier_uniform", {}),) * 2,
-}
-
-
-class Draws(NamedTuple):
-    """What one tensor of weights is drawn as: by jaxseg, by PyTorch, and the law of both."""
-
-    name: str
-    found: np.ndarray
-    reference: np.ndarray
-    law: Law
 
 
 class Test(NamedTuple):
-    """One test of one tensor, and the row in which it is reported."""
+    """One test with a chance, the row in which it is reported, and what kind of test it is."""
 
     row: str
+    kind: str
     run: Callable[[float], Row]  # with the rate of false alarms it may have
 
 
 def run(settings: Settings) -> Answer:
-    """The init question; another seed draws other weights on both sides."""
-    seed = settings.seed
-    with jax.enable_x64(False), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        found, expected = jax_networks(seed), torch_networks()
-        same = same_parameters(found, expected)
-        if not same.passed:
-            return Answer(QUESTION, (same,))
-        network = list(network_draws(found, expected))
-        tests = [test for draws in network for test in law_tests("U-Net", draws)] + list(pooled_tests(network))
-        tests += [test for row, draws in initializer_draws(seed) for test in law_tests(row, draws)]
-        rows = {}
-        for test in tests:
-            rows.setdefault(test.row, []).append(test.run(FALSE_ALARMS / len(tests)))
-    note = f"of {len(tests)} tests; false alarm in {FALSE_ALARMS:.0e} of runs"
-    rows = [
-        same,
-        batch_norms(found, expected),
-        fans(found),
-        *(compare.worst_of(QUESTION, row, of, note=f"{len(of)} {note}") for row, of in rows.items()),
-        gains(),
-        every_rule(),
-    ]
-    return Answer(QUESTION, tuple(rows))
+    """The init question; another seed draws other weights on both sides.
+
+    Evidence: {"tests": how many, "false_alarm": rate for a run, "histograms": [{"name", "law": "normal" or "uniform",
+    "sigma" or "bound", "edges": [bins + 1], "jaxseg", "torch", and for one tensor "jax_he_normal": densities [bins]}]}.
+    """
+    with jax.enable_x64(False):
+        sample = Sampler(QUICK if settings.quick else FULL)(settings.seed)
+        networks = {rule: network_draws(rule, sample.found[rule], sample.expected[rule]) for rule in sample.found}
+        judged = judge(all_tests(networks, sample.initializers))
+        rows = [*network_rows(sample, networks["article"]), *grouped(judged), *initializer_rows(sample)]
+        pictures = list(histograms(sample, networks["article"], settings.seed))
+    return Answer(QUESTION, tuple(rows), {"tests": len(judged), "false_alarm": FALSE_ALARMS, "histograms": pictures})
 
 
-# The network ----------------------------------------------------------------------------------------------------------
+def judge(tests: Iterable[Test]) -> list[tuple[Test, Row]]:
+    """The verdict of every test of a run, each of which may fail with its share of FALSE_ALARMS."""
+    tests = list(tests)
+    return [(test, test.run(FALSE_ALARMS / len(tests))) for test in tests]
 
 
-def jax_networks(seed: int) -> dict[str, np.ndarray]:
-    """Parameters and statistics of freshly made U-Nets by the article's rule, under PyTorch's names, in its layouts."""
-    keys = jax.random.split(jax.random.key(seed), BUILDS)
-    return stack([to_torch(UNet(init="article", rngs=nnx.Rngs(key))) for key in keys])
+def grouped(judged: list[tuple[Test, Row]]) -> list[Row]:
+    """A row for all tests of one name."""
+    rows: dict[str, list[Row]] = {}
+    for test, row in judged:
+        rows.setdefault(test.row, []).append(row)
+    note = f"of {len(judged)} tests; false alarm in {FALSE_ALARMS:.0e} of runs"
+    return [compare.worst_of(QUESTION, name, of, note=f"{len(of)} {note}") for name, of in rows.items()]
 
 
-def torch_networks() -> dict[str, np.ndarray]:
-    """The same of the reference."""
-    return stack([arrays(ReferenceUNet().apply(init_weights).state_dict()) for _ in range(BUILDS)])
+# Tests with a chance --------------------------------------------------------------------------------------------------
 
 
-def stack(builds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Each array of as many builds as it takes to have ENOUGH numbers, or of all: [builds, ...]."""
-    needed = {name: math.ceil(ENOUGH / array.size) for name, array in builds[0].items()}
-    return {name: np.stack([build[name] for build in builds[: needed[name]]]) for name in builds[0]}
+def all_tests(networks: Mapping[str, Mapping[str, Draws]], initializers: Mapping[str, Draws]) -> Iterator[Test]:
+    """Every test that has a chance."""
+    for rule, tensors in networks.items():
+        pooled = {f"{rule}: {kind}": tensor for kind, tensor in pool(tensors).items()}
+        if rule == "article":
+            for name, tensor in tensors.items():
+                yield from law_tests("U-Net", name, tensor)
+            for name, (found, expected, _, _) in pooled.items():
+                test = partial(laws.kolmogorov_smirnov, QUESTION, name, found, expected)
+                yield Test("U-Net: pooled, against PyTorch's", "Kolmogorov-Smirnov, two samples", test)
+        else:
+            for name, tensor in pooled.items():
+                yield from law_tests("U-Net by other rules", name, tensor)
+        yield independence("U-Net", rule, tensors)
+    for name, tensor in initializers.items():
+        yield from law_tests("initializers", name, tensor)
+    yield independence("initializers", "initializers", initializers)
 
 
-def network_draws(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> Iterator[Draws]:
-    """Every kernel and every bias of a convolution, with the law that the article's rule gives it."""
-    for name in kernels(expected):
-        shape = expected[name].shape[1:]
-        bias = name.removesuffix("weight") + "bias"
-        yield Draws(name, found[name], expected[name], law(RULES["article"][is_transposed(name)], shape))
-        yield Draws(bias, found[bias], expected[bias], Uniform(1 / math.sqrt(torch_fans(shape)[0])))
-
-
-def kernels(network: dict[str, np.ndarray]) -> list[str]:
-    """Names of the convolutions' weights: [builds, out, in, h, w], or [builds, in, out, h, w] if transposed."""
-    return [name for name, array in network.items() if array.ndim == 5]
-
-
-def is_transposed(kernel: str) -> bool:
-    """Whether this is the kernel of a transposed convolution."""
-    return kernel.endswith("up.weight")
-
-
-def same_parameters(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> Row:
-    """Both networks have the same arrays."""
-    shapes = ({name: np.array(array.shape) for name, array in side.items()} for side in (found, expected))
-    return compare.equal_bytes(QUESTION, "U-Net: names and shapes", *shapes, note=f"{len(expected)} arrays")
-
-
-def batch_norms(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> Row:
-    """Every BatchNorm starts as the reference's does."""
-    names = [name for name in expected if f"{name.rpartition('.')[0]}.running_var" in expected]
-    sides = ({name: side[name] for name in names} for side in (found, expected))
-    return compare.equal_bytes(QUESTION, "U-Net: BatchNorm", *sides, note="weight 1, bias 0, mean 0, variance 1")
-
-
-def fans(found: dict[str, np.ndarray]) -> Row:
-    """fan_out for convolutions; for the transposed, the out*h*w that PyTorch reads as fan_in."""
-    readings, stds = {}, {}
-    for name in kernels(found):
-        shape, call = found[name].shape[1:], RULES["article"][is_transposed(name)]
-        fan_in, fan_out = torch_fans(shape)
-        of = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
-        claimed = call[1].get("mode", "fan_in")
-        order = [claimed, *(fan for fan in of if fan != claimed)]
-        readings[name] = {fan: law(call, shape).sigma * math.sqrt(of[claimed] / of[fan]) for fan in order}
-        stds[name] = float(np.sqrt(np.square(found[name]).mean()))
-    return compare.fan_rule(QUESTION, "U-Net: fans", stds, readings, note="fan_out; transposed, PyTorch's fan_in")
-
-
-def pooled_tests(network: list[Draws]) -> Iterator[Test]:
-    """All layers of one kind together, each in units of its standard deviation, against PyTorch's."""
-    for kind in (Normal, Uniform):
-        layers = [draws for draws in network if isinstance(draws.law, kind)]
-        found = np.concatenate([draws.found.ravel() / draws.law.sigma for draws in layers])
-        reference = np.concatenate([draws.reference.ravel() / draws.law.sigma for draws in layers])
-        name = f"{len(layers)} {kind.__name__.lower()} layers"
-        yield Test("U-Net: pooled", partial(compare.kolmogorov_smirnov, QUESTION, name, found, reference))
-
-
-# Laws -----------------------------------------------------------------------------------------------------------------
-
-
-def torch_fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(fan_in, fan_out) that PyTorch counts for a weight of `shape`, in its layout."""
-    return init._calculate_fan_in_and_fan_out(torch.empty(shape, device="meta"))
-
-
-def law(call: Call, shape: tuple[int, ...]) -> Law:
-    """The law of an initializer of torch.nn.init for a weight in PyTorch's layout, from PyTorch's documentation."""
-    name, options = call
-    fan_in, fan_out = torch_fans(shape)
-    if name.startswith("xavier"):
-        sigma = options.get("gain", 1.0) * math.sqrt(2 / (fan_in + fan_out))
-    else:
-        gain = init.calculate_gain(options.get("nonlinearity", "leaky_relu"), options.get("a", 0))
-        sigma = gain / math.sqrt(fan_out if options.get("mode") == "fan_out" else fan_in)
-    return Normal(sigma) if name.endswith("normal") else Uniform(math.sqrt(3) * sigma)
-
-
-def law_tests(of: str, draws: Draws) -> Iterator[Test]:
+def law_tests(of: str, name: str, tensor: Draws) -> Iterator[Test]:
     """Of jaxseg's draws: scale, reach and shape against the law. Of PyTorch's: scale, so that the law is theirs too."""
-    name, found, reference, claimed = draws
-    yield Test(f"{of}: standard deviation", partial(compare.spread, QUESTION, name, found, claimed))
-    if isinstance(claimed, Normal):
-        yield Test(f"{of}: not truncated", partial(compare.truncation, QUESTION, name, found, claimed.sigma))
+    found, expected, law, _ = tensor
+    kind = type(law).__name__.lower()
+    yield Test(f"{of}: standard deviation", f"spread, {kind}", partial(laws.spread, QUESTION, name, found, law))
+    if isinstance(law, Normal):
+        test = partial(laws.truncation, QUESTION, name, found, law.sigma)
+        yield Test(f"{of}: not truncated", "truncation", test)
     else:
-        yield Test(f"{of}: bounds", partial(compare.support, QUESTION, name, found, claimed.bound))
-    yield Test(f"{of}: shape", partial(compare.kolmogorov_smirnov, QUESTION, name, found, claimed))
-    yield Test(f"{of}: PyTorch's draws", partial(compare.spread, QUESTION, name, reference, claimed))
+        yield Test(f"{of}: bounds", "support", partial(laws.support, QUESTION, name, found, law.bound))
+    test = partial(laws.kolmogorov_smirnov, QUESTION, name, found, law)
+    yield Test(f"{of}: shape", f"Kolmogorov-Smirnov, {kind}", test)
+    yield Test(f"{of}: PyTorch's draws", f"spread, {kind}", partial(laws.spread, QUESTION, name, expected, law))
 
 
-# Initializers by themselves -------------------------------------------------------------------------------------------
+def independence(of: str, name: str, tensors: Mapping[str, Draws]) -> Test:
+    """That no two tensors were drawn from the same numbers."""
+    found = {key: tensor.found for key, tensor in tensors.items()}
+    return Test(f"{of}: independent", "independence", partial(laws.independent, QUESTION, name, found))
 
 
-def initializer_draws(seed: int) -> Iterator[tuple[str, Draws]]:
-    """Every initializer with every kind of argument, then both halves of every rule, for one kernel of each kind."""
-    activations = ({"nonlinearity": "relu"}, {"a": 0.2}, {"nonlinearity": "tanh"})
-    kaiming = [{"mode": mode, **activation} for mode in ("fan_in", "fan_out") for activation in activations]
-    calls = [(f"kaiming_{kind}", options) for kind in ("normal", "uniform") for options in kaiming]
-    calls += [(f"xavier_{kind}", {"gain": gain}) for kind in ("normal", "uniform") for gain in (1.0, 5 / 3)]
-    cases = []
-    for transposed in KERNELS:
-        for call in calls:
-            initializer = getattr(initializers, call[0])(**call[1], transposed=transposed)
-            cases.append(("initializers", call, transposed, initializer))
-        cases.append(("initializers", DEFAULT, transposed, initializers.torch_default(transposed=transposed)))
-        for name, rule in initializers.RULES.items():
-            if name in RULES:
-                cases.append(("rules", RULES[name][transposed], transposed, rule.up if transposed else rule.conv))
-
-    for key, case in zip(jax.random.split(jax.random.key(seed + 1), len(cases)), cases, strict=True):
-        row, (name, options), transposed, initializer = case
-        shape = KERNELS[transposed]
-        reference = getattr(init, name + "_")(torch.empty([shape[i] for i in TORCH_AXES[transposed]]), **options)
-        label = f"{name}({', '.join(f'{k}={v}' for k, v in options.items())}){' transposed' if transposed else ''}"
-        claimed = law((name, options), reference.shape)
-        yield row, Draws(label, np.asarray(initializer(key, shape)), reference.numpy(), claimed)
+def pool(tensors: Mapping[str, Draws]) -> dict[str, Draws]:
+    """All tensors of one kind together, each in units of its law."""
+    kinds = {"kernels": lambda name: ".up." not in name and "weight" in name}
+    kinds |= {"transposed kernels": lambda name: name.endswith("up.weight"), "biases": lambda name: "bias" in name}
+    out = {}
+    for kind, belongs in kinds.items():
+        of = [tensor for name, tensor in tensors.items() if belongs(name)]
+        normal = isinstance(of[0].law, Normal)
+        scales = [tensor.law.sigma if normal else tensor.law.bound for tensor in of]
+        found = np.concatenate([tensor.found.ravel() / scale for tensor, scale in zip(of, scales)])
+        expected = np.concatenate([tensor.reference.ravel() / scale for tensor, scale in zip(of, scales)])
+        out[kind] = Draws(found, expected, Normal(1.0) if normal else Uniform(1.0), {})
+    return out
 
 
-def gains() -> Row:
-    """`calculate_gain` for every name that both know."""
+# Rows without a chance ------------------------------------------------------------------------------------------------
+
+
+def network_rows(sample: Sample, article: Mapping[str, Draws]) -> list[Row]:
+    """The networks have the reference's arrays, and BatchNorms that start as its do; and what scales their kernels."""
+    found, expected = (
+        {f"{rule}: {name}": array for rule, arrays in side.items() for name, array in arrays.items()}
+        for side in (sample.found, sample.expected)
+    )
+    shapes = ({name: np.array(array.shape) for name, array in side.items()} for side in (found, expected))
+    of_norms = {name for name in expected if f"{name.rpartition('.')[0]}.running_var" in expected}
+    norms = ({name: array for name, array in side.items() if name in of_norms} for side in (found, expected))
+    note = f"{len(expected)} arrays by {len(sample.expected)} rules"
+    return [
+        compare.equal_bytes(QUESTION, "U-Net: names and shapes", *shapes, note=note),
+        compare.equal_bytes(QUESTION, "U-Net: BatchNorm", *norms, note="weight 1, bias 0, mean 0, variance 1"),
+        fans("U-Net: fans", article, "fan_out; transposed, PyTorch's fan_in"),
+    ]
+
+
+def initializer_rows(sample: Sample) -> list[Row]:
+    """What needs no draws, and that nothing is left out."""
     names = ("linear", "conv2d", "conv_transpose2d", "sigmoid", "tanh", "relu", "leaky_relu", "selu")
-    found = {name: np.array(initializers.calculate_gain(name, 0.2)) for name in names}
-    expected = {name: np.array(init.calculate_gain(name, 0.2)) for name in names}
-    return compare.close(QUESTION, "initializers: gains", found, expected, 1e-15, measure=compare.max_abs)
+    gains = {name: np.array(initializers.calculate_gain(name, 0.2)) for name in names}
+    expected_gains = {name: np.array(init.calculate_gain(name, 0.2)) for name in names}
+    shapes = {case.torch_kernel: (case.kernel, case.transposed) for case in cases().values()}
+    counted = {str(shape): np.array(initializers.fans(*given)) for shape, given in shapes.items()}
+    expected_fans = {str(shape): np.array(reference.fans(shape)) for shape in shapes}
+    filled = np.asarray(initializers.constant(0.1)(jax.random.key(0), (2, 3)))
+    return [
+        fans("initializers: fans", sample.initializers, "fan_in, fan_out and their mean, each where it is asked for"),
+        compare.equal_bytes(QUESTION, "initializers: fans of shapes", counted, expected_fans),
+        compare.close(QUESTION, "initializers: gains", gains, expected_gains, 1e-15, measure=compare.max_abs),
+        compare.equal_bytes(QUESTION, "initializers: constant", filled, init.constant_(torch.empty(2, 3), 0.1).numpy()),
+        every_initializer(),
+    ]
 
 
-def every_rule() -> Row:
-    """No rule of jaxseg is left without a counterpart here."""
-    unknown = sorted(set(initializers.RULES) ^ set(RULES))
-    return compare.at_most(QUESTION, "rules: none left out", len(unknown), 0, worst=", ".join(unknown))
+def fans(name: str, tensors: Mapping[str, Draws], note: str) -> Row:
+    """Which reading of a kernel's fans sets its scale."""
+    kernels = {name: tensor for name, tensor in tensors.items() if tensor.readings}
+    found = {name: float(np.sqrt(np.square(kernel.found, dtype=np.float64).mean())) for name, kernel in kernels.items()}
+    return laws.fan_rule(QUESTION, name, found, {name: kernel.readings for name, kernel in kernels.items()}, note)
+
+
+def every_initializer() -> Row:
+    """No initializer, no rule and no choice of the trainer's is left without a counterpart here."""
+    asked = {case.call[0] for case in cases().values()} | {"calculate_gain", "fans", "constant"}
+    public = {name for name, f in vars(initializers).items() if inspect.isfunction(f) and name[0] != "_"}
+    known = {name for name in public if getattr(initializers, name).__module__ == initializers.__name__}
+    rules = set(initializers.RULES) | set(typing.get_args(typing.get_type_hints(config.Model)["init"]))
+    left_out = sorted(known - asked) + sorted(rules ^ set(reference.RULES))
+    note = f"{len(asked)} functions, {len(rules)} rules"
+    return compare.at_most(QUESTION, "initializers: none left out", len(left_out), 0, note, ", ".join(left_out))
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def histograms(sample: Sample, article: Mapping[str, Draws], seed: int) -> Iterator[dict]:
+    """Densities of some tensors on both sides; for one, those of what `jax.nn.initializers.he_normal` draws too."""
+    decoder, xavier = "up1.conv.double_conv.0.weight", "xavier_normal(gain=1), 3x3"
+    biases = ("inc.double_conv.3.bias", "up1.up.bias")
+    tensors = {name: article[name] for name in ("inc.double_conv.0.weight", decoder, "up1.up.weight", *biases)}
+    for name, tensor in (tensors | {xavier: sample.initializers[xavier]}).items():
+        picture = histogram(name, tensor)
+        if name == decoder:
+            other = jax.nn.initializers.he_normal(batch_axis=0)(jax.random.key(seed), tensor.found.shape)
+            picture["jax_he_normal"] = density(other, picture["edges"])
+        yield picture
+
+
+def histogram(name: str, tensor: Draws, bins: int = 32) -> dict:
+    """One of `run`'s histograms."""
+    kind, parameter, reach = ("normal", "sigma", 4.0) if isinstance(tensor.law, Normal) else ("uniform", "bound", 1.2)
+    value = getattr(tensor.law, parameter)
+    edges = np.linspace(-reach * value, reach * value, bins + 1).tolist()
+    sides = {"jaxseg": density(tensor.found, edges), "torch": density(tensor.reference, edges)}
+    return {"name": name, "law": kind, parameter: value, "edges": edges, **sides}
+
+
+def density(numbers: np.ndarray, edges: list[float]) -> list[float]:
+    """Share of the numbers in each bin over its width."""
+    return (np.histogram(np.ravel(numbers), edges)[0] / np.size(numbers) / np.diff(edges)).tolist()

@@ -1,6 +1,9 @@
-"""The article's learning rate, which compounds, and the textbook curve it sets out to be."""
+"""The article's learning rate, which compounds, the textbook curve it sets out to be, and PyTorch's own schedulers."""
 
 import math
+
+import torch
+from torch.optim import lr_scheduler
 
 
 class WarmupCosineScheduler:
@@ -43,6 +46,18 @@ class WarmupCosineScheduler:
         return self.base_lr
 
 
+def hazards() -> dict[str, tuple[float, float]]:
+    """What the class says, with the article's numbers, when not asked once an epoch and in order; and otherwise."""
+    scheduler = WarmupCosineScheduler(1e-2)
+    in_order = [scheduler(epoch) for epoch in range(21)]
+    twice = WarmupCosineScheduler(1e-2)
+    again = [[twice(epoch) for _ in range(1 + (epoch == 9))][-1] for epoch in range(10)][-1]
+    return {
+        "asked twice in epoch 9": (again, in_order[9]),
+        "made anew at epoch 20": (WarmupCosineScheduler(1e-2)(20), in_order[20]),
+    }
+
+
 def textbook_warmup_cosine(
     epoch: float,
     base_lr: float,
@@ -59,3 +74,37 @@ def textbook_warmup_cosine(
         return begin_lr + (base_lr - begin_lr) * epoch / warmup
     progress = min((epoch - warmup) / (total - warmup), 1.0)
     return final_lr + (base_lr - final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def torch_warmup_cosine(
+    count: int, base_lr: float, warmup: int, total: int, begin_lr: float, final_lr: float
+) -> list[float]:
+    """The rates of `count` ticks by `SequentialLR` of `LinearLR` and `CosineAnnealingLR`, each read before its update.
+
+    After `total` they rise again, a cosine of period 2 (total - warmup). PyTorch's linear warm-up cannot begin at 0 nor
+    above `base_lr`: it raises ValueError then.
+    """
+    optimizer = _optimizer(base_lr)
+    schedulers = [lr_scheduler.CosineAnnealingLR(optimizer, T_max=total - warmup, eta_min=final_lr)]
+    if warmup:
+        schedulers.insert(0, lr_scheduler.LinearLR(optimizer, begin_lr / base_lr, 1.0, total_iters=warmup))
+    return _rates(optimizer, lr_scheduler.SequentialLR(optimizer, schedulers, [warmup] * (warmup > 0)), count)
+
+
+def torch_constant(count: int, value: float) -> list[float]:
+    """The rates of `count` ticks by `ConstantLR` with a factor of 1."""
+    optimizer = _optimizer(value)
+    return _rates(optimizer, lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=count // 2), count)
+
+
+def _optimizer(lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.zeros(1)], lr=lr)
+
+
+def _rates(optimizer: torch.optim.Optimizer, scheduler: lr_scheduler.LRScheduler, count: int) -> list[float]:
+    rates = []
+    for _ in range(count):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates

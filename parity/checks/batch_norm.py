@@ -1,0 +1,146 @@
+"""The part of the layers question about BatchNorm; see `parity/checks/layers.py` for the command and the gates.
+
+A mean that is r standard deviations from 0 takes digits from both sides, and allows r times the gate in what
+BatchNorm puts out and in its gradients. In float32 jaxseg may be 3 times as far from PyTorch's float64 as PyTorch's
+own float32 is, or than half an ulp where PyTorch was lucky.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from jaxseg import model
+from parity import compare
+from parity import layer_pairs as pairs
+from parity.compare import Row
+from parity.layer_pairs import Case
+
+QUESTION = "layers"
+GATE = 1e-14
+RATIOS = (1, 10, 100, 1000)  # mean / standard deviation
+NOTE = f"mean/std {RATIOS[0]} to {RATIOS[-1]}"
+EACH = 8  # channels with each of RATIOS
+PARTS: dict[str, Callable[[str], bool]] = {
+    "output": lambda what: what == "y",
+    "gradients": lambda what: what.startswith("d "),
+    "running mean": lambda what: what == "running mean",
+    "running variance": lambda what: what == "running variance",
+}
+
+
+def float64_rows(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
+    """Training, padding, evaluation, and what is refused."""
+    steps, *shape = (2, 3, 4, 5) if quick else (10, 4, 9, 8)
+    few, notes = "BatchNorm: two values per channel", {}
+    groups = {"training": case(rng, (steps, *shape), RATIOS)}
+    for name, size, options, note in (
+        (
+            "BatchNorm: samples that are not valid",
+            shape,
+            {"valid": np.arange(shape[0]) != 1},
+            "a short batch in PyTorch",
+        ),
+        ("BatchNorm in evaluation", shape, {"evaluate": True, "momentum": 0.3, "eps": 1e-2}, "momentum 0.3, eps 1e-2"),
+        (few, (2, 1, 1), {}, "the unbiased variance is twice the biased"),
+    ):
+        notes[name], groups[name] = note, case(rng, (1 if quick else steps, *size), **options)
+    groups[few].arguments["x"][:, 0] += 5  # a difference near 0 would lose its digits
+    sides = pairs.both({name: {"": group} for name, group in groups.items()})
+    for part, wanted in PARTS.items():
+        rows = []
+        for number, ratio in enumerate(RATIOS):
+            here = pairs.channels(pairs.only(sides["training"], wanted), at(number))
+            gate = GATE * (1 if part.startswith("running") else ratio)
+            rows.append(compare.close(QUESTION, f"mean/std {ratio}", *here, gate, each=True))
+        yield compare.worst_of(QUESTION, f"BatchNorm in training: {part}", rows, note=NOTE)
+    sides[few] = pairs.only(sides[few], lambda what: what != "d x")  # 0 but for eps: all of it is rounding
+    for name, note in notes.items():
+        yield compare.close(QUESTION, name, *sides[name], GATE, each=True, note=note)
+    yield types()
+    yield one_value()
+
+
+def at(number: int) -> slice:
+    """Channels of the ratio with this number."""
+    return slice(EACH * number, EACH * (number + 1))
+
+
+def case(rng: np.random.Generator, shape: tuple[int, ...], ratios: tuple[int, ...] = (1,), **options) -> Case:
+    """Batches of `shape` [steps b h w] with means of `ratios` standard deviations, either side of 0."""
+    steps, b, h, w = shape
+    c = EACH * len(ratios)
+    mean = np.repeat(ratios, EACH) * rng.choice([-1.0, 1.0], c)
+    x = mean[:, None, None] + pairs.normal(rng, steps, b, c, h, w)
+    arguments = {"x": x, "scale": rng.uniform(0.5, 2, c), "bias": pairs.normal(rng, c)}
+    rounded = {name: a.astype(np.float32).astype(np.float64) for name, a in arguments.items()}
+    return Case(partial(pairs.batch_norm, **options), partial(pairs.torch_batch_norm, **options), rounded)
+
+
+def types() -> Row:
+    """Statistics have the parameters' type, whatever is computed in."""
+    wrong = []
+    for computed, kept in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
+
+        def train(x, computed=computed, kept=kept):
+            norm = model.BatchNorm(3, dtype=computed, param_dtype=kept)
+            before = norm.mean[...], norm.var[...]
+            return norm(x), *before, norm.mean[...], norm.var[...]
+
+        found = jax.eval_shape(train, jax.ShapeDtypeStruct((2, 4, 4, 3), computed))
+        what = ("output", "mean before", "variance before", "mean", "variance")
+        expected = (computed, kept, kept, kept, kept)
+        wrong += [f"{w}: {f.dtype} against {jnp.dtype(e)}" for w, f, e in zip(what, found, expected) if f.dtype != e]
+    return compare.at_most(QUESTION, "BatchNorm: types of the statistics", len(wrong), 0, worst="; ".join(wrong))
+
+
+def one_value() -> Row:
+    """Refused on both sides in training."""
+    silent = []
+    for side, train in {
+        "jaxseg": lambda: jax.eval_shape(lambda x: model.BatchNorm(4)(x), jax.ShapeDtypeStruct((1, 1, 1, 4), float)),
+        "PyTorch": lambda: torch.nn.BatchNorm2d(4)(torch.ones(1, 4, 1, 1)),
+    }.items():
+        try:
+            train()
+        except ValueError:
+            continue
+        silent.append(side)
+    worst = f"no ValueError from {' and '.join(silent)}" if silent else ""
+    return compare.at_most(QUESTION, "BatchNorm: one value per channel raises", len(silent), 0, worst=worst)
+
+
+def float32_rows(rng: np.random.Generator, quick: bool) -> tuple[list[Row], list[dict]]:
+    """The rows, and for every ratio and result the distances of jaxseg and of PyTorch from float64.
+
+    The last channels do not vary, have a scale of 1 and no bias.
+    """
+    made = case(rng, (2, 4, 16, 16) if quick else (4, 4, 64, 64), (*RATIOS, 0))
+    still = at(len(RATIOS))
+    made.arguments["x"][:, :, still] = rng.uniform(128, 256, (EACH, 1, 1))
+    made.arguments["scale"][still], made.arguments["bias"][still] = 1, 0
+    three = pairs.float32({"": made})
+    rows, evidence = [], []
+    for part, wanted in PARTS.items():
+        judged = []
+        for number, ratio in enumerate(RATIOS):
+            here = pairs.channels(pairs.only(three, wanted), at(number))
+            for name, (found, expected) in pairs.distances(here).items():
+                what = name.removeprefix(": ")
+                evidence.append({"ratio": ratio, "what": what, "jaxseg": found, "pytorch": expected})
+                judged.append(no_farther(f"mean/std {ratio}: {what}", found, expected))
+        rows.append(compare.worst_of(QUESTION, f"float32: BatchNorm {part}", judged, note=NOTE))
+    found, expected = (float(np.abs(side[": y"][:, :, still]).max()) for side in three[:2])
+    baselines = {"PyTorch": expected, "an ulp of the mean": 2**-16 / math.sqrt(1e-5)}
+    note = f"{found:.1e}, PyTorch {expected:.1e}; 0 but for the mean's rounding, times 1 / sqrt(eps)"
+    rows.append(compare.envelope(QUESTION, "float32: BatchNorm of a constant", found, baselines, note=note))
+    return rows, evidence
+
+
+def no_farther(name: str, found: float, expected: float) -> Row:
+    """jaxseg's distance from float64, `found`, is at most 3 times PyTorch's."""
+    return compare.envelope(QUESTION, name, found, {"PyTorch": expected, "half an ulp": 2**-24})

@@ -1,0 +1,479 @@
+"""Does jaxseg, in float32, stay as close to PyTorch as PyTorch does to itself?
+
+In float32 roundings grow, and over fifty steps no fixed tolerance means anything: changes to the reference that ought
+not to matter (samples of a batch in another order, one weight moved by one ulp, channels_last, another number of
+threads) carry it as far. So the figure is a ratio: jaxseg's distance from the reference over the largest distance of
+the reference from itself, and the gate is 3. A run of which nothing at all is changed ends on the same bits, on both
+sides; that has a row of its own.
+
+Distances do not grow smoothly. A ReLU or a pooling window of which the two sides choose different branches puts
+gradients off by a thousandth where rounding does by a millionth, and the distance jumps. So
+
+- distances after all steps are compared as the largest over several seeds, on both sides: jumps come to all, but not
+  at the same step;
+- the first step is compared as the median over several batches, before any jump. It is the sharp one: one gradient
+  that is wrong by 1e-4 shows there, where fifty steps would hide it;
+- a log of branches says at which step and in which layer the two first chose differently, and that the distance jumps
+  only there: in a step without such a branch it must not grow tenfold (momentum alone doubles it at most).
+
+The same recipe in float64 does not diverge at all, and is gated at 1e-12 as in the training question.
+
+Not seen here: which side is nearer to the truth (see precision), and mistakes that change the meaning by less than
+float32 rounds (see model and training, which are float64).
+"""
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from unittest import mock
+
+import jax
+import numpy as np
+import torch
+
+from jaxseg.config import Optimization
+from parity import compare, pairs, passes
+from parity.answer import Answer, Settings
+from parity.checks import training
+from parity.checks.training import DEEP, TINY, Recipe, Theirs, learned, running
+from parity.compare import Row
+
+QUESTION = "divergence"
+QUANTITIES = ("parameters", "running statistics", "evaluation logits")
+GATE, GROWTH = 3.0, 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How much is asked."""
+
+    recipes: tuple[Recipe, ...]
+    """The first has its branches logged."""
+    steps: int
+    every: int
+    """Steps between two looks; the first step is always looked at."""
+    batch: int
+    """Samples in each."""
+    batches: int
+    """Each by itself for the first step, then over and over."""
+    threads: tuple[str, ...]
+    """The recipes, by name, under which the number of threads is changed too: slow where other programs compute."""
+
+    @property
+    def looks(self) -> list[int]:
+        """The steps after which distances are taken."""
+        return sorted({1, *range(self.every, self.steps + 1, self.every)})
+
+
+def recipe(name: str, optimizer: str, learning_rate: float, widths: tuple[int, ...], side: int) -> Recipe:
+    """At a constant rate; without convolution biases, whose gradients are nothing but noise."""
+    optimization = Optimization(optimizer=optimizer, learning_rate=learning_rate, schedule="constant", epochs=1)
+    return Recipe(name, optimization, widths, conv_bias=False, size=(side, side))
+
+
+FULL = Form(
+    (
+        recipe("SGD", "sgd", 0.01, DEEP, 64),
+        recipe("SGD at 0.2", "sgd", 0.2, DEEP, 64),
+        recipe("Adam", "adam", 1e-3, DEEP, 64),
+    ),
+    steps=50,
+    every=5,
+    batch=2,
+    batches=9,
+    threads=("SGD",),
+)
+QUICK = Form(
+    (recipe("SGD", "sgd", 0.05, TINY, 16), recipe("Adam", "adam", 1e-3, TINY, 16)),
+    steps=10,
+    every=2,
+    batch=2,
+    batches=9,
+    threads=(),
+)
+
+
+def run(settings: Settings) -> Answer:
+    """The divergence question, on the CPU.
+
+    evidence: {"recipes": [{"name", "steps": [...], "jaxseg": [[of each step] of each seed], "variations": {name: the
+    same}, "ratio": [of each seed, after all steps], "others": {quantity: {"jaxseg", "variations"}}}],
+    "flips": {"steps": [...], "distance": [...], "layers": [...], "counts": [[of each layer] of each step], "first":
+    {"step", "layer", "count"} or {}, "one_ulp": {"distance", "counts", "first"}}}.
+    Distances are relative l2, from PyTorch: of the parameters, and of the quantities in "others"; "argmax flips"
+    is the share of pixels whose predicted class differs. "one_ulp" is PyTorch and itself with a weight moved by an
+    ulp. A recipe whose name ends in "float64" has one seed.
+    """
+    return Answer(QUESTION, *measure(settings, "cpu"))
+
+
+def measure(settings: Settings, device: str, question: str = QUESTION) -> tuple[tuple[Row, ...], dict]:
+    """Rows and evidence with both frameworks on `device`, "cpu" or "gpu"."""
+    form = QUICK if settings.quick else FULL
+    seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
+    rows, recipes = [], []
+    with jax.default_device(jax.devices(device)[0]):
+        with jax.enable_x64(False):
+            for i, each in enumerate(form.recipes):
+                sides = Sides(each, form, seeds[0], "float32", device, watched=i == 0)
+                found = trajectories(sides, seeds)
+                rows += recipe_rows(question, sides, found)
+                recipes.append(evidence(each.name, form, found))
+                if i == 0:
+                    flips = branch_log(sides, seeds[0])
+                    rows.append(branch_row(question, each, flips))
+        if not settings.quick:
+            with jax.enable_x64(True):
+                name = f"{form.recipes[0].name}, float64"
+                sides = Sides(form.recipes[0], form, seeds[0], "float64", device)
+                found = trajectories(sides, seeds[:1])
+            recipes.append(evidence(name, form, found))
+            far = found.jaxseg["parameters"][0][-1]
+            rows.append(compare.at_most(question, f"{name}: parameters after {form.steps} steps", far, 1e-12))
+    return tuple(rows), {"recipes": recipes, "flips": flips}
+
+
+# Both sides, and PyTorch with something changed -----------------------------------------------------------------------
+
+Weights = dict[str, np.ndarray]
+Changed = Iterator[tuple[Weights, list[pairs.Batch]]]
+
+
+class Sides:
+    """jaxseg and the reference for a recipe, each to be trained from any weights on any batches."""
+
+    def __init__(self, recipe: Recipe, form: Form, seed: int, dtype: str, device: str, watched: bool = False):
+        self.recipe, self.form, self.dtype, self.device = recipe, form, dtype, device
+        net, reference = recipe.networks(seed, dtype)
+        reference.to("cuda" if device == "gpu" else "cpu")
+        self.layers = list(passes.layer_names(reference))
+        self.theirs = Theirs(recipe.optimization, reference, form.steps)
+        make = Watched if watched else training.Ours
+        self.ours = make(recipe.optimization, net, form.steps)
+        threads = device == "cpu" and recipe.name in form.threads
+        self.variations = {name: vary for name, vary in VARIATIONS.items() if threads or vary is not _threads}
+
+    def begin(self, seed: int) -> tuple[Weights, list[pairs.Batch], pairs.Batch]:
+        """Of a seed: the weights, the batches, and one to evaluate on."""
+        _, reference = self.recipe.networks(seed, self.dtype)
+        *data, held_out = pairs.batches(seed, [self.form.batch] * (self.form.batches + 1), *self.recipe.size)
+        return pairs.arrays(reference.state_dict()), data, held_out
+
+
+@contextlib.contextmanager
+def _permuted(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
+    """Samples in reverse; means do not depend on the order."""
+    yield weights, [{key: value[::-1].copy() for key, value in batch.items()} for batch in data]
+
+
+@contextlib.contextmanager
+def _one_ulp(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
+    """The first weight of all moved by one unit in the last place."""
+    weights = copy.deepcopy(weights)
+    first = weights["inc.double_conv.0.weight"].reshape(-1)
+    first[0] = np.nextafter(first[0], np.inf, dtype=first.dtype)
+    yield weights, data
+
+
+@contextlib.contextmanager
+def _channels_last(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
+    """The other layout in memory, and with it other kernels."""
+    before = theirs.layout
+    try:
+        theirs.use(torch.channels_last)
+        yield weights, data
+    finally:
+        theirs.use(before)
+
+
+@contextlib.contextmanager
+def _threads(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
+    """Two threads for one, or the other way round: sums are split differently."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2 if before == 1 else 1)
+        yield weights, data
+    finally:
+        torch.set_num_threads(before)
+
+
+VARIATIONS: dict[str, Callable[[Theirs, Weights, list[pairs.Batch]], contextlib.AbstractContextManager]] = {
+    "batch permuted": _permuted,
+    "one ulp": _one_ulp,
+    "channels_last": _channels_last,
+    "threads": _threads,
+}
+
+
+# Distances ------------------------------------------------------------------------------------------------------------
+
+Snapshot = Mapping[str, Mapping[str, np.ndarray]]
+Curves = dict[str, list[list[float]]]
+"""Of each quantity, for each seed, at each look."""
+
+
+@dataclasses.dataclass
+class Found:
+    """What training from several seeds gave."""
+
+    jaxseg: Curves
+    variations: dict[str, Curves]
+    first: dict[str, list[float]]
+    """Distances of the first update, of each batch: under "jaxseg" and the names of the variations."""
+    again: dict[str, tuple[Snapshot, Snapshot]]
+    """The end of the first seed's run and of the same run again, of "jaxseg" and "PyTorch"."""
+
+
+def trajectories(sides: Sides, seeds: range) -> Found:
+    """Trains both sides, and the reference with something changed, from every seed."""
+    form, names = sides.form, (*QUANTITIES, "argmax flips")
+    jaxseg, variations = ({name: [] for name in names}), {}
+    first = {"jaxseg": []} | {name: [] for name in sides.variations}
+    again = {}
+
+    def note(curves: Curves, found: list[Snapshot], expected: list[Snapshot]) -> None:
+        for name in names:
+            curves.setdefault(name, []).append([distance(name, a, b) for a, b in zip(found, expected, strict=True)])
+
+    for seed in seeds:
+        weights, data, held_out = sides.begin(seed)
+        expected, found = (trajectory(side, form, weights, data, held_out) for side in (sides.theirs, sides.ours))
+        note(jaxseg, found, expected)
+        for name, vary in sides.variations.items():
+            with vary(sides.theirs, weights, data) as changed:
+                note(variations.setdefault(name, {}), trajectory(sides.theirs, form, *changed, held_out), expected)
+        if seed == seeds[0]:
+            once_more = (trajectory(side, form, weights, data, held_out) for side in (sides.ours, sides.theirs))
+            again = {name: (a[-1], b[-1]) for name, a, b in zip(("jaxseg", "PyTorch"), (found, expected), once_more)}
+            for name, distances in first_steps(sides, weights, data).items():
+                first[name] += distances
+    return Found(jaxseg, variations, first, again)
+
+
+def trajectory(
+    side: training.Ours | Theirs, form: Form, weights: Weights, data: list[pairs.Batch], held_out: pairs.Batch
+) -> list[Snapshot]:
+    """Trains a side from `weights` on `data`, over and over; what it is at every look."""
+    side.start(weights)
+    found = []
+    for step, batch in zip(range(1, form.steps + 1), itertools.cycle(data)):
+        side.step(batch)
+        if step in form.looks:
+            after = side.weights()
+            found.append(dict(zip(QUANTITIES, (learned(after), running(after), {"logits": side.logits(held_out)}))))
+    return found
+
+
+def distance(quantity: str, found: Snapshot, expected: Snapshot) -> float:
+    """Relative l2, or the share of pixels whose class differs."""
+    if quantity == "argmax flips":
+        classes = (snapshot["evaluation logits"]["logits"].argmax(1) for snapshot in (found, expected))
+        return float(np.not_equal(*classes).mean())
+    return compare.relative_l2(found[quantity], expected[quantity])
+
+
+def first_steps(sides: Sides, weights: Weights, data: list[pairs.Batch]) -> dict[str, list[float]]:
+    """Distances of the first update, of every batch by itself from the same weights."""
+
+    def updates(side, weights: Weights, data: list[pairs.Batch]) -> list[Weights]:
+        found = []
+        for batch in data:
+            side.start(weights)
+            side.step(batch)
+            found.append({name: after - weights[name] for name, after in learned(side.weights()).items()})
+        return found
+
+    expected = updates(sides.theirs, weights, data)
+    found = {"jaxseg": updates(sides.ours, weights, data)}
+    for name, vary in sides.variations.items():
+        with vary(sides.theirs, weights, data) as changed:
+            found[name] = updates(sides.theirs, *changed)
+    return {name: [compare.relative_l2(*pair) for pair in zip(ups, expected)] for name, ups in found.items()}
+
+
+def recipe_rows(question: str, sides: Sides, found: Found) -> list[Row]:
+    """The first step, the last, and the same again."""
+    name, steps = sides.recipe.name, sides.form.steps
+    # NumPy's median and max, because Python's pass over a NaN
+    medians = {key: float(np.median(distances)) for key, distances in found.first.items()}
+    rows = [
+        compare.envelope(
+            question,
+            f"{name}: first update",
+            medians.pop("jaxseg"),
+            medians,
+            GATE,
+            f"median of {sides.form.batches} batches, over PyTorch's distance from itself",
+        )
+    ]
+    for quantity in QUANTITIES:
+        ratios = _ratios(found, quantity)
+        note = f"over PyTorch's distance from itself; {_spread(ratios)}"
+        if quantity == "evaluation logits":
+            flips = float(np.max([curve[-1] for curve in found.jaxseg["argmax flips"]]))
+            theirs = max(float(np.max([c[-1] for c in curves["argmax flips"]])) for curves in found.variations.values())
+            note += f"; {flips:.1e} of the pixels change class (PyTorch's own: {theirs:.1e})"
+        largest = {key: _largest(curves[quantity]) for key, curves in found.variations.items()}
+        rows.append(
+            compare.envelope(
+                question,
+                f"{name}: {quantity} after {steps} steps",
+                _largest(found.jaxseg[quantity]),
+                largest,
+                GATE,
+                note,
+            )
+        )
+    for side, (once, twice) in found.again.items() if sides.device == "cpu" else ():
+        flat = ({f"{q}: {key}": x for q in QUANTITIES for key, x in end[q].items()} for end in (twice, once))
+        rows.append(compare.equal_bytes(question, f"{name}: {side} again", *flat, note=f"{steps} steps, the same bits"))
+    return rows
+
+
+def _largest(curves: list[list[float]]) -> float:
+    return float(np.max([curve[-1] for curve in curves]))
+
+
+def _ratios(found: Found, quantity: str) -> list[float]:
+    """Of each seed: jaxseg's distance after all steps over the largest of PyTorch's from itself."""
+    ends = np.array([[curve[-1] for curve in curves[quantity]] for curves in found.variations.values()])
+    ours = np.array([curve[-1] for curve in found.jaxseg[quantity]])
+    return (ours / ends.max(0)).tolist()
+
+
+def _spread(ratios: list[float]) -> str:
+    if len(ratios) == 1:
+        return "one seed"
+    return f"seed by seed {np.median(ratios):.2g} ({np.min(ratios):.2g} to {np.max(ratios):.2g}, {len(ratios)} seeds)"
+
+
+def evidence(name: str, form: Form, found: Found) -> dict:
+    """See `run`."""
+
+    def curves(quantity: str) -> dict:
+        variations = {key: curves[quantity] for key, curves in found.variations.items()}
+        return {"jaxseg": found.jaxseg[quantity], "variations": variations}
+
+    others = {quantity: curves(quantity) for quantity in (*QUANTITIES[1:], "argmax flips")}
+    ratio = _ratios(found, "parameters")
+    return {"name": name, "steps": form.looks} | curves("parameters") | {"ratio": ratio, "others": others}
+
+
+# Branches -------------------------------------------------------------------------------------------------------------
+
+
+class Watched(training.Ours):
+    """jaxseg's side, whose compiled step reports what every ReLU puts out."""
+
+    def __init__(self, settings: Optimization, net, steps_per_epoch: int):
+        super().__init__(settings, net, steps_per_epoch)
+        self._relus: dict[int, np.ndarray] = {}
+
+    def step(self, batch: pairs.Batch) -> tuple[float, float]:
+        """Loss and learning rate of one update."""
+        right, number = jax.nn.relu, itertools.count()
+
+        def relu(x):
+            y, key = right(x), next(number)
+            jax.debug.callback(lambda y: self._relus.update({key: np.array(y)}), y)
+            return y
+
+        with mock.patch.object(jax.nn, "relu", relu):  # called while the step is traced, on the first batch
+            result = super().step(batch)
+        jax.effects_barrier()
+        return result
+
+    def relus(self, layers: list[str]) -> dict[str, np.ndarray]:
+        """Outputs [b c h w] of the last step, by the names in `layers`, which are in the order of computation."""
+        names = [layer for layer in layers if "relu" in layer]
+        return {name: pairs.nchw(self._relus[i]) for i, name in enumerate(names)}
+
+
+def branches(relus: Mapping[str, np.ndarray], layers: list[str]) -> dict[str, np.ndarray]:
+    """Of every ReLU in `layers`, which outputs are positive; of every pooling, which of four it takes."""
+    found = {}
+    for layer in layers:
+        if layer in relus:
+            found[layer] = relus[layer] > 0
+        elif layer.endswith("max_pool"):
+            x = relus[f"down.{int(layer.split('.')[1]) - 1}.relu2"]
+            b, c, h, w = x.shape
+            windows = x[:, :, : h // 2 * 2, : w // 2 * 2].reshape(b, c, h // 2, 2, w // 2, 2)
+            found[layer] = windows.transpose(0, 1, 2, 4, 3, 5).reshape(b, c, h // 2, w // 2, 4).argmax(-1)
+    return found
+
+
+def branch_log(sides: Sides, seed: int) -> dict:
+    """The first seed's run again, step by step beside PyTorch and PyTorch with one weight moved: see `run`."""
+    weights, data, _ = sides.begin(seed)
+    twin = Theirs(sides.recipe.optimization, copy.deepcopy(sides.theirs.model), sides.form.steps)
+    with _one_ulp(twin, weights, data) as (moved, _):
+        for side, start in ((sides.ours, weights), (sides.theirs, weights), (twin, moved)):
+            side.start(start)
+
+    logs = {"jaxseg": ([], []), "one_ulp": ([], [])}
+    for _, batch in zip(range(sides.form.steps), itertools.cycle(data)):
+        sides.ours.step(batch)
+        expected = branches(reference_relus(sides.theirs, batch), sides.layers)
+        found = {
+            "jaxseg": branches(sides.ours.relus(sides.layers), sides.layers),
+            "one_ulp": branches(reference_relus(twin, batch), sides.layers),
+        }
+        for (name, (distances, counts)), side in zip(logs.items(), (sides.ours, twin), strict=True):
+            distances.append(compare.relative_l2(learned(side.weights()), learned(sides.theirs.weights())))
+            counts.append([int((found[name][layer] != choice).sum()) for layer, choice in expected.items()])
+
+    layers = list(expected)
+    logs = {
+        name: {"distance": distances, "counts": counts, "first": _first(layers, counts)}
+        for name, (distances, counts) in logs.items()
+    }
+    return {"steps": list(range(1, sides.form.steps + 1)), "layers": layers, "one_ulp": logs["one_ulp"]} | logs[
+        "jaxseg"
+    ]
+
+
+def reference_relus(theirs: Theirs, batch: pairs.Batch) -> dict[str, np.ndarray]:
+    """One update of the reference; the outputs of its ReLUs on the way, [b c h w]."""
+    with passes.watching(theirs.model) as outputs:
+        theirs.step(batch)
+    return {name: pairs.array(x) for name, x in outputs.items() if "relu" in name}
+
+
+def _first(layers: list[str], counts: list[list[int]]) -> dict:
+    for step, row in enumerate(counts, start=1):
+        for layer, count in zip(layers, row, strict=True):
+            if count:
+                return {"step": step, "layer": layer, "count": count}
+    return {}
+
+
+def growths(log: Mapping) -> tuple[dict[int, float], dict[int, float]]:
+    """By step from the second on, how much larger the distance is than before: with a branch that differs, without."""
+    distances, totals = log["distance"], [sum(row) for row in log["counts"]]
+    steps = {i + 1: distances[i] / distances[i - 1] for i in range(1, len(distances)) if distances[i - 1]}
+    return {s: g for s, g in steps.items() if totals[s - 1]}, {s: g for s, g in steps.items() if not totals[s - 1]}
+
+
+def branch_row(question: str, recipe: Recipe, flips: Mapping) -> Row:
+    """The distance jumps only where a branch differs: between jaxseg and PyTorch, and PyTorch and its twin."""
+    told, quiet = [], []
+    for who, log in (("jaxseg", flips), ("PyTorch an ulp away", flips["one_ulp"])):
+        loud, silent = growths(log)
+        quiet += silent.values()
+        first = log["first"]
+        where = f"first at step {first['step']} in {first['layer']}" if first else "none"
+        jump = max(loud, key=loud.__getitem__, default=0)
+        told.append(
+            f"{who}: {sum(map(sum, log['counts']))} branches differ, {where}"
+            + (f"; largest jump with one x{loud[jump]:.3g} at step {jump}" if jump else "")
+        )
+    return compare.at_most(
+        question,
+        f"{recipe.name}: growth of the distance in a step without a branch that differs",
+        float(np.max(quiet, initial=0.0)),
+        GROWTH,
+        "; ".join(told),
+    )

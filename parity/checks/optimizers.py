@@ -1,0 +1,310 @@
+"""Does every optimizer take PyTorch's steps, whatever its options, and remember the same?
+
+No network: three arrays of 196 parameters and made-up gradients, log-normal ones, ordinary ones with zeros among them,
+and some near 1e-9, where eps decides. The learning rate changes at every step, up as well as down, without which its
+place before or behind a momentum buffer cannot be seen; decay that is coupled and decay that is not part at step 2.
+
+In float64 a step rounds by 1e-16, and 100 steps of a recursion make some 1e-15 of it. The gate is 1e-13, relative, in
+the l2 norm of each array alone (beside the others nothing would be left of 1e-9): parameters and what the optimizer
+keeps, by PyTorch's names, after steps 1, 2 and 100. The smallest mistake in question, clipping without its 1e-6,
+changes gradients by 1e-7.
+
+In float32 the figure is how far the movement of 100 steps is from PyTorch's in float64, over the farthest of PyTorch's
+own in float32 (for-loop and fused), and the gate is 3. Optax's Adam fails it: its bias correction cancels.
+
+Not seen here: options that jaxseg does not offer (each optimizer's row of defaults names them), and how a trainer
+hands its gradients over.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from inspect import isfunction, signature
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+from jaxseg import optim
+from parity import compare
+from parity.answer import Answer, Settings
+from parity.compare import Row
+
+QUESTION = "optimizers"
+GATE = 1e-13
+STEPS = 100
+LOOKS = (1, 2, STEPS)
+"""After how many steps both sides are compared."""
+RATES = 0.02 + 0.5 * (1 + np.sin(np.arange(STEPS) / 4)) * 0.98 ** np.arange(STEPS)
+"""Of each step, to be multiplied with an optimizer's peak."""
+CLIPS = (8.0, 1e-9)
+"""Largest norms: one that half of the gradients exceed, and one that leaves 1e-6 the say."""
+PYTORCH = {  # counterpart and peak of the learning rate
+    "sgd": (torch.optim.SGD, 0.1),
+    "adam": (torch.optim.Adam, 0.01),
+    "adamw": (torch.optim.AdamW, 0.01),
+    "rmsprop": (torch.optim.RMSprop, 0.01),
+}
+FOR_SPEED = {"foreach", "fused", "capturable", "differentiable"}
+"""Options of PyTorch's that have no meaning here."""
+
+Asked = tuple[str, Mapping[str, float]]
+"""Optimizer, and options by jaxseg's names."""
+Arrays = dict[str, np.ndarray]
+
+CASES: dict[str, Asked] = {
+    "SGD": ("sgd", {}),
+    "SGD, momentum and decay": ("sgd", {"momentum": 0.9, "weight_decay": 0.1}),
+    "SGD, nesterov and decay": ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    "Adam": ("adam", {}),
+    "Adam, decay": ("adam", {"weight_decay": 0.1}),
+    "AdamW": ("adamw", {}),
+    "AdamW, decay": ("adamw", {"weight_decay": 0.3}),
+    "RMSprop": ("rmsprop", {}),
+    "RMSprop, momentum and decay": ("rmsprop", {"momentum": 0.9, "weight_decay": 0.1}),
+}
+MORE_CASES: dict[str, Asked] = {  # not when quick
+    "SGD, decay": ("sgd", {"weight_decay": 0.1}),
+    "SGD, momentum": ("sgd", {"momentum": 0.9}),
+    "SGD, nesterov": ("sgd", {"momentum": 0.8, "nesterov": True}),
+    "Adam, betas and eps": ("adam", {"b1": 0.5, "b2": 0.9, "eps": 1e-3}),
+    "AdamW, betas and eps": ("adamw", {"b1": 0.5, "b2": 0.9, "eps": 1e-3, "weight_decay": 0.0}),
+    "RMSprop, decay and eps": ("rmsprop", {"decay": 0.9, "eps": 1e-5, "weight_decay": 0.1}),
+    "RMSprop, momentum": ("rmsprop", {"momentum": 0.9}),
+    "RMSprop, milesial's": ("rmsprop", {"momentum": 0.999, "weight_decay": 1e-8}),
+}
+IN_FLOAT32_WHEN_QUICK = {"Adam, decay", "RMSprop"}
+
+
+def run(settings: Settings) -> Answer:
+    """The optimizers question.
+
+    Evidence: {"three_way": {case: {"jaxseg", "pytorch", "apart"}}}, relative l2 distances of the movement in float32
+    of jaxseg and PyTorch from PyTorch's in float64, and from each other.
+    """
+    start, grads = parameters(settings.seed), gradients(settings.seed)
+    asked = CASES if settings.quick else CASES | MORE_CASES
+    asked32 = {case: ask for case, ask in asked.items() if case in IN_FLOAT32_WHEN_QUICK or not settings.quick}
+    with jax.enable_x64(True):
+        found, found_clipped, clipped = ours(asked, start, grads, np.float64)
+    with jax.enable_x64(False):
+        found32, _, _ = ours(asked32, start, grads, np.float32)
+
+    rows, rounding = [unmatched_row(), *map(defaults_row, PYTORCH), clip_row(clipped, grads)], {}
+    for case, ask in asked.items():
+        expected = theirs(ask, start, grads, torch.float64)
+        rows += [
+            exact_row(f"{case}: step {look}", *(at_step(look, side) for side in (found[case], expected)))
+            for look in LOOKS
+        ]
+        expected_clipped = theirs(ask, start, grads, torch.float64, clip_to=CLIPS[0])
+        rows.append(exact_row(f"{case}: clipped", found_clipped[case], expected_clipped))
+        if case in asked32:
+            rounding[case] = three_way(ask, start, grads, found32[case], expected)
+    rows += [rounding_row(case, distances) for case, distances in rounding.items()]
+    return Answer(QUESTION, tuple(rows), {"three_way": rounding})
+
+
+def parameters(seed: int) -> Arrays:
+    """Where all start, float32 numbers."""
+    rng = np.random.default_rng([seed, 0])
+    shapes = {"log-normal": (8, 12), "normal and zero": (60,), "near 1e-9": (40,)}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def gradients(seed: int) -> Arrays:
+    """Of all steps, [steps, ...], float32 numbers of changing size: one step has none, one only the tiniest."""
+    rng = np.random.default_rng([seed, 1])
+    grads = {
+        "log-normal": rng.choice([-0.01, 0.01], (STEPS, 8, 12)) * rng.lognormal(sigma=2, size=(STEPS, 8, 12)),
+        "normal and zero": rng.standard_normal((STEPS, 60)) * (np.arange(60) < 40),
+        "near 1e-9": 1e-9 * rng.standard_normal((STEPS, 40)),
+    }
+    size = np.exp(np.cos(np.arange(STEPS) / 3))
+    size[STEPS // 3], size[STEPS // 2] = 0, 1e-8
+    return {name: (each.T * size).T.astype(np.float32) for name, each in grads.items()}
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+def unmatched_row() -> Row:
+    """Every optimizer that jaxseg offers is among the cases, and so is every option."""
+    offered = {name for name, thing in vars(optim).items() if isfunction(thing) and not name.startswith(("_", "scale"))}
+    left = sorted(offered - {*PYTORCH, "build", "clip_by_global_norm"})
+    for name in PYTORCH:
+        tried = {option for case, options in (CASES | MORE_CASES).values() if case == name for option in options}
+        left += [f"{name} {option}" for option in defaults(getattr(optim, name)) if option not in tried]
+    figure = len(left) if offered else float("nan")
+    return compare.at_most(QUESTION, "optimizers and options without a counterpart", figure, 0, worst=", ".join(left))
+
+
+def defaults_row(name: str) -> Row:
+    """The options that jaxseg offers have PyTorch's defaults; the figure is how many have others."""
+    make, _ = PYTORCH[name]
+    found, expected = defaults(getattr(optim, name)), defaults(make)
+    wrong = [f"{key}: {found[key]} against {expected.get(key)}" for key in found if found[key] != expected.get(key)]
+    missing = ", ".join(sorted(set(expected) - set(found) - FOR_SPEED))
+    note = f"not offered: {missing}"
+    return compare.at_most(QUESTION, f"{make.__name__}: defaults", len(wrong), 0, note, "; ".join(wrong))
+
+
+def defaults(function) -> dict[str, object]:
+    """Of every option but the learning rate, by jaxseg's names."""
+    named = [p for p in signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    given = {parameter.name: parameter.default for parameter in named}
+    given |= zip(("b1", "b2"), given.pop("betas", ()))
+    given |= {"decay": given.pop("alpha")} if "alpha" in given else {}
+    return {name: value for name, value in given.items() if name not in ("params", "lr", "learning_rate")}
+
+
+def clip_row(found: Arrays, grads: Arrays) -> Row:
+    """The gradients of every step, clipped; their norms are from 0 to 41."""
+    expected = {}
+    for limit in CLIPS:
+        steps = []
+        for step in range(STEPS):
+            leaves = {name: torch.zeros(each.shape[1:], dtype=torch.float64) for name, each in grads.items()}
+            give(leaves, grads, step, limit)
+            steps.append({name: leaf.grad.numpy() for name, leaf in leaves.items()})
+        expected |= {f"{name} to {limit:g}": np.stack([each[name] for each in steps]) for name in grads}
+    return exact_row("clip_by_global_norm", found, expected)
+
+
+def exact_row(name: str, found: Arrays, expected: Arrays) -> Row:
+    """In float64, each array alone."""
+    return compare.close(QUESTION, name, found, expected, GATE, each=True)
+
+
+def three_way(ask: Asked, start: Arrays, grads: Arrays, found: Arrays, expected: Arrays) -> dict[str, float]:
+    """How far movements in float32 are from the one in float64, and from each other."""
+    variants = [{}, {"fused": True}] if "fused" in signature(PYTORCH[ask[0]][0]).parameters else [{}]
+    pytorch = [theirs(ask, start, grads, torch.float32, **variant) for variant in variants]
+    ours, exact, *pytorch = (movement(side, start) for side in (found, expected, *pytorch))
+    return {
+        "jaxseg": compare.relative_l2(ours, exact),
+        "pytorch": max(compare.relative_l2(each, exact) for each in pytorch),
+        "apart": compare.relative_l2(ours, pytorch[0]),
+    }
+
+
+def movement(looks: Arrays, start: Arrays) -> Arrays:
+    """From the start to the end, float64."""
+    end = at_step(STEPS, looks)
+    return {name: end[f"parameters {name}, step {STEPS}"].astype(np.float64) - start[name] for name in start}
+
+
+def rounding_row(case: str, distances: Mapping[str, float]) -> Row:
+    """In float32."""
+    note = f"movement of {STEPS} steps; distance from float64 over PyTorch's own distance from it"
+    baselines = {"PyTorch": distances["pytorch"]}
+    return compare.envelope(QUESTION, f"{case}: float32", distances["jaxseg"], baselines, note=note)
+
+
+# Both sides: parameters and buffers as {"parameters log-normal, step 1": ...} -----------------------------------------
+
+
+def at_step(step: int, looks: Arrays) -> Arrays:
+    """Those of one step."""
+    return {name: array for name, array in looks.items() if name.endswith(f", step {step}")}
+
+
+def ours(
+    asked: Mapping[str, Asked], start: Arrays, grads: Arrays, dtype: type
+) -> tuple[dict[str, Arrays], dict[str, Arrays], Arrays]:
+    """jaxseg's of all cases, with the gradients as they are and clipped to the first of `CLIPS`; and all clipped ones.
+
+    One program, because compiling is what takes the time.
+    """
+
+    def clip(limit: float, grads):
+        tx = optim.clip_by_global_norm(limit)
+        return tx.update(grads, tx.init(grads))[0]
+
+    def follow(ask: Asked, start, grads):
+        name, options = ask
+        tx = getattr(optim, name)(lambda step: PYTORCH[name][1] * jnp.asarray(RATES)[step], **options)
+
+        def step(carry, grads):
+            updates, state = tx.update(grads, carry[1], carry[0])
+            params = optax.apply_updates(carry[0], updates)
+            return (params, state), {"parameters": params} | buffers(state)
+
+        return jax.lax.scan(step, (start, tx.init(start)), grads)[1]
+
+    @jax.jit
+    def program(start, grads):
+        clipped = [jax.vmap(partial(clip, limit))(grads) for limit in CLIPS]
+        both = jax.tree.map(lambda *pair: jnp.stack(pair), grads, clipped[0])
+        return {case: jax.vmap(partial(follow, ask, start))(both) for case, ask in asked.items()}, clipped
+
+    cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), (start, grads))
+    histories, clipped = jax.device_get(program(*cast))
+    plain_and_clipped = (
+        {
+            case: {
+                f"{part} {name}, step {look}": array[i, look - 1]
+                for part, arrays in history.items()
+                for name, array in arrays.items()
+                for look in LOOKS
+            }
+            for case, history in histories.items()
+        }
+        for i in range(2)
+    )
+    named = {f"{name} to {limit:g}": array for limit, each in zip(CLIPS, clipped) for name, array in each.items()}
+    return *plain_and_clipped, named
+
+
+def buffers(state: optax.OptState) -> dict[str, optax.Params]:
+    """What an optimizer keeps, by PyTorch's names."""
+    kinds = (optax.TraceState, optax.ScaleByAdamState, optax.ScaleByRmsState)
+    out = {}
+    for part in jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kinds)):
+        match part:
+            case optax.TraceState():
+                out["momentum_buffer"] = part.trace
+            case optax.ScaleByAdamState():
+                out |= {"exp_avg": part.mu, "exp_avg_sq": part.nu}
+            case optax.ScaleByRmsState():
+                out["square_avg"] = part.nu
+    return out
+
+
+def theirs(
+    ask: Asked, start: Arrays, grads: Arrays, dtype: torch.dtype, clip_to: float | None = None, **variant: bool
+) -> Arrays:
+    """PyTorch's of one case."""
+    make, peak = PYTORCH[ask[0]]
+    params = {name: torch.tensor(x, dtype=dtype) for name, x in start.items()}
+    optimizer = make(params.values(), lr=0.0, **in_torch(ask[1]), **variant)
+    looks = {}
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = peak * float(RATES[step])
+        give(params, grads, step, clip_to)
+        optimizer.step()
+        if step + 1 in LOOKS:
+            for name, param in params.items():
+                for part, tensor in {"parameters": param, **optimizer.state[param]}.items():
+                    if tensor is not None and part != "step":
+                        looks[f"{part} {name}, step {step + 1}"] = tensor.numpy().copy()
+    return looks
+
+
+def in_torch(options: Mapping[str, float]) -> dict:
+    """Options by PyTorch's names."""
+    out = dict(options)
+    if "b1" in out:
+        out["betas"] = out.pop("b1"), out.pop("b2")
+    if "decay" in out:
+        out["alpha"] = out.pop("decay")
+    return out
+
+
+def give(params: Mapping[str, torch.Tensor], grads: Arrays, step: int, clip_to: float | None) -> None:
+    """Gives the parameters their gradients of a step, clipped."""
+    for name, param in params.items():
+        param.grad = torch.tensor(grads[name][step], dtype=param.dtype)
+    if clip_to is not None:
+        torch.nn.utils.clip_grad_norm_(params.values(), clip_to)

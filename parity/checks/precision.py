@@ -1,0 +1,267 @@
+"""Does jaxseg round as well as PyTorch does? One pass forwards and backwards in float32 and in bfloat16.
+
+Neither framework is the truth, float64 is; so errors are three: jaxseg's and PyTorch's to float64, and theirs apart.
+The figure is the first over the second, the largest of several seeds each, and the gate is 3: by the same arithmetic
+the ratio is near 1 in every layer (0.9 to 1.2 in float32, over dozens of seeds), and what loses precision (a fast
+variance, products of bfloat16, a sum in it) loses tenfold and more. No tolerance is fixed beforehand.
+
+A ReLU of which float32 and float64 choose different branches, in one image of a hundred or so, puts gradients off by
+a thousandth where rounding does by a millionth, on either side and by chance. So the float64 pass that a side is
+measured by takes that side's own branches; the notes tell how many it would have chosen otherwise.
+
+The loss is one number, which luck can make exact; so it may be off by 3 roundings to its type as well. On a CPU, XLA
+sums up to a few thousand numbers one after the other, with errors of 1e-6, and more of them in a tree; PyTorch always
+sums in a tree. Images here are large enough for the tree, as any that one trains on.
+
+"large means" raises the biases that BatchNorm cancels by 30, which is 10 to 100 standard deviations. The exact result
+stays as it is, so what grows is rounding: this is what the variance's algorithm is for. Running statistics are also
+compared with those that float64 finds in the very activations that BatchNorm saw, on either side.
+
+In bfloat16 jaxseg's network is UNet(dtype=bfloat16) and the reference runs under `torch.autocast`. Both round the
+outputs of all layers to bfloat16, and keep parameters, their gradients, BatchNorm's statistics and the loss in
+float32. They differ in the logits: jaxseg casts them to float32 before the loss, autocast hands bfloat16 to the
+log-softmax. And XLA may leave out a rounding to bfloat16 that a cast to float32 follows, as before BatchNorm.
+
+Not seen: rounding that training lets grow (divergence), and other devices (gpu).
+"""
+
+import itertools
+import math
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+
+from parity import compare, passes
+from parity.answer import Answer, Settings
+from parity.compare import Row
+from parity.passes import Pass
+from parity.trials import Case, Get, Network, Trial, trial
+
+QUESTION = "precision"
+GATE = 3.0
+HALF_ULP = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
+"""The largest relative error of one rounding."""
+FLOOR = 0.01
+"""ULPs are counted where either side reaches this part of the root mean square; nearer to zero they mean nothing."""
+BINS = (0, 1, 4, 16, 64, 256)
+
+QUANTITIES: dict[str, Get] = {
+    "logits": lambda p: p.logits,
+    "loss": lambda p: p.loss,
+    "activations": lambda p: p.outputs,
+    "gradients of activations": lambda p: p.output_gradients,
+    "gradients": lambda p: p.gradients,
+    "running statistics": lambda p: p.statistics,
+}
+FORWARDS: Get = QUANTITIES["activations"]
+BACKWARDS: Get = QUANTITIES["gradients of activations"]
+
+
+def cases(float32: Network, *more: Case) -> tuple[Case, ...]:
+    """A network in float32, with large means, and in bfloat16; and others."""
+    bfloat16 = Network("bfloat16", float32.widths)
+    return (
+        Case("float32", float32),
+        Case("float32, large means", float32, raised=30.0),
+        *more,
+        Case("bfloat16", bfloat16),
+    )
+
+
+QUICK = cases(Network("float32", (4, 8)))
+FULL = cases(
+    Network("float32", (8, 16, 32, 64)),
+    Case("float32, bilinear", Network("float32", (16, 32, 64), "bilinear", conv_bias=False)),
+)
+
+
+def run(settings: Settings) -> Answer:
+    """The precision question, on the CPU; see `measure` for the evidence."""
+    return Answer(QUESTION, *measure(QUESTION, settings, "cpu"))
+
+
+def measure(question: str, settings: Settings, device: str, label: str = "") -> tuple[tuple[Row, ...], dict]:
+    """Rows, their names beginning with `label`, and evidence, with both frameworks on `device`, "cpu" or "gpu".
+
+    evidence: {
+    "three_way": [{"case", "quantity", "jaxseg", "torch", "between"}], each a list of relative l2, seed by seed: to
+        float64, to float64, and from one to the other;
+    "types": [{"case", "what", "jaxseg", "torch"}];
+    "layers": [{"name", "kind", "forward": {...}, "backward": {...}}] in the order of computation, of the first case:
+        {"jaxseg", "torch", "between"} as above, the largest of the seeds; {"float64"}: between both sides in float64;
+        {"equal", "ulps"}: share of elements and median distance, of the first seed;
+    "ulps": {"logits" and "gradients": {"jaxseg", "channels_last" and "permuted batch": {"0", "1", "4", "16", "64",
+        "256", "median", "p99", "max", "counted"}}}: share of the counted elements that are at most so far from
+        PyTorch, and the share that is counted; of all seeds of the first case.}
+    """
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    compiled, rows, evidence = {}, [], {"three_way": [], "types": []}
+    for case in QUICK if settings.quick else FULL:
+        if case.network not in compiled:
+            optimized = not (settings.quick and case.network.dtype == "bfloat16")  # it would compile for long
+            compiled[case.network] = passes.ours(case.start(settings.seed)[0], device=device, optimized=optimized)
+        trials = [trial(case, seed, compiled[case.network], device) for seed in seeds]
+        name = label + case.name
+        evidence["three_way"] += (errors := three_way(name, trials))
+        evidence["types"] += types(name, trials[0])
+        rows += [error_row(question, case, found, trials) for found in errors]
+        rows += [growth_row(question, name, trials, *way) for way in (("forwards", FORWARDS), ("backwards", BACKWARDS))]
+        rows.append(types_row(question, name, trials[0]))
+        if case.network.dtype == "float32":
+            rows.append(statistics_row(question, name, trials))
+        if "layers" not in evidence:
+            rows.append(first_row(question, f"{name}: first layer to differ, forwards", trials[0], FORWARDS))
+            rows.append(
+                first_row(question, f"{name}: first layer to differ, backwards", trials[0], BACKWARDS, back=True)
+            )
+            evidence["layers"] = layers(case, settings.seed, trials)
+            evidence["ulps"] = ulps(case, seeds, trials, device)
+    return tuple(rows), evidence
+
+
+# Errors of the whole --------------------------------------------------------------------------------------------------
+
+
+def three_way(name: str, trials: list[Trial]) -> list[dict]:
+    """Evidence of a case: see `measure`."""
+    found = []
+    for quantity, get in QUANTITIES.items():
+        ours, theirs, between = zip(*(t.errors(get) for t in trials))
+        sides = {"jaxseg": list(ours), "torch": list(theirs), "between": list(between)}
+        found.append({"case": name, "quantity": quantity} | sides)
+    return found
+
+
+def error_row(question: str, case: Case, found: dict, trials: list[Trial]) -> Row:
+    """jaxseg's error to float64 over PyTorch's."""
+    ours, theirs, between = (float(np.max(found[side])) for side in ("jaxseg", "torch", "between"))
+    baselines = {"PyTorch": theirs}
+    if found["quantity"] == "loss":
+        baselines["half an ulp"] = HALF_ULP[case.network.dtype]
+    note = f"error to float64 over PyTorch's own; {between:.2g} apart; largest of {len(trials)} seeds"
+    if "gradients" in found["quantity"]:
+        flips = [sum(flips) for flips in zip(*(t.flips for t in trials))]
+        note += f"; branches unlike float64's: jaxseg {flips[0]}, PyTorch {flips[1]}"
+    return compare.envelope(question, f"{found['case']}: {found['quantity']}", ours, baselines, GATE, note)
+
+
+def types(name: str, found: Trial) -> list[dict]:
+    """Evidence of a case: the types of what is no layer's output, and of the layers where the two sides differ."""
+    ours, theirs = found.ours.types, found.theirs.types
+    told = [what for what in ours if what not in found.layers or ours[what] != theirs.get(what)]
+    return [{"case": name, "what": w, "jaxseg": ours[w], "torch": theirs.get(w, "")} for w in told]
+
+
+def types_row(question: str, name: str, found: Trial) -> Row:
+    """Logits, loss, gradients and running statistics are float32 whatever the layers compute in."""
+    kinds = {what: kind for what, kind in found.ours.types.items() if what not in found.layers}
+    wrong = [f"{what} {kind}" for what, kind in kinds.items() if kind != "float32"]
+    theirs = [f"{what} {found.theirs.types[what]}" for what in kinds if found.theirs.types[what] != "float32"]
+    note = f"PyTorch: {', '.join(theirs)}" if theirs else ""
+    return compare.at_most(question, f"{name}: {', '.join(kinds)} not float32", len(wrong), 0, note, "; ".join(wrong))
+
+
+def statistics_row(question: str, name: str, trials: list[Trial]) -> Row:
+    """How well running statistics fit the activations that BatchNorm saw, on either side."""
+
+    def error(p: Pass, layers: dict[str, tuple[str, str]]) -> float:
+        expected = {}
+        for (before, _), (_, (path, kind)) in itertools.pairwise(layers.items()):
+            if kind == "BatchNorm2d" and before in p.outputs:
+                x = p.outputs[before].astype(np.float64)
+                expected[f"{path}.running_mean"] = 0.1 * x.mean((0, 2, 3))
+                expected[f"{path}.running_var"] = 0.9 + 0.1 * x.var((0, 2, 3), ddof=1)
+        return compare.relative_l2({key: p.statistics[key] for key in expected}, expected)
+
+    ours = float(np.max([error(t.ours, t.layers) for t in trials]))
+    theirs = float(np.max([error(t.theirs, t.layers) for t in trials]))
+    note = "error to those that float64 finds in the activations themselves, over PyTorch's own"
+    name = f"{name}: running statistics of what was seen"
+    return compare.envelope(question, name, ours, {"PyTorch": theirs}, GATE, note)
+
+
+# Layer by layer -------------------------------------------------------------------------------------------------------
+
+
+def growth_row(question: str, name: str, trials: list[Trial], way: str, get: Get) -> Row:
+    """In no layer is jaxseg's error more than `GATE` times PyTorch's."""
+    rows = []
+    for layer in trials[0].layers:
+        ours, theirs, _ = np.max([t.errors(get, layer) for t in trials], 0)
+        label = trials[0].label(layer)
+        rows.append(compare.envelope(question, label, float(ours), {"PyTorch": float(theirs)}, GATE))
+    note = f"layer by layer, error to float64 over PyTorch's own; the worst of {len(rows)} layers"
+    return compare.worst_of(question, f"{name}: growth {way}", rows, note)
+
+
+def first_row(question: str, name: str, found: Trial, get: Get, back: bool = False) -> Row:
+    """The first layer where the two sides differ in any bit, and jaxseg's error there over PyTorch's."""
+    for layer in reversed(found.layers) if back else found.layers:
+        ours, theirs = (get(side).get(layer) for side in (found.ours, found.theirs))
+        if ours is None or ours.shape != theirs.shape or not np.array_equal(ours, theirs):
+            break
+    else:
+        return compare.at_most(question, name, 0, GATE, "no layer differs in any bit")
+    errors = found.errors(get, layer)
+    note = f"{found.layers[layer][1]} {found.label(layer)}"
+    if not math.isnan(errors[2]):
+        told = histogram([(ours, theirs)])
+        note += (
+            f": {told['0']:.0%} of the elements equal, {told['1']:.0%} within an ulp, at most {told['max']:.0f} ulps"
+        )
+    return compare.envelope(question, name, errors[0], {"PyTorch": errors[1]}, GATE, note)
+
+
+def layers(case: Case, seed: int, trials: list[Trial]) -> list[dict]:
+    """Evidence: see `measure`."""
+    with jax.enable_x64(True):
+        net, reference, batch = case.start(seed, "float64")
+        exact = passes.ours(net, optimized=False)(net, batch), passes.theirs(reference, batch, "float64")
+    first = trials[0]
+    found = []
+    for layer, (_, kind) in first.layers.items():
+        entry = {"name": first.label(layer), "kind": kind}
+        for way, get in (("forward", FORWARDS), ("backward", BACKWARDS)):
+            errors = np.max([t.errors(get, layer) for t in trials], 0)
+            entry[way] = dict(zip(("jaxseg", "torch", "between"), map(float, errors)))
+            if all(layer in get(side) for side in (first.ours, exact[0])):
+                entry[way]["float64"] = compare.relative_l2(*(get(side)[layer] for side in exact))
+                told = histogram([(get(first.ours)[layer], get(first.theirs)[layer])])
+                entry[way] |= {"equal": told["0"], "ulps": told["median"]}
+        found.append(entry)
+    return found
+
+
+# ULPs -----------------------------------------------------------------------------------------------------------------
+
+
+def ulps(case: Case, seeds: Iterable[int], trials: list[Trial], device: str) -> dict:
+    """Evidence: see `measure`."""
+    found = {"logits": {}, "gradients": {}}
+    sides = {"jaxseg": [t.ours for t in trials]}
+    for variation in ("channels_last", "permuted batch"):
+        starts = [case.start(seed)[1:] for seed in seeds]
+        sides[variation] = [
+            passes.theirs(reference, batch, "float32", device=device, variation=variation)
+            for reference, batch in starts
+        ]
+    for name, side in sides.items():
+        both = list(zip(side, (t.theirs for t in trials)))
+        found["logits"][name] = histogram([(p.logits, q.logits) for p, q in both])
+        found["gradients"][name] = histogram([(p.gradients[k], x) for p, q in both for k, x in q.gradients.items()])
+    return found
+
+
+def histogram(both: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Distances in float32 ULPs, of pairs of arrays: shares, median, 99th percentile, largest; see `measure`."""
+    floors = [FLOOR * compare.norm(b) / math.sqrt(b.size) for _, b in both]
+    distances = np.concatenate([compare.ulp_distances(a, b, floor) for (a, b), floor in zip(both, floors)])
+    if not distances.size:
+        return {str(n): 1.0 for n in BINS} | {"median": 0.0, "p99": 0.0, "max": 0.0, "counted": 0.0}
+    return {str(n): float((distances <= n).mean()) for n in BINS} | {
+        "median": float(np.median(distances)),
+        "p99": float(np.percentile(distances, 99)),
+        "max": float(distances.max()),
+        "counted": distances.size / sum(b.size for _, b in both),
+    }

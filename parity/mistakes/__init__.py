@@ -1,0 +1,1 @@
+"""Mistakes to inject, one module for each question that has to catch them; see `parity/mutations.py`."""

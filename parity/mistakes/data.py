@@ -1,0 +1,95 @@
+"""Tiles read as others read them."""
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import step
+from jaxseg.data import pipeline, tiles
+from parity.mutations import mistake
+
+
+def pil_gray(right):
+    """Pillow's formula, in 16 bits."""
+
+    def gray(path):
+        b, g, r = np.moveaxis(tiles.read_image(path).astype(np.uint32), -1, 0)
+        return ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16).astype(np.uint8)
+
+    return gray
+
+
+def drop_last(right):
+    """The short last batch left out, as with `drop_last=True`."""
+
+    def epoch(self, epoch=0, start=0):
+        whole = len(self.pairs) // self.batch_size
+        for i, batch in enumerate(right(self, epoch, start)):
+            if start + i < whole:
+                yield batch
+
+    return epoch
+
+
+def other_mask(right):
+    """Masks taken from the next pair."""
+
+    def find(images, masks):
+        pairs = right(images, masks)
+        return [tiles.Pair(pair.image, pairs[(i + 1) % len(pairs)].mask) for i, pair in enumerate(pairs)]
+
+    return find
+
+
+def one_ulp(right):
+    """Divided on the device, where XLA multiplies by 1/255."""
+    return lambda image: jnp.asarray(image).astype(jnp.float32) * jnp.float32(1 / 255)
+
+
+MISTAKES = [
+    mistake("images in RGB", tiles, "read_image", lambda right: lambda path: right(path)[..., ::-1]),
+    mistake("divided by 255 as a product", step, "normalize", one_ulp),
+    mistake("divided by 256", step, "normalize", lambda right: lambda image: right(image) * jnp.float32(255 / 256)),
+    mistake("gray by Pillow's formula", tiles, "read_gray", pil_gray),
+    mistake(
+        "mask above 0", tiles, "read_mask", lambda right: lambda path: (tiles.read_gray(path) > 0).astype(np.uint8)
+    ),
+    mistake(
+        "mask from 128 on",
+        tiles,
+        "read_mask",
+        lambda right: lambda path: (tiles.read_gray(path) >= 128).astype(np.uint8),
+    ),
+    mistake(
+        "mask by its first channel",
+        tiles,
+        "read_mask",
+        lambda right: lambda path: tiles.read_image(path)[..., 0] // 255,
+    ),
+    mistake("last batch dropped", pipeline.Pipeline, "epoch", drop_last),
+    mistake(
+        "the same order every epoch",
+        pipeline.Pipeline,
+        "order",
+        lambda right: lambda self, epoch: right(self, 0),
+    ),
+    mistake(
+        "drawn with replacement",
+        pipeline.Pipeline,
+        "order",
+        lambda right: (
+            lambda self, epoch: (
+                np.random.default_rng(epoch).integers(0, len(self.pairs), len(self.pairs))
+                if self.shuffle
+                else right(self, epoch)
+            )
+        ),
+    ),
+    mistake("masks of the next tile", tiles, "find_pairs", other_mask),
+    mistake(
+        "images blurred by a resize there and back",
+        tiles,
+        "read_image",
+        lambda right: lambda path: cv2.resize(cv2.resize(right(path), None, fx=2, fy=2), right(path).shape[1::-1]),
+    ),
+]

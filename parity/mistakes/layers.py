@@ -1,0 +1,178 @@
+"""Layers as Flax has them by default, as Keras has them, or as people write them."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg import model
+from parity.mutations import mistake
+
+
+def setting(name: str, value: float):
+    """BatchNorm made with another value of an attribute."""
+
+    def wrong(right):
+        def init(self, *args, **kwargs):
+            right(self, *args, **kwargs)
+            setattr(self, name, value)
+
+        return init
+
+    return wrong
+
+
+def statistics(change):
+    """BatchNorm whose batch statistics are `change(self, x, valid, mean, var, n)` after the right ones were found."""
+
+    def wrong(right):
+        def changed(self, x, valid):
+            before = self.var[...]
+            mean, var = right(self, x, valid)
+            n = x[..., 0].size if valid is None else valid.sum() * x.shape[1] * x.shape[2]
+            return change(self, x, mean, var, n, before)
+
+        return changed
+
+    return wrong
+
+
+def biased_running(self, x, mean, var, n, before):
+    """Flax: the running variance takes the biased variance."""
+    self.var[...] = (1 - self.momentum) * before + self.momentum * jax.lax.stop_gradient(var)
+    return mean, var
+
+
+def fast_variance(right):
+    """Flax: E[x^2] - E[x]^2, which cancels."""
+
+    def wrong(self, x, valid):
+        before = self.var[...]
+        mean, var = right(self, x, valid)
+        n = x[..., 0].size if valid is None else valid.sum() * x.shape[1] * x.shape[2]
+        weight = jnp.ones(x.shape[0], x.dtype) if valid is None else valid.astype(x.dtype)
+        squares = (jnp.square(x) * weight[:, None, None, None]).sum((0, 1, 2)) / n
+        var = jnp.maximum(squares - jnp.square(mean), 0)
+        self.var[...] = (1 - self.momentum) * before + self.momentum * jax.lax.stop_gradient(var * n / (n - 1))
+        return mean, var
+
+    return wrong
+
+
+def float32_statistics(right):
+    """Flax: running statistics are float32 whatever the parameters are."""
+
+    def wrong(self, features, **kwargs):
+        right(self, features, **kwargs)
+        self.mean, self.var = (nnx.BatchStat(s[...].astype(jnp.float32)) for s in (self.mean, self.var))
+
+    return wrong
+
+
+def detached(right):
+    """No gradient through the statistics of the batch."""
+
+    def wrong(self, x, valid):
+        return tuple(map(jax.lax.stop_gradient, right(self, x, valid)))
+
+    return wrong
+
+
+def split_ties(right):
+    """Pooling by reshape: equal values share the gradient."""
+
+    def wrong(x):
+        b, h, w, c = x.shape
+        return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+    return wrong
+
+
+def last_tie(right):
+    """The last of equal values gets the gradient."""
+    return lambda x: right(x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2][:, ::-1, ::-1])[:, ::-1, ::-1]
+
+
+def up_conv(kernel, bias=True):
+    """UpConv with another reading of its kernel [h w in out], or without its bias."""
+
+    def wrong(right):
+        def call(self, x):
+            b, h, w, _ = x.shape
+            y = jnp.einsum("bhwi,yxio->bhywxo", x.astype(self.dtype), kernel(self.kernel[...]).astype(self.dtype))
+            y = y.reshape(b, 2 * h, 2 * w, -1)
+            return y + self.bias[...][None, None, None] if bias else y
+
+        return call
+
+    return wrong
+
+
+def half_pixel(right):
+    """align_corners=False."""
+    return lambda x: jax.image.resize(x, (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), "bilinear")
+
+
+def nearest(right):
+    """Repeats pixels."""
+    return lambda x: jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+
+
+def padded(*sides, **how):
+    """3x3 convolutions of something else than zeros around the image: `jnp.pad` by `sides`, and the inside of that."""
+
+    def wrong(right):
+        def call(self, x):
+            if self.kernel.shape[0] == 1:
+                return right(self, x)
+            return right(self, jnp.pad(x, ((0, 0), sides, sides, (0, 0)), **how))[:, 1:-1, 1:-1]
+
+        return call
+
+    return wrong
+
+
+def without_bias(right):
+    """The bias left out."""
+
+    def wrong(self, x):
+        y = right(self, x)
+        return y if self.bias is None else y - self.bias[...][None, None, None]
+
+    return wrong
+
+
+NORM = model.BatchNorm
+MISTAKES = [
+    mistake("convolution: no bias", model.Conv, "__call__", without_bias),
+    mistake("BatchNorm: running variance biased", NORM, "_statistics", statistics(biased_running)),
+    mistake("BatchNorm: momentum 0.99", NORM, "__init__", setting("momentum", 0.01)),
+    mistake("BatchNorm: momentum weighs the old value", NORM, "__init__", setting("momentum", 0.9)),
+    mistake("BatchNorm: eps 1e-3", NORM, "__init__", setting("eps", 1e-3)),
+    mistake("BatchNorm: eps 1e-6", NORM, "__init__", setting("eps", 1e-6)),
+    mistake(
+        "BatchNorm: normalizes with the unbiased variance",
+        NORM,
+        "_statistics",
+        statistics(lambda self, x, mean, var, n, before: (mean, var * n / (n - 1))),
+    ),
+    mistake("BatchNorm: fast variance", NORM, "_statistics", fast_variance),
+    mistake("BatchNorm: statistics kept in float32", NORM, "__init__", float32_statistics),
+    mistake("BatchNorm: statistics detached", NORM, "_statistics", detached),
+    mistake(
+        "BatchNorm: padding takes part",
+        NORM,
+        "_statistics",
+        lambda right: lambda self, x, valid: right(self, x, None),
+    ),
+    mistake("max-pool by reshape, ties split", model, "max_pool", split_ties),
+    mistake("max-pool, last of the ties", model, "max_pool", last_tie),
+    mistake("ReLU by jnp.maximum", jax.nn, "relu", lambda right: lambda x: jnp.maximum(x, 0)),
+    mistake("transposed convolution: kernel not flipped", model.UpConv, "__call__", up_conv(lambda k: k[::-1, ::-1])),
+    mistake("transposed convolution: rows and columns", model.UpConv, "__call__", up_conv(lambda k: k.swapaxes(0, 1))),
+    mistake("transposed convolution: no bias", model.UpConv, "__call__", up_conv(lambda k: k, bias=False)),
+    mistake("bilinear: align_corners=False", model, "upsample_bilinear", half_pixel),
+    mistake("bilinear: nearest instead", model, "upsample_bilinear", nearest),
+    mistake("convolution: pads by wrapping round", model.Conv, "__call__", padded(1, 1, mode="wrap")),
+    mistake("convolution: pads by reflection", model.Conv, "__call__", padded(1, 1, mode="reflect")),
+    mistake("convolution: pads right and below only", model.Conv, "__call__", padded(0, 2)),
+]

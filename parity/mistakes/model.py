@@ -1,0 +1,90 @@
+"""The network put together wrongly."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg import model, step
+from parity.mutations import mistake
+
+
+def up(join, pad=lambda n: (n // 2, n - n // 2)):
+    """Another decoder block: `join(skip, x)`, and `pad` for where the odd row goes."""
+
+    def wrong(right):
+        def call(self, x, skip, valid=None):
+            x = model.upsample_bilinear(x) if self.up is None else self.up(x)
+            rows, columns = skip.shape[1] - x.shape[1], skip.shape[2] - x.shape[2]
+            x = jnp.pad(x, [(0, 0), pad(rows), pad(columns), (0, 0)])
+            return self.block(join(skip, x), valid)
+
+        return call
+
+    return wrong
+
+
+def resized(right):
+    """Where sizes are odd, the features from below are stretched instead of padded."""
+
+    def wrong(self, x, skip, valid=None):
+        x = model.upsample_bilinear(x) if self.up is None else self.up(x)
+        x = jax.image.resize(x, (*skip.shape[:3], x.shape[3]), "bilinear")
+        return self.block(jnp.concatenate([skip, x], -1), valid)
+
+    return wrong
+
+
+def before_relu(right):
+    """ReLU before BatchNorm."""
+
+    def wrong(self, x, valid=None):
+        x = self.norm1(jax.nn.relu(self.conv1(x)), valid)
+        return self.norm2(jax.nn.relu(self.conv2(x)), valid)
+
+    return wrong
+
+
+def one_relu(right):
+    """No ReLU after the second BatchNorm."""
+    return lambda self, x, valid=None: self.norm2(self.conv2(jax.nn.relu(self.norm1(self.conv1(x), valid))), valid)
+
+
+def headless_bias(right):
+    """Logits without the bias of the last convolution."""
+    return lambda self, x, valid=None: right(self, x, valid) - self.head.bias[...][None, None, None]
+
+
+def batch_always(right):
+    """Evaluation with the statistics of the batch."""
+
+    def wrong(self, x, valid=None):
+        if not self.use_running_average:
+            return right(self, x, valid)
+        mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
+        scale, bias = (p[...][None, None, None] for p in (self.scale, self.bias))
+        return (x - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
+
+    return wrong
+
+
+MISTAKES = [
+    mistake("skip connection second", model.Up, "__call__", up(lambda skip, x: jnp.concatenate([x, skip], -1))),
+    mistake("skip connection added", model.Up, "__call__", up(lambda skip, x: jnp.concatenate([skip, x + skip], -1))),
+    mistake(
+        "odd row padded above",
+        model.Up,
+        "__call__",
+        up(lambda skip, x: jnp.concatenate([skip, x], -1), pad=lambda n: (n - n // 2, n // 2)),
+    ),
+    mistake("odd sizes stretched", model.Up, "__call__", resized),
+    mistake("ReLU before BatchNorm", model.ConvBlock, "__call__", before_relu),
+    mistake("second ReLU missing", model.ConvBlock, "__call__", one_relu),
+    mistake("head without its bias", model.UNet, "__call__", headless_bias),
+    mistake(
+        "padding seen by the whole network",
+        model.UNet,
+        "__call__",
+        lambda right: lambda self, x, valid=None: right(self, x),
+    ),
+    mistake("evaluation with batch statistics", model.BatchNorm, "__call__", batch_always),
+    mistake("images in -1..1", step, "normalize", lambda right: lambda image: 2 * right(image) - 1),
+]

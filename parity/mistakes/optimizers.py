@@ -1,0 +1,207 @@
+"""Optimizers with the pieces in Optax's, Keras' or another order, or with other constants."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxseg import optim
+from parity.mutations import mistake
+
+
+def default(name: str, value):
+    """The optimizer with another default for an option."""
+
+    def wrong(right):
+        signature = inspect.signature(right)
+
+        def make(*args, **kwargs):
+            given = signature.bind(*args, **kwargs).arguments
+            return right(*args, **({} if name in given else {name: value}), **kwargs)
+
+        make.__signature__ = signature.replace(
+            parameters=[p.replace(default=value) if p.name == name else p for p in signature.parameters.values()]
+        )
+        return make
+
+    return wrong
+
+
+def keras_momentum(right):
+    """The learning rate inside the momentum buffer."""
+
+    def sgd(learning_rate, momentum=0.0, *, nesterov=False, weight_decay=0.0):
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+            optax.trace(momentum, nesterov) if momentum else optax.identity(),
+        )
+
+    return sgd
+
+
+def decoupled_sgd(right):
+    """Weight decay after the momentum."""
+
+    def sgd(learning_rate, momentum=0.0, *, nesterov=False, weight_decay=0.0):
+        return optax.chain(
+            optax.trace(momentum, nesterov) if momentum else optax.identity(),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return sgd
+
+
+def averaged_momentum(right):
+    """An average of gradients instead of their sum: dampening."""
+
+    def sgd(learning_rate, momentum=0.0, *, nesterov=False, weight_decay=0.0):
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay),
+            optax.ema(momentum, debias=False) if momentum else optax.identity(),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return sgd
+
+
+def adam_with(scale=optax.scale_by_adam, **fixed):
+    """Adam made of another scaling."""
+
+    def wrong(right):
+        def adam(learning_rate, b1=0.9, b2=0.999, eps=1e-8, *, weight_decay=0.0):
+            return optax.chain(
+                optax.add_decayed_weights(weight_decay),
+                scale(b1, b2, **({"eps": eps} | fixed)),
+                optax.scale_by_learning_rate(learning_rate),
+            )
+
+        return adam
+
+    return wrong
+
+
+def without_correction(b1, b2, eps):
+    """Adam's averages, not corrected for their start at 0."""
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros, zeros)
+
+    def update(updates, state, params=None):
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
+        out = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return out, optax.ScaleByAdamState(state.count + 1, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def without_decay(right):
+    """weight_decay not looked at."""
+    return lambda *args, **kwargs: right(*args, **(kwargs | {"weight_decay": 0.0}))
+
+
+def optax_rmsprop(right):
+    """Optax's order: the learning rate before the buffer."""
+
+    def rmsprop(learning_rate, decay=0.99, eps=1e-8, momentum=0.0, *, weight_decay=0.0):
+        inner = optax.rmsprop(learning_rate, decay, eps, momentum=momentum or None, eps_in_sqrt=False)
+        return optax.chain(optax.add_decayed_weights(weight_decay), inner)
+
+    return rmsprop
+
+
+def clipped(scale):
+    """Clipping by another factor: `scale(max_norm, norm)`."""
+
+    def wrong(right):
+        def clip_by_global_norm(max_norm):
+            def clip(grads, _):
+                factor = scale(max_norm, optax.tree.norm(grads))
+                return jax.tree.map(lambda grad: factor * grad, grads)
+
+            return optax.stateless(clip)
+
+        return clip_by_global_norm
+
+    return wrong
+
+
+def clip_each(right):
+    """Array by array."""
+
+    def clip_by_global_norm(max_norm):
+        def clip(grads, _):
+            return jax.tree.map(lambda g: jnp.minimum(max_norm / (jnp.linalg.norm(g.ravel()) + 1e-6), 1) * g, grads)
+
+        return optax.stateless(clip)
+
+    return clip_by_global_norm
+
+
+MISTAKES = [
+    mistake("SGD: learning rate inside the buffer", optim, "sgd", keras_momentum),
+    mistake("SGD: weight decay decoupled", optim, "sgd", decoupled_sgd),
+    mistake("SGD: no weight decay", optim, "sgd", without_decay),
+    mistake("SGD: dampened", optim, "sgd", averaged_momentum),
+    mistake(
+        "SGD: nesterov instead of plain momentum",
+        optim,
+        "sgd",
+        lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum, **(k | {"nesterov": momentum > 0})),
+    ),
+    mistake(
+        "SGD: plain momentum instead of nesterov",
+        optim,
+        "sgd",
+        lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum, **(k | {"nesterov": False})),
+    ),
+    mistake("Adam: eps inside the root", optim, "adam", adam_with(eps=0.0, eps_root=1e-8)),
+    mistake("Adam: eps 1e-7, Keras'", optim, "adam", default("eps", 1e-7)),
+    mistake("Adam: b2 0.99", optim, "adam", default("b2", 0.99)),
+    mistake("Adam: averages not corrected", optim, "adam", adam_with(without_correction)),
+    mistake("Adam: weight decay decoupled", optim, "adam", lambda right: optim.adamw),
+    mistake("AdamW: weight decay coupled", optim, "adamw", lambda right: optim.adam),
+    mistake("AdamW: Optax's weight decay 1e-4", optim, "adamw", default("weight_decay", 1e-4)),
+    mistake(
+        "AdamW: weight decay not times the learning rate",
+        optim,
+        "adamw",
+        lambda right: (
+            lambda lr, *a, weight_decay=0.01, **k: optax.chain(
+                right(lr, *a, weight_decay=0.0, **k), optax.add_decayed_weights(-weight_decay * 1e-3)
+            )
+        ),
+    ),
+    mistake("RMSprop: Optax's order, learning rate before the buffer", optim, "rmsprop", optax_rmsprop),
+    mistake("RMSprop: Optax's decay 0.9", optim, "rmsprop", default("decay", 0.9)),
+    mistake(
+        "RMSprop: eps inside the root",
+        optim,
+        "rmsprop",
+        lambda right: (
+            lambda lr, decay=0.99, eps=1e-8, momentum=0.0, *, weight_decay=0.0: optax.chain(
+                optax.add_decayed_weights(weight_decay),
+                optax.scale_by_rms(decay, eps),
+                optax.trace(momentum) if momentum else optax.identity(),
+                optax.scale_by_learning_rate(lr),
+            )
+        ),
+    ),
+    mistake(
+        "clipping without the 1e-6",
+        optim,
+        "clip_by_global_norm",
+        clipped(lambda most, norm: jnp.minimum(most / norm, 1)),
+    ),
+    mistake(
+        "clipping that lengthens short gradients",
+        optim,
+        "clip_by_global_norm",
+        clipped(lambda most, norm: most / (norm + 1e-6)),
+    ),
+    mistake("clipping array by array", optim, "clip_by_global_norm", clip_each),
+]

@@ -1,0 +1,36 @@
+"""Float32 and bfloat16 lost on the way: invisible in float64."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg import model
+from parity.mistakes.layers import fast_variance
+from parity.mutations import mistake
+
+
+def low_statistics(right):
+    """Statistics of the batch computed in the type of the computation."""
+
+    def wrong(self, x, valid):
+        mean, var = right(self, x.astype(jnp.bfloat16).astype(x.dtype), valid)
+        return mean.astype(jnp.bfloat16).astype(x.dtype), var.astype(jnp.bfloat16).astype(x.dtype)
+
+    return wrong
+
+
+def low_logits(right):
+    """Logits in bfloat16."""
+    return lambda self, x, valid=None: right(self, x, valid).astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def ten_bits(right):
+    """Inputs rounded to TF32's ten bits, where float32 is asked."""
+    return lambda self, x: right(self, jax.lax.reduce_precision(x, 8, 10) if x.dtype == jnp.float32 else x)
+
+
+MISTAKES = [
+    mistake("BatchNorm: fast variance", model.BatchNorm, "_statistics", fast_variance),
+    mistake("BatchNorm: statistics in bfloat16", model.BatchNorm, "_statistics", low_statistics),
+    mistake("logits in bfloat16", model.UNet, "__call__", low_logits),
+    mistake("transposed convolution in TF32", model.UpConv, "__call__", ten_bits),
+]

@@ -1,0 +1,108 @@
+"""A step put together wrongly: what no single piece shows."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxseg import losses, model, optim, schedules, step
+from parity.mistakes.schedule import shifted
+from parity.mutations import mistake
+
+
+def doubled_gradient(right):
+    """A loss whose gradient is that of twice the loss."""
+    return lambda *args, **kwargs: (lambda value: 2 * value - jax.lax.stop_gradient(value))(right(*args, **kwargs))
+
+
+def forgetting(right):
+    """An optimizer whose state is forgotten after every step."""
+
+    def make(*args, **kwargs):
+        inner = right(*args, **kwargs)
+
+        def update(updates, state, params=None):
+            out, after = inner.update(updates, inner.init(params), params)
+            keep = jax.tree.map(lambda new, old: new if jnp.issubdtype(new.dtype, jnp.integer) else old, after, state)
+            return out, keep
+
+        return optax.GradientTransformation(inner.init, update)
+
+    return make
+
+
+def frozen_statistics(right):
+    """Training leaves the running statistics as they were."""
+
+    def wrong(self, x, valid):
+        mean, var = self.mean[...], self.var[...]
+        found = right(self, x, valid)
+        self.mean[...], self.var[...] = mean, var
+        return found
+
+    return wrong
+
+
+def padding_as_background(right):
+    """Samples that pad a short batch are trained on, as background."""
+
+    def wrong(net, batch, *args, **kwargs):
+        mask = jnp.where(batch["mask"] == losses.IGNORE_INDEX, 0, batch["mask"])
+        return right(net, batch | {"mask": mask, "valid": jnp.ones_like(batch["valid"])}, *args, **kwargs)
+
+    return wrong
+
+
+def next_rate(right):
+    """The optimizer counts from 1: every step at the next step's rate."""
+    return lambda rate, *a, **k: right((lambda count: rate(count + 1)) if callable(rate) else rate, *a, **k)
+
+
+def ascending(right):
+    """Goes up the gradient."""
+    return lambda *args, **kwargs: optax.chain(right(*args, **kwargs), optax.scale(-1.0))
+
+
+def single_precision(right):
+    """The update is rounded to float32."""
+
+    def make(*args, **kwargs):
+        inner = right(*args, **kwargs)
+
+        def update(updates, state, params=None):
+            out, state = inner.update(updates, state, params)
+            return jax.tree.map(lambda u: u.astype(jnp.float32).astype(u.dtype), out), state
+
+        return optax.GradientTransformation(inner.init, update)
+
+    return make
+
+
+def frozen_head(right):
+    """The last layer's bias is not trained."""
+
+    def update(self, net, grads, **kwargs):
+        right(self, net, jax.tree_util.tree_map_with_path(_without_head_bias, grads), **kwargs)
+
+    return update
+
+
+def _without_head_bias(path, leaf):
+    names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+    return jnp.zeros_like(leaf) if "head" in names and "bias" in names else leaf
+
+
+MISTAKES = [
+    mistake("the next step's learning rate", optim, "sgd", next_rate),
+    mistake("the previous step's learning rate", schedules, "article", shifted(-1)),
+    mistake("gradient of twice the loss", losses, "cross_entropy", doubled_gradient),
+    mistake("optimizer's state forgotten", optim, "sgd", forgetting),
+    mistake("uphill", optim, "sgd", ascending),
+    mistake("update rounded to float32", optim, "sgd", single_precision),
+    mistake("running statistics frozen", model.BatchNorm, "_statistics", frozen_statistics),
+    mistake("padding trained on as background", step, "loss_fn", padding_as_background),
+    mistake("head's bias not trained", nnx.Optimizer, "update", frozen_head),
+    mistake(
+        "momentum 0.99", optim, "sgd", lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum and 0.99, **k)
+    ),
+]

@@ -1,0 +1,267 @@
+"""Trains the PyTorch reference and jaxseg side by side: `python -m parity.race --data FOLDER --out FOLDER`
+
+From the same initial weights, on the same batches, in any recipe that the trainer takes, for --epochs and --seeds; on
+the CPU, in float32. Steps alternate and each is timed until its result is there, so both frameworks meet the same
+load of the machine. A line an epoch, a table at the end, and race.json and race.png, written after every epoch.
+
+The question is whether the final validation mIoU is the same but for a --margin stated beforehand: two one-sided
+t-tests over the seeds, paired (`compare.tost`). Exit status: 0 equivalent, or one seed, which no test can judge; 1 not
+shown, different, or a side that did not start alike or left the numbers; 2 a mistake that a person can mend.
+"""
+
+import dataclasses
+import datetime
+import importlib.util
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from jaxseg import config as settings
+from jaxseg import losses, metrics, train
+from jaxseg.config import Config, Data, Model, Optimization, UserError
+from jaxseg.data import tiles
+from jaxseg.data.augment import flips_and_turns
+from jaxseg.data.fields import make_fields
+from jaxseg.data.pipeline import Batch, Pipeline
+from jaxseg.step import step_key
+from jaxseg.terminal import clock, console
+
+NAMES = ("jaxseg", "PyTorch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """The race itself."""
+
+    seeds: int = 3
+    """How many times, each from other weights and in another order. Under 3 there is hardly a test, with 1 none."""
+    seed: int = 0
+    """The first of them; the split of the data follows from it too."""
+    margin: float = 0.01
+    """Differences of the final mIoU up to this count as none. State it before you know the result."""
+    limit: int | None = None
+    """Use this many training tiles, evenly spread over all of them, and validation tiles in the same proportion, so
+    that a race fits into an evening; all if there are fewer."""
+    threads: int = 1
+    """PyTorch's threads; JAX takes what the machine has. With 2 on 2 cores jaxseg's own turn took a fifth longer."""
+    out: Path | None = None
+    """Folder for race.json and race.png; runs/race-<date>-<time> if not given."""
+    overwrite: bool = False
+    """Write over the race.json and race.png that are in --out; nothing else there is touched."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All of it."""
+
+    data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)
+    model: tyro.conf.OmitArgPrefixes[Model] = dataclasses.field(default_factory=Model)
+    optimization: tyro.conf.OmitArgPrefixes[Optimization] = dataclasses.field(default_factory=Optimization)
+    race: tyro.conf.OmitArgPrefixes[Race] = Race()
+
+    @property
+    def config(self) -> Config:
+        """The trainer's settings for the same recipe."""
+        return Config(self.data, self.model, self.optimization, settings.Run(seed=self.race.seed))
+
+
+class Diverged(RuntimeError):
+    """A side left the numbers; the message says which and where."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    description = "Train jaxseg and its PyTorch reference side by side and test whether they end up equally good."
+    options = tyro.cli(Options, args=argv, prog="python -m parity.race", description=description)
+    if importlib.util.find_spec("torch") is None:
+        print("error: a race needs PyTorch and SciPy: pip install 'jaxseg[parity]'", file=sys.stderr)
+        return 2
+    try:
+        check(options)
+        return 0 if race(options) else 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def check(options: Options) -> None:
+    """Raises UserError naming every setting that cannot be, or that PyTorch has no counterpart of here."""
+    from parity.reference import training
+
+    r, o, problems = options.race, options.optimization, []
+    try:
+        settings.check(options.config)
+    except UserError as error:
+        problems.append(str(error))
+    rules = [
+        (r.seeds >= 1, f"--seeds is {r.seeds}; expected 1 or more"),
+        (r.threads >= 1, f"--threads is {r.threads}; expected 1 or more"),
+        (0 < r.margin < 1, f"--margin is {r.margin:g}; it is a difference of mIoU, above 0 and below 1"),
+        (r.limit is None or r.limit >= 1, f"--limit is {r.limit}; expected 1 or more"),
+        (r.seed + r.seeds <= 2**32, f"--seed {r.seed} and --seeds {r.seeds} go past 2**32"),
+        (options.model.precision == "f32", f"--precision is {options.model.precision}; a race is run in f32"),
+    ]
+    tables = {"optimizer": training.OPTIMIZERS, "schedule": training.SCHEDULES, "loss": training.LOSSES}
+    for name, known in tables.items():
+        asked = getattr(o, name)
+        rules.append((asked in known, f"--{name} {asked} has no counterpart in the reference; {', '.join(known)} have"))
+    if r.out is not None and r.out.exists():
+        empty = r.out.is_dir() and not any(r.out.iterdir())
+        usable = empty or (r.overwrite and r.out.is_dir())
+        rules.append((usable, f"--out {r.out}: is not an empty folder. Give another, or --overwrite."))
+    if problems := problems + [message for holds, message in rules if not holds]:
+        raise UserError("\n".join(problems))
+
+
+def race(options: Options) -> bool:
+    """Runs it to its end; whether nothing speaks against equivalence. Raises UserError or Diverged."""
+    import torch
+
+    from parity import memory, race_report
+    from parity.ours import Ours
+    from parity.reference.training import Reference
+
+    jax.config.update("jax_platforms", "cpu")
+    torch.set_num_threads(options.race.threads)
+    r, o = options.race, options.optimization
+    out = r.out or Path("runs") / f"race-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    splits, facts = open_data(options)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made ({error.strerror or error})") from None
+    console.print(f"race  {r.seeds} seeds, {o.epochs} epochs; equivalent means: within {r.margin:g} mIoU")
+    record = race_report.new(options, facts)
+    record["memory"] = {name: memory.measure(name, options.config, facts["size"], r.threads) for name in NAMES}
+
+    steps = -(-facts["training"] // o.batch_size)
+    racers = dict(zip(NAMES, (Ours(options.config, steps), Reference(options.config, steps))))
+    began = time.monotonic()
+    console.print(race_report.HEADING)
+    for number in range(r.seeds):
+        seed = r.seed + number
+        record["seeds"].append({"seed": seed, "epochs": []})
+        racers["jaxseg"].start(seed)
+        racers["PyTorch"].start(racers["jaxseg"].weights())
+        data = pipelines(options, splits, facts["cached"], seed)
+        for epoch in range(o.epochs):
+            found = run_epoch(racers, *data, epoch, seed, o.augment)
+            record["seeds"][-1]["epochs"].append(found)
+            done = number * o.epochs + epoch + 1
+            left = (time.monotonic() - began) / done * (r.seeds * o.epochs - done)
+            console.print(race_report.epoch_line(seed, found, o.epochs) + f"  {clock(left)} left")
+            race_report.write(out, record)
+    passed = race_report.finish(out, record)
+    console.print(f"{out / 'race.json'}\n{out / 'race.png'}")
+    return passed
+
+
+def open_data(options: Options) -> tuple[list[list[tiles.Pair]], dict]:
+    """Training and validation pairs, as the trainer finds them and then limited, and what race.json says of them.
+
+    "training", "validation": number of tiles; "size": their height and width; "cached": whether they are kept in
+    memory; "constant_miou": validation mIoU of giving every pixel the more frequent class, which is to be beaten.
+    """
+    data, limit = options.data, options.race.limit
+    if data.data is None and data.images is None:
+        data = dataclasses.replace(data, data=Path("data") / "made-up-fields")
+        make_fields(data.data, train=48, val=12, size=112)
+        console.print(f"data  none given, so made-up crop fields in {data.data}")
+    splits = [list(split) for split in tiles.find_splits(data, options.race.seed)]
+    if limit is not None and limit < len(splits[0]):
+        share = limit / len(splits[0])
+        splits = [spread(split, max(1, round(share * len(split)))) for split in splits]
+    surveys = tiles.survey_splits(splits, data.workers)
+    train.check_sizes(options.config, surveys)
+    for name, found in zip(("training", "validation"), surveys):
+        console.print(f"data  {found.pairs} {name} tiles of {found.width}x{found.height}")
+    pixels = surveys[1].class_pixels
+    facts = {
+        "training": len(splits[0]),
+        "validation": len(splits[1]),
+        "size": (surveys[0].height, surveys[0].width),
+        "cached": sum(found.decoded_bytes for found in surveys) <= data.cache_mb * 2**20,
+        "constant_miou": max(pixels) / sum(pixels) / sum(n > 0 for n in pixels),
+    }
+    return splits, facts
+
+
+def spread(items: list, count: int) -> list:
+    """`count` of the items, evenly spread over all of them, in their order."""
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def pipelines(options: Options, splits: list, cache: bool, seed: int) -> tuple[Pipeline, Pipeline]:
+    """Batches without reader threads, which would take time from the side that is being timed."""
+    how = {"batch_size": options.optimization.batch_size, "cache": cache}
+    return Pipeline(splits[0], shuffle=True, seed=seed, **how), Pipeline(splits[1], **how)
+
+
+def batches(training: Pipeline, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
+    """The trainer's batches of an epoch, augmented as its step would, back on the host for both sides."""
+    move = jax.jit(flips_and_turns)
+    for step, batch in enumerate(training.epoch(epoch), start=epoch * len(training)):
+        yield jax.device_get(move(step_key(seed, step), batch)) if augment else batch
+
+
+def run_epoch(racers: dict, training: Pipeline, validation: Pipeline, epoch: int, seed: int, augment: bool) -> dict:
+    """A step of each side for every batch, in turns, then validation of both; what race.json keeps of it.
+
+    Raises Diverged.
+    """
+    images, steps = [], {name: [] for name in racers}
+    for batch in batches(training, epoch, seed, augment):
+        images.append(int(batch["valid"].sum()))
+        for name, racer in racers.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            loss = racer.step(batch)
+            # the clock of a process may tick 64 times a second only (Windows), and see nothing of a small step
+            steps[name].append((loss, time.perf_counter() - wall, max(time.process_time() - cpu, 1e-6)))
+            if not math.isfinite(loss):
+                raise Diverged(f"{name}: loss {loss} in epoch {epoch + 1}, step {len(images)}, seed {seed}")
+    scores, agreement = validate(racers, validation)
+    for name, score in scores.items():
+        if not math.isfinite(score["loss"]):
+            raise Diverged(f"{name}: validation loss {score['loss']} after epoch {epoch + 1}, seed {seed}")
+    found = {"epoch": epoch + 1, "agreement": agreement, "images": images}
+    for name in racers:
+        loss, wall, cpu = (list(column) for column in zip(*steps[name]))
+        found[name] = scores[name] | {
+            "train_loss": float(np.average(loss, weights=images)),
+            "learning_rates": racers[name].rates[-len(images) :],
+            "first_loss": loss[0],
+            "seconds": wall,
+            "cpu_seconds": cpu,
+        }
+    return found
+
+
+def validate(racers: dict, validation: Pipeline) -> tuple[dict, float]:
+    """Loss and mIoU of each side over the whole set, and the share of pixels to which both give the same class."""
+    totals = {name: metrics.Totals() for name in racers}
+    same = counted = 0
+    for batch in validation.epoch():
+        keep = batch["mask"][batch["valid"]] != losses.IGNORE_INDEX
+        found = {name: racer.evaluate(batch) for name, racer in racers.items()}
+        for name, result in found.items():
+            totals[name].add(result)
+        first, second = (result["predictions"] for result in found.values())
+        same, counted = same + int((first == second)[keep].sum()), counted + int(keep.sum())
+    scores = {name: total.summary() for name, total in totals.items()}
+    return {name: {key: s[key] for key in ("loss", "miou", "iou")} for name, s in scores.items()}, same / counted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The harness that injects mistakes can itself fail: it sees escapes, broken checks and mistakes that reach nothing."""
+
+import jax
+import pytest
+
+from jaxseg import model, schedules
+from parity import mutations
+from parity.compare import at_most
+from parity.mutations import Cell, Mistake, mistake
+
+
+def row(name: str, passed: bool):
+    return at_most("schedule", name, 0 if passed else 1, 0)
+
+
+@pytest.fixture
+def shifted():
+    return mistake("late", schedules, "article", lambda right: lambda *a, **k: lambda tick: right(*a, **k)(tick - 1))
+
+
+def test_a_mistake_is_there_inside_and_gone_outside(shifted):
+    right = schedules.article
+    with mutations.injected(shifted):
+        assert float(schedules.article(1.0)(6)) == float(right(1.0)(5))
+    assert schedules.article is right
+
+
+def test_a_mistake_is_gone_after_an_exception(shifted):
+    right = schedules.article
+    with pytest.raises(KeyError), mutations.injected(shifted):
+        raise KeyError
+    assert schedules.article is right
+
+
+def test_compiled_functions_are_forgotten_on_both_sides():
+    compiled = jax.jit(lambda x: model.max_pool(x))
+    x = jax.numpy.arange(16.0).reshape(1, 4, 4, 1)
+    before = compiled(x)
+    with mutations.injected(mistake("zero", model, "max_pool", lambda right: lambda x: 0 * right(x))):
+        assert not compiled(x).any()
+    assert (compiled(x) == before).all()
+
+
+def test_the_real_check_catches_a_real_mistake(tmp_path):
+    names = [wrong.name for wrong in mutations.all_mistakes()["schedule"]]
+    cell = mutations.try_one("schedule", names.index("article: compounding removed"), "schedule", tmp_path)
+    assert not cell.broke
+    assert any("article" in name for name in cell.failed)
+
+
+def test_a_check_that_breaks_has_caught_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(mutations, "ask", lambda question, data: 1 / 0)
+    cell = mutations.try_one("schedule", 0, "schedule", tmp_path)
+    assert cell.failed == ()
+    verdict = mutations.verdict(Mistake("x", ()), "schedule", {"schedule": cell}, reached=True)
+    assert not verdict.passed
+    assert "ZeroDivisionError" in verdict.worst
+
+
+@pytest.mark.parametrize(("reached", "says"), [(True, "no row fails"), (False, "never calls")])
+def test_an_escape_fails_and_says_why(reached, says):
+    verdict = mutations.verdict(Mistake("x", ()), "model", {"model": Cell("model", 0, "model")}, reached)
+    assert not verdict.passed
+    assert says in verdict.worst
+
+
+def test_being_seen_by_another_question_is_not_enough():
+    seen = {"model": Cell("model", 0, "model"), "layers": Cell("model", 0, "layers", ("a",))}
+    assert not mutations.verdict(Mistake("x", ()), "model", seen, reached=True).passed
+
+
+def test_a_caught_mistake_names_the_rows():
+    seen = {"model": Cell("model", 0, "model", ("a", "b")), "layers": Cell("model", 0, "layers", ("c",))}
+    verdict = mutations.verdict(Mistake("x", ()), "model", seen, reached=True)
+    assert verdict.passed
+    assert "a; b" in verdict.note
+    assert "layers 1" in verdict.note
+
+
+def test_control_fails_when_a_row_fails_without_any_mistake():
+    good, bad = [row("fine", True)], [row("fine", True), row("broken", False)]
+    assert mutations.control_row({"schedule": good}).passed
+    assert "schedule: broken" in mutations.control_row({"schedule": bad}).worst
+
+
+def test_control_tells_which_mistakes_a_question_can_see(monkeypatch, tmp_path):
+    def ask(question, data):
+        schedules.per_epoch(schedules.constant(1.0), 2)
+        return []
+
+    monkeypatch.setattr(mutations, "ask", ask)
+    _, reached = mutations.control("schedule", tmp_path)
+    names = {mutations.all_mistakes()[own][i].name for own, i in reached}
+    assert "per_epoch: one step late" in names
+    assert "article: one tick late" not in names
+
+
+def test_every_mistake_has_a_name_of_its_own_and_something_to_replace():
+    everything = [wrong for group in mutations.all_mistakes().values() for wrong in group]
+    assert len(everything) >= 60
+    for group in mutations.all_mistakes().values():
+        assert len({wrong.name for wrong in group}) == len(group)
+    for wrong in everything:
+        assert wrong.patches
+        assert all(hasattr(owner, attribute) for owner, attribute, _ in wrong.patches)
