@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from jaxseg import model, optim, step
+from parity import branches
 from parity.answer import Settings
 from parity.checks import divergence, training
 
@@ -220,7 +221,7 @@ def test_a_variation_is_undone_even_after_an_error(name):
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 2, 5, 7)])
 def test_pooling_choices_are_those_of_torch(rng, shape):
     x = rng.integers(0, 3, shape).astype(np.float32)  # with ties
-    found = divergence.branches({"down.0.relu2": x}, ["down.0.relu2", "down.1.max_pool"])
+    found = branches.choices({"down.0.relu2": x}, ["down.0.relu2", "down.1.max_pool"])
     _, flat = F.max_pool2d(torch.from_numpy(x), 2, return_indices=True)
     row, column = np.divmod(flat.numpy(), shape[3])
     assert np.array_equal(found["down.1.max_pool"], row % 2 * 2 + column % 2)
@@ -235,13 +236,13 @@ def test_the_compiled_step_reports_the_relus_of_the_reference():
         sides.ours.start(weights)
         sides.theirs.start(weights)
         sides.ours.step(batch)
-        found, expected = sides.ours.relus(sides.layers), divergence.reference_relus(sides.theirs, batch)
+        found, expected = sides.ours.relus(sides.layers), branches.reference_relus(sides.theirs, batch)
         assert list(found) == list(expected)
         assert all(np.allclose(found[name], expected[name], atol=1e-5) for name in expected)
 
 
 def flips(distance: list[float], counts: list[int]) -> dict:
-    first = divergence._first(["relu"], [[n] for n in counts])
+    first = branches.first(["relu"], [[n] for n in counts])
     log = {"distance": distance, "counts": [[n] for n in counts], "first": first}
     return log | {"one_ulp": log}
 

@@ -23,24 +23,22 @@ Not seen here: which side is nearer to the truth (see precision), and mistakes t
 float32 rounds (see model and training, which are float64).
 """
 
-import contextlib
 import copy
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from unittest import mock
+from collections.abc import Mapping
 
 import jax
 import numpy as np
-import torch
 
 from jaxseg.config import Optimization
-from parity import compare, pairs, passes
+from parity import branches, compare, pairs, passes
 from parity.answer import Answer, Settings
 from parity.checks import training
 from parity.checks.training import DEEP, TINY, Recipe, Theirs, learned, running
 from parity.compare import Row
+from parity.variations import VARIATIONS, Weights
 
 QUESTION = "divergence"
 QUANTITIES = ("parameters", "running statistics", "evaluation logits")
@@ -139,9 +137,6 @@ def measure(settings: Settings, device: str, question: str = QUESTION) -> tuple[
 
 # Both sides, and PyTorch with something changed -----------------------------------------------------------------------
 
-Weights = dict[str, np.ndarray]
-Changed = Iterator[tuple[Weights, list[pairs.Batch]]]
-
 
 class Sides:
     """jaxseg and the reference for a recipe, each to be trained from any weights on any batches."""
@@ -152,61 +147,16 @@ class Sides:
         reference.to("cuda" if device == "gpu" else "cpu")
         self.layers = list(passes.layer_names(reference))
         self.theirs = Theirs(recipe.optimization, reference, form.steps)
-        make = Watched if watched else training.Ours
+        make = branches.Watched if watched else training.Ours
         self.ours = make(recipe.optimization, net, form.steps)
         threads = device == "cpu" and recipe.name in form.threads
-        self.variations = {name: vary for name, vary in VARIATIONS.items() if threads or vary is not _threads}
+        self.variations = {name: vary for name, vary in VARIATIONS.items() if threads or name != "threads"}
 
     def begin(self, seed: int) -> tuple[Weights, list[pairs.Batch], pairs.Batch]:
         """Of a seed: the weights, the batches, and one to evaluate on."""
         _, reference = self.recipe.networks(seed, self.dtype)
         *data, held_out = pairs.batches(seed, [self.form.batch] * (self.form.batches + 1), *self.recipe.size)
         return pairs.arrays(reference.state_dict()), data, held_out
-
-
-@contextlib.contextmanager
-def _permuted(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
-    """Samples in reverse; means do not depend on the order."""
-    yield weights, [{key: value[::-1].copy() for key, value in batch.items()} for batch in data]
-
-
-@contextlib.contextmanager
-def _one_ulp(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
-    """The first weight of all moved by one unit in the last place."""
-    weights = copy.deepcopy(weights)
-    first = weights["inc.double_conv.0.weight"].reshape(-1)
-    first[0] = np.nextafter(first[0], np.inf, dtype=first.dtype)
-    yield weights, data
-
-
-@contextlib.contextmanager
-def _channels_last(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
-    """The other layout in memory, and with it other kernels."""
-    before = theirs.layout
-    try:
-        theirs.use(torch.channels_last)
-        yield weights, data
-    finally:
-        theirs.use(before)
-
-
-@contextlib.contextmanager
-def _threads(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
-    """Two threads for one, or the other way round: sums are split differently."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2 if before == 1 else 1)
-        yield weights, data
-    finally:
-        torch.set_num_threads(before)
-
-
-VARIATIONS: dict[str, Callable[[Theirs, Weights, list[pairs.Batch]], contextlib.AbstractContextManager]] = {
-    "batch permuted": _permuted,
-    "one ulp": _one_ulp,
-    "channels_last": _channels_last,
-    "threads": _threads,
-}
 
 
 # Distances ------------------------------------------------------------------------------------------------------------
@@ -368,104 +318,22 @@ def evidence(name: str, form: Form, found: Found) -> dict:
 # Branches -------------------------------------------------------------------------------------------------------------
 
 
-class Watched(training.Ours):
-    """jaxseg's side, whose compiled step reports what every ReLU puts out."""
-
-    def __init__(self, settings: Optimization, net, steps_per_epoch: int):
-        super().__init__(settings, net, steps_per_epoch)
-        self._relus: dict[int, np.ndarray] = {}
-
-    def step(self, batch: pairs.Batch) -> tuple[float, float]:
-        """Loss and learning rate of one update."""
-        right, number = jax.nn.relu, itertools.count()
-
-        def relu(x):
-            y, key = right(x), next(number)
-            jax.debug.callback(lambda y: self._relus.update({key: np.array(y)}), y)
-            return y
-
-        with mock.patch.object(jax.nn, "relu", relu):  # called while the step is traced, on the first batch
-            result = super().step(batch)
-        jax.effects_barrier()
-        return result
-
-    def relus(self, layers: list[str]) -> dict[str, np.ndarray]:
-        """Outputs [b c h w] of the last step, by the names in `layers`, which are in the order of computation."""
-        names = [layer for layer in layers if "relu" in layer]
-        return {name: pairs.nchw(self._relus[i]) for i, name in enumerate(names)}
-
-
-def branches(relus: Mapping[str, np.ndarray], layers: list[str]) -> dict[str, np.ndarray]:
-    """Of every ReLU in `layers`, which outputs are positive; of every pooling, which of four it takes."""
-    found = {}
-    for layer in layers:
-        if layer in relus:
-            found[layer] = relus[layer] > 0
-        elif layer.endswith("max_pool"):
-            x = relus[f"down.{int(layer.split('.')[1]) - 1}.relu2"]
-            b, c, h, w = x.shape
-            windows = x[:, :, : h // 2 * 2, : w // 2 * 2].reshape(b, c, h // 2, 2, w // 2, 2)
-            found[layer] = windows.transpose(0, 1, 2, 4, 3, 5).reshape(b, c, h // 2, w // 2, 4).argmax(-1)
-    return found
-
-
 def branch_log(sides: Sides, seed: int) -> dict:
-    """The first seed's run again, step by step beside PyTorch and PyTorch with one weight moved: see `run`."""
+    """The run of `seed` step by step beside PyTorch and PyTorch with one weight moved: see `branches.log`."""
     weights, data, _ = sides.begin(seed)
     twin = Theirs(sides.recipe.optimization, copy.deepcopy(sides.theirs.model), sides.form.steps)
-    with _one_ulp(twin, weights, data) as (moved, _):
+    with VARIATIONS["one ulp"](twin, weights, data) as (moved, _):
         for side, start in ((sides.ours, weights), (sides.theirs, weights), (twin, moved)):
             side.start(start)
-
-    logs = {"jaxseg": ([], []), "one_ulp": ([], [])}
-    for _, batch in zip(range(sides.form.steps), itertools.cycle(data)):
-        sides.ours.step(batch)
-        expected = branches(reference_relus(sides.theirs, batch), sides.layers)
-        found = {
-            "jaxseg": branches(sides.ours.relus(sides.layers), sides.layers),
-            "one_ulp": branches(reference_relus(twin, batch), sides.layers),
-        }
-        for (name, (distances, counts)), side in zip(logs.items(), (sides.ours, twin), strict=True):
-            distances.append(compare.relative_l2(learned(side.weights()), learned(sides.theirs.weights())))
-            counts.append([int((found[name][layer] != choice).sum()) for layer, choice in expected.items()])
-
-    layers = list(expected)
-    logs = {
-        name: {"distance": distances, "counts": counts, "first": _first(layers, counts)}
-        for name, (distances, counts) in logs.items()
-    }
-    return {"steps": list(range(1, sides.form.steps + 1)), "layers": layers, "one_ulp": logs["one_ulp"]} | logs[
-        "jaxseg"
-    ]
-
-
-def reference_relus(theirs: Theirs, batch: pairs.Batch) -> dict[str, np.ndarray]:
-    """One update of the reference; the outputs of its ReLUs on the way, [b c h w]."""
-    with passes.watching(theirs.model) as outputs:
-        theirs.step(batch)
-    return {name: pairs.array(x) for name, x in outputs.items() if "relu" in name}
-
-
-def _first(layers: list[str], counts: list[list[int]]) -> dict:
-    for step, row in enumerate(counts, start=1):
-        for layer, count in zip(layers, row, strict=True):
-            if count:
-                return {"step": step, "layer": layer, "count": count}
-    return {}
-
-
-def growths(log: Mapping) -> tuple[dict[int, float], dict[int, float]]:
-    """By step from the second on, how much larger the distance is than before: with a branch that differs, without."""
-    distances, totals = log["distance"], [sum(row) for row in log["counts"]]
-    steps = {i + 1: distances[i] / distances[i - 1] for i in range(1, len(distances)) if distances[i - 1]}
-    return {s: g for s, g in steps.items() if totals[s - 1]}, {s: g for s, g in steps.items() if not totals[s - 1]}
+    steps = itertools.islice(itertools.cycle(data), sides.form.steps)
+    return branches.log(sides.ours, sides.theirs, twin, steps, sides.layers)
 
 
 def branch_row(question: str, recipe: Recipe, flips: Mapping) -> Row:
     """The distance jumps only where a branch differs: between jaxseg and PyTorch, and PyTorch and its twin."""
     told, quiet = [], []
     for who, log in (("jaxseg", flips), ("PyTorch an ulp away", flips["one_ulp"])):
-        loud, silent = growths(log)
+        loud, silent = branches.growths(log)
         quiet += silent.values()
         first = log["first"]
         where = f"first at step {first['step']} in {first['layer']}" if first else "none"

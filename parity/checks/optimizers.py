@@ -74,7 +74,7 @@ MORE_CASES: dict[str, Asked] = {  # not when quick
     "RMSprop, momentum": ("rmsprop", {"momentum": 0.9}),
     "RMSprop, milesial's": ("rmsprop", {"momentum": 0.999, "weight_decay": 1e-8}),
 }
-IN_FLOAT32_WHEN_QUICK = {"Adam, decay", "RMSprop"}
+IN_FLOAT32_WHEN_QUICK = {"Adam, decay"}
 
 
 def run(settings: Settings) -> Answer:

@@ -162,6 +162,12 @@ MISTAKES = [
     mistake("Adam: eps inside the root", optim, "adam", adam_with(eps=0.0, eps_root=1e-8)),
     mistake("Adam: eps 1e-7, Keras'", optim, "adam", default("eps", 1e-7)),
     mistake("Adam: b2 0.99", optim, "adam", default("b2", 0.99)),
+    mistake(
+        "Adam: Optax's bias correction, which cancels in float32",
+        optim,
+        "scale_by_adam",
+        lambda right: lambda b1=0.9, b2=0.999, eps=1e-8: optax.scale_by_adam(b1, b2, eps),
+    ),
     mistake("Adam: averages not corrected", optim, "adam", adam_with(without_correction)),
     mistake("Adam: weight decay decoupled", optim, "adam", lambda right: optim.adamw),
     mistake("AdamW: weight decay coupled", optim, "adamw", lambda right: optim.adam),
