@@ -128,7 +128,10 @@ def _ulps(name: str, pairs: Mapping[str, Mapping]) -> tuple[str, str]:
         axes.set(xlabel="ULPs from PyTorch", ylabel="% of elements", xticks=places, xticklabels=ticks)
         legend(axes, loc="best")
 
-    return f"ULPs between {name} of one pass in float32, and how far PyTorch is from itself.", picture(draw)
+    return (
+        f"ULPs between {name} of one pass in float32, and PyTorch from itself; the rest up to 100 % is farther.",
+        picture(draw),
+    )
 
 
 def _growth(layers: list[Mapping], direction: str) -> tuple[str, str]:

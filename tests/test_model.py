@@ -91,12 +91,59 @@ def test_running_variance_is_unbiased_and_output_biased():
     np.testing.assert_allclose(norm.var[...], [0.9 + 0.1 * 14 / 3], rtol=1e-6)
 
 
-def test_batch_norm_keeps_its_digits_far_from_zero(rng):
-    """Mean 1000 times the deviation: one pass over float32 would be 0.1 off, two passes a few 1e-4."""
-    x = rng.normal(1000, 1, (4, 16, 16, 2))
-    y = np.asarray(BatchNorm(2)(jnp.asarray(x, jnp.float32)))
-    x = x.astype(np.float32).astype(np.float64)
-    np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5), atol=2e-3)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("shape", [(4, 12, 13, 2), (2, 8, 8, 8), (4, 16, 16, 3)])
+def test_batch_norm_keeps_its_digits_far_from_zero(shape, padded, rng):
+    """Mean 1000 times the deviation: no farther off than the mean's own rounding, 3e-5, and a little.
+
+    A mean in one pass over float32 would be 3e-4 to 1e-3 off, a variance in one pass 0.1.
+    """
+    x = rng.normal(1000, 1, shape).astype(np.float32)
+    valid = np.arange(len(x) + padded) < len(x) if padded else None
+    given = np.concatenate([x, np.full_like(x[:1], 7)]) if padded else x
+    y = np.asarray(jax.jit(lambda x: BatchNorm(shape[-1])(x, valid))(given))[: len(x)]
+    x = x.astype(np.float64)
+    np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5), atol=7e-5)
+
+
+@pytest.mark.parametrize("value", [0.1, 137.7, 3e10])
+def test_a_channel_that_does_not_vary_becomes_the_bias(value):
+    norm = BatchNorm(2)
+    norm.bias[...] = jnp.asarray([0.5, -2.0])
+    x = jnp.full((4, 16, 16, 2), value, jnp.float32)
+    y, pull = jax.vjp(lambda x: nnx.clone(norm)(x), x)
+    atol = 2 * np.spacing(np.float32(value)) / math.sqrt(1e-5)  # roundings of the mean, as BatchNorm enlarges them
+    np.testing.assert_allclose(y, np.broadcast_to([0.5, -2.0], y.shape), atol=atol)
+    assert np.isfinite(pull(jnp.ones_like(y))[0]).all()
+
+
+def test_the_variance_of_a_batch_is_never_negative():
+    """Where rounding alone decides; below 0 the square root would be NaN."""
+    for seed in range(20):
+        x = np.random.default_rng(seed).uniform(1e9, 1e10) * np.ones((3, 5, 7, 2))
+        norm = BatchNorm(2, eps=0.0)
+        assert norm._statistics(jnp.asarray(x, jnp.float32), None)[1].min() >= 0
+
+
+def test_the_gradient_of_batch_norm_is_that_of_its_formula(rng):
+    """Its statistics are taken about a constant, which must not cost the gradient a term, nor the second one."""
+    with jax.enable_x64(True):
+        x, v = (jnp.asarray(rng.normal(3, 1, (2, 3, 2, 2))) for _ in range(2))
+        weights = jnp.asarray(rng.normal(0, 1, x.shape))
+
+        def ours(x):
+            return (weights * BatchNorm(2, dtype=jnp.float64, param_dtype=jnp.float64)(x)).sum()
+
+        def formula(x):
+            mean, var = (f((0, 1, 2), keepdims=True) for f in (x.mean, x.var))
+            return (weights * (x - mean) / jnp.sqrt(var + 1e-5)).sum()
+
+        @jax.jit
+        def both(x, v):
+            return [jax.jvp(jax.grad(f), (x,), (v,)) for f in (ours, formula)]
+
+        for found, expected in zip(*both(x, v), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_statistics_have_the_dtype_of_the_parameters(rng):

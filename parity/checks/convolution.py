@@ -21,7 +21,7 @@ Groups = dict[str, dict[str, Case]]  # cases by the row that they are reported i
 def float64_rows(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
     """The network's, and Flax's as PyTorch has them."""
     groups = network_convolutions(rng, quick) | flax_convolutions(rng, quick)
-    notes = {name: f"{len(cases)} cases" for name, cases in groups.items()}
+    notes = {name: f"{len(cases)} cases" if len(cases) > 1 else "" for name, cases in groups.items()}
     sides = pairs.both(groups)
     same = "nnx.Conv with 'SAME', 3x3 convolution of stride 2"
     even = [torch.tensor(a) for a in groups[same]["even"].arguments.values()]

@@ -1,8 +1,9 @@
 """Is every layer PyTorch's, forwards and backwards, in what continuous data meet and in what they do not?
 
 Gates. In float64 both sides round in their own order, which was never seen to make more than 2e-15 of a tensor in the
-l2 norm; the gate is 1e-14, for every output, gradient and statistic by itself. The mildest mistake looked for here,
-eps 1e-6 for 1e-5, makes 3e-6. Where a layer only chooses among its inputs (ReLU, pooling, nearest) nothing may differ.
+l2 norm; the gate is 1e-14, for every output, gradient and statistic by itself, and 1e-13 for ConvBlock, whose
+gradients cross two BatchNorms (5e-15 in 50 seeds). The mildest mistake looked for here, eps 1e-6 for 1e-5, makes
+3e-6. Where a layer only chooses among its inputs (ReLU, pooling, nearest) nothing may differ.
 A mean that is r standard deviations from 0 takes digits from both sides, and gives r times the gate to what
 BatchNorm puts out. In float32 jaxseg may be 3 times as far from the float64 result as PyTorch's own float32 is, or
 than half an ulp where PyTorch was lucky. A share of dropped elements is a draw: correct code fails in one run of a
@@ -249,7 +250,7 @@ def jax_dropout(x: np.ndarray, seed: int) -> Results:
         return out
 
     kinds = (("rate", ()), ("channels", (1, 2)))
-    found = jax.jit(drop_all, compiler_options=pairs.FAST)(x.transpose(0, 2, 3, 1))
+    found = jax.jit(drop_all, compiler_options=pairs.hasty())(x.transpose(0, 2, 3, 1))
     return {name: pairs.nchw(np.asarray(y)) for name, y in found.items()}
 
 
