@@ -1,43 +1,111 @@
 """Everything a run can be told: frozen dataclasses, from which the command line is made and which a run saves.
 
-`parse` reads a command line, `save` and `load` are a run's `config.json`.
+`save` and `load` are a run's `config.json`; `cli.parse` reads a command line.
 """
 
 import dataclasses
 import json
-import math
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
+
+IGNORE_INDEX = 255
+"""The label of pixels that count for nothing: no loss, no gradient, no metric."""
 
 
 class UserError(ValueError):
     """A mistake that a person can mend. Commands print its message and exit with 2, without a traceback."""
 
 
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def two_columns(rows: Sequence[tuple[str, object, object]], left: str, right: str) -> str:
+    """Lines that set two values of each thing side by side, under the heads `left` and `right`."""
+    first = max(len(name) for name, *_ in rows) + 2
+    second = max(len(str(value)) for value in (left, *(was for _, was, _ in rows))) + 2
+    return "\n".join(f"  {name:<{first}}{was!s:<{second}}{now}" for name, was, now in [("", left, right), *rows])
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Tiles and masks. Without --data or --images, crop fields are made up and used."""
+    """Images and masks. Without --data or --images, crop fields are made up and used."""
 
     data: Path | None = None
-    """Folder holding train/ Ltrain/ val/ Lval/, or train/ and val/ with images/ masks/ in each, or images/ masks/."""
+    """Folder in one of the known layouts (train/ Ltrain/ val/ Lval/, images/ masks/, VOC's, mmseg's and others)."""
     images: Path | None = None
     """Folder of training images, instead of --data; goes with --masks."""
     masks: Path | None = None
-    """Folder of training masks: <image name up to its first dot>_mask.png, or the image's own stem."""
+    """Folder of training masks."""
     val_images: Path | None = None
-    """Folder of validation images; goes with --val-masks. Without it, --validation percent are set aside."""
+    """Folder of validation images; goes with --val-masks."""
     val_masks: Path | None = None
     """Folder of validation masks."""
-    validation: float = 20.0
-    """Percent of the pairs set aside when there is no validation folder (seeded; written to split.json)."""
+    image_suffix: str | None = None
+    """End of the images' stems that masks lack, such as _sat; found by itself if not given."""
+    mask_suffix: str | None = None
+    """End of the masks' stems that images lack, such as _mask or _label; found by itself if not given."""
+    train_list: Path | None = None
+    """File with the stem of a training image a line; goes with --val-list."""
+    val_list: Path | None = None
+    """File with the stem of a validation image a line."""
+    validation: Annotated[float, tyro.conf.arg(aliases=("-v",))] = 20.0
+    """Percent of the pairs set aside when there is no validation set (seeded; written to split.json)."""
+    group_by: str | None = None
+    """Pattern whose first group names what must not be split, such as 'scene(\\d+)_'."""
+    channels: tuple[int, ...] | None = None
+    """Bands of the images to use, from 1 in the file's order; all if not given."""
+    nodata: float | None = None
+    """Pixel value without meaning, ignored; a GeoTIFF's own if not given. NaN always is."""
+    normalize: Literal["unit", "dataset", "imagenet"] = "unit"
+    """`unit`: the type's range becomes 0 to 1; the others then take off a mean and divide by a deviation."""
+    classes: Annotated[int | None, tyro.conf.arg(aliases=("-c",))] = None
+    """Number of classes, when masks hold 0 to this less 1 but not all of them occur."""
+    labels: tuple[str, ...] | None = None
+    """Mask values of class 0, 1, ...: integers, or colors as '#rrggbb'; found in the masks if not given."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes."""
+    ignore_index: tuple[int, ...] | None = None
+    """Mask values that count for nothing; if not given 255 where there are two others or more."""
+    binarize: int | None = None
+    """Mask values from this one on are class 1, lower ones class 0; 255 is the article's rule."""
+    snap_colors: bool = False
+    """Mask values that are not among --labels become the nearest of them."""
+    crop: int | None = None
+    """Side of random square crops for training; if not given whole images, or crops when their sizes differ."""
+    crops: int = 1
+    """Crops of each image an epoch."""
+    on_bad_file: Literal["error", "skip"] = "error"
+    """Whether a pair that cannot be read ends the run or is left out and named."""
     workers: int = min(os.cpu_count() or 1, 8)
     """Reader threads; 0 reads in the main thread."""
     cache_mb: int = 1024
     """Keep decoded tiles in memory when they fit in this many MiB; 0 always reads from disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is drawn anew for every sample of every step, on the device; the same geometry for image and mask."""
+
+    augment: bool = True
+    """All of it, or nothing."""
+    flips: bool = True
+    """Mirror images and quarter turns, all eight alike probable."""
+    zoom: float = 0.0
+    """Scale from 1 / (1 + this) to 1 + this."""
+    brightness: float = 0.0
+    """Most that is added to all values, as part of their range (0 to 1)."""
+    contrast: float = 0.0
+    """Distance from the image's mean times 1 - this to 1 + this."""
+    noise: float = 0.0
+    """Largest standard deviation of normal noise, as part of the range."""
+    blur: float = 0.0
+    """Largest standard deviation of a Gaussian blur, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,22 +122,43 @@ class Model:
         "article", "torch_default", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform"
     ] = "article"
     """Initial weights: the article's rule is Kaiming normal, fan_out, ReLU, on every convolution."""
+    dropout: float = 0.0
+    """Share of the deepest features dropped in training."""
     precision: Literal["f32", "bf16"] = "f32"
     """Type of the computation; parameters, statistics and the loss stay float32."""
+    remat: bool = False
+    """Compute activations again on the way back instead of keeping them: less memory, a third more time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """Optimizer and learning rate."""
+    """Loss, optimizer and learning rate."""
 
     epochs: Annotated[int, tyro.conf.arg(aliases=("-e",))] = 40
-    """Passes over the training tiles."""
+    """Passes over the training set."""
+    steps: int | None = None
+    """Updates, instead of --epochs; validation still comes after every pass."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
-    """Tiles a step. A short last batch is used, not dropped."""
-    loss: Literal["cross_entropy", "dice", "dice_ce", "focal", "jaccard"] = "cross_entropy"
-    """`dice`, `jaccard` and `focal` as in segmentation_models.pytorch; `dice_ce` is Dice plus cross-entropy."""
+    """Tiles an update. A short last batch is used, not dropped."""
+    accumulate: int = 1
+    """Parts into which a batch is cut, one after the other in memory; their gradients are averaged."""
+    loss: Literal["cross_entropy", "dice", "dice_ce", "focal", "hinge", "jaccard", "lovasz", "mse", "tversky"] = (
+        "cross_entropy"
+    )
+    """`dice`, `jaccard`, `tversky`, `focal`, `lovasz` as in segmentation_models.pytorch; `dice_ce` is Dice plus
+    cross-entropy."""
+    class_weights: tuple[str, ...] | None = None
+    """A number a class, or how to weigh them by their pixels: inverse, sqrt, median, effective; auto is sqrt."""
     label_smoothing: float = 0.0
     """Share of a pixel's label given to all classes alike, from 0 to 1; for cross_entropy and dice_ce."""
+    ohem: float | None = None
+    """Online hard example mining: only this share of the pixels, those with the largest loss; for cross_entropy."""
+    tversky_alpha: float = 0.5
+    """Weight of false positives."""
+    tversky_beta: float = 0.5
+    """Weight of false negatives."""
+    focal_gamma: float = 2.0
+    """How much easy pixels are discounted."""
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     """Each with PyTorch's meaning of every option."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=("-l", "--lr"))] = 2e-3
@@ -82,18 +171,49 @@ class Optimization:
     """For sgd."""
     clip_norm: float | None = None
     """Largest l2 norm of all gradients together; longer ones are scaled down to it. Not clipped if not given."""
-    schedule: Literal["warmup_cosine", "article", "constant"] = "warmup_cosine"
+    ema: float | None = None
+    """Decay of a moving average of the weights, such as 0.999; it is what is evaluated and kept as best."""
+    early_stopping: int | None = None
+    """Stop after this many epochs without a better mIoU."""
+    schedule: Literal[
+        "warmup_cosine",
+        "article",
+        "constant",
+        "piecewise_constant",
+        "factor",
+        "multi_factor",
+        "exponential",
+        "linear",
+        "polynomial",
+        "cosine",
+        "cosine_restarts",
+        "cyclic",
+        "one_cycle",
+        "plateau",
+    ] = "warmup_cosine"
     """`article` is what the article's code computes: a running product of cosines."""
     schedule_per: Literal["step", "epoch"] | None = None
     """How often the learning rate changes; if not given per epoch for `article`, else per step."""
     warmup_epochs: float | None = None
-    """Linear warm-up; an eighth of --epochs if not given, the article's 5 of 40."""
+    """Linear warm-up before any schedule; if not given an eighth of the run for warmup_cosine and article, else 0."""
     begin_lr: float = 1e-9
     """Learning rate at the start of the warm-up."""
     final_lr: float = 1e-9
     """Learning rate at the end."""
-    augment: bool = True
-    """Random flips and quarter turns of image and mask, on the device."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which piecewise_constant and multi_factor change the rate."""
+    rates: tuple[float, ...] = ()
+    """Learning rates of piecewise_constant, one more than --milestones."""
+    gamma: float = 0.1
+    """What the rate is multiplied with at each milestone, every --period epochs, or when a plateau is over."""
+    period: float | None = None
+    """Epochs: of a step of factor (10), a decay by --gamma of exponential (the run), a cycle (a quarter of the run)."""
+    cycle_factor: float = 1.0
+    """Each of cosine_restarts' cycles is this many times as long as the one before."""
+    power: float = 0.9
+    """Exponent of polynomial."""
+    patience: int = 5
+    """Epochs without a better mIoU that plateau waits for."""
 
     @property
     def per(self) -> str:
@@ -108,14 +228,19 @@ class Optimization:
     @property
     def warmup(self) -> float:
         """Epochs of warm-up, whole when the schedule goes by epochs."""
-        warmup = self.epochs / 8 if self.warmup_epochs is None else self.warmup_epochs
-        return float(round(warmup)) if self.warmup_epochs is None and self.per == "epoch" else warmup
+        if self.warmup_epochs is not None:
+            return self.warmup_epochs
+        if self.schedule not in ("warmup_cosine", "article"):
+            return 0.0
+        return float(round(self.epochs / 8)) if self.per == "epoch" else self.epochs / 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The run itself."""
 
+    preset: Literal["default", "article"] = "default"
+    """Where unset flags take their values from; `article` is the article's recipe."""
     seed: int = 0
     """Weights, order, split and augmentation all follow from it."""
     out: Path | None = None
@@ -124,8 +249,16 @@ class Run:
     """Delete what is in --out first."""
     resume: Path | None = None
     """Go on with the run in this folder, to the same bits as if it had never stopped."""
+    load: Annotated[Path | None, tyro.conf.arg(aliases=("-f",))] = None
+    """Start from the weights of this run, or of a PyTorch .pth with milesial's names."""
+    dry_run: bool = False
+    """Check data and settings, say what would be done, compile, and take no step."""
+    overfit: int = 0
+    """Train and validate on this many images only, without augmentation: a test of the wiring."""
     log_every: int = 10
     """Steps between looks at the loss; nothing else waits for the device."""
+    debug: bool = False
+    """Show the traceback of an error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,117 +266,10 @@ class Config:
     """All of it."""
 
     data: tyro.conf.OmitArgPrefixes[Data] = Data()
+    augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = Augmentation()
     model: tyro.conf.OmitArgPrefixes[Model] = Model()
     optimization: tyro.conf.OmitArgPrefixes[Optimization] = Optimization()
     run: tyro.conf.OmitArgPrefixes[Run] = Run()
-
-
-def parse(argv: list[str] | None = None) -> Config:
-    """Reads a command line; with `--resume RUN` the run's saved settings are the defaults, and may not be changed.
-
-    Raises `UserError` listing every setting that cannot be, with the flag, the value found and what was expected.
-    Exits with 2 on unknown flags (tyro prints them) and 0 after `-h`.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    config = _cli(argv, Config())
-    if (run := config.run.resume) is not None:
-        saved = load(run)
-        saved = dataclasses.replace(saved, run=dataclasses.replace(saved.run, resume=run, out=None))
-        asked = _cli(argv, saved)
-        if changed := _differences(saved, asked):
-            raise UserError(
-                f"--resume {run}: a resumed run keeps its settings, but these flags ask for others:\n"
-                + "\n".join(f"  {flag:<18} run has {was}, command line has {now}" for flag, was, now in changed)
-                + "\nLeave them out, or start a new run without --resume."
-            )
-        config = saved
-    check(config)
-    return config
-
-
-def _cli(argv: list[str], default: Config) -> Config:
-    return tyro.cli(
-        Config,
-        args=argv,
-        default=default,
-        prog="python -m jaxseg.train",
-        description="Train a U-Net on a folder of tiles and masks.",
-    )
-
-
-def _differences(a: Config, b: Config) -> list[tuple[str, object, object]]:
-    """(flag, value in `a`, value in `b`) wherever two configs differ."""
-    rows = []
-    for group in dataclasses.fields(Config):
-        x, y = getattr(a, group.name), getattr(b, group.name)
-        for field in dataclasses.fields(x):
-            was, now = getattr(x, field.name), getattr(y, field.name)
-            if was != now:
-                rows.append((_flag(field.name), was, now))
-    return rows
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def check(config: Config) -> None:
-    """Raises `UserError` naming every setting that cannot be."""
-    d, m, o, r = config.data, config.model, config.optimization, config.run
-    rules = [
-        (d.data is None or d.images is None, "--data and --images: give one of them, not both"),
-        ((d.images is None) == (d.masks is None), "--images and --masks go together; only one was given"),
-        (
-            (d.val_images is None) == (d.val_masks is None),
-            "--val-images and --val-masks go together; only one was given",
-        ),
-        (
-            d.val_images is None or d.images is not None,
-            "--val-images needs --images and --masks for the training tiles",
-        ),
-        (
-            1 <= d.validation <= 90,
-            f"--validation is {d.validation:g}; it is a percentage, from 1 to 90"
-            + (f" (did you mean {100 * d.validation:g}?)" if 0 < d.validation < 1 else ""),
-        ),
-        (d.workers >= 0, f"--workers is {d.workers}; expected 0 or more"),
-        (d.cache_mb >= 0, f"--cache-mb is {d.cache_mb}; expected 0 or more"),
-        (len(m.widths) >= 2, f"--widths has {len(m.widths)} value; expected one a level, at least 2"),
-        (all(w >= 1 for w in m.widths), f"--widths is {m.widths}; expected positive numbers of channels"),
-        (
-            m.upsample == "transpose" or all(w % 2 == 0 for w in m.widths),
-            f"--widths is {m.widths}; --upsample bilinear halves them, so they must be even",
-        ),
-        (o.epochs >= 1, f"--epochs is {o.epochs}; expected 1 or more"),
-        (o.batch_size >= 1, f"--batch-size is {o.batch_size}; expected 1 or more"),
-        (
-            0 <= o.warmup < o.epochs or o.schedule == "constant",
-            f"--warmup-epochs is {o.warmup:g}; expected at least 0 and less than --epochs, which is {o.epochs}",
-        ),
-        (
-            o.per == "step" or float(o.warmup).is_integer() or o.schedule == "constant",
-            f"--warmup-epochs is {o.warmup:g}; with --schedule-per epoch it must be a whole number",
-        ),
-        (not (o.nesterov and o.momentum == 0), "--nesterov needs a --momentum above 0"),
-        (
-            o.label_smoothing == 0 or o.loss in ("cross_entropy", "dice_ce"),
-            f"--label-smoothing is for --loss cross_entropy and dice_ce, not {o.loss}",
-        ),
-        (0 <= o.label_smoothing <= 1, f"--label-smoothing is {o.label_smoothing:g}; expected 0 to 1"),
-        (not o.nesterov or o.optimizer == "sgd", f"--nesterov is for --optimizer sgd, not {o.optimizer}"),
-        (
-            o.clip_norm is None or 0 < o.clip_norm < math.inf,
-            f"--clip-norm is {o.clip_norm}; expected a number above 0",
-        ),
-        (0 <= o.momentum < 1, f"--momentum is {o.momentum:g}; expected 0 or more and less than 1"),
-        (r.log_every >= 1, f"--log-every is {r.log_every}; expected 1 or more"),
-        (0 <= r.seed < 2**32, f"--seed is {r.seed}; expected 0 or more and less than 2**32"),
-    ]
-    rates = {name: getattr(o, name) for name in ("learning_rate", "begin_lr", "final_lr")} | {"weight_decay": o.decay}
-    for name, value in rates.items():
-        rules.append((math.isfinite(value) and value >= 0, f"{_flag(name)} is {value}; expected a number of 0 or more"))
-    if wrong := [message for holds, message in rules if not holds]:
-        raise UserError("\n".join(wrong))
 
 
 def dumps(config: Config) -> str:
@@ -293,6 +319,7 @@ def from_dict(values: object, where: str = "config") -> Config:
 
 
 def _restore(field: dataclasses.Field, value: object) -> object:
-    if field.type == Path | None and value is not None:
+    kind = get_args(field.type)[0] if hasattr(field.type, "__metadata__") else field.type
+    if kind == Path | None and value is not None:
         return Path(value)
     return tuple(value) if isinstance(value, list) else value

@@ -1,12 +1,13 @@
 """PyTorch state_dict <-> Flax, for U-Nets with milesial's names: a table of rules, and every key that fits none is an
 error.
 
-    state = torch.load("unet.pth", weights_only=True);  from_torch(net, state)
+    from_torch(net, read_pth(Path("unet.pth")))
     model.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(net).items()})
 """
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,3 +95,45 @@ def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
         raise UserError("the PyTorch weights do not fit:\n" + "\n".join(f"  {problem}" for problem in problems))
     for variable, array in fitting:
         variable[...] = jnp.array(array, variable.dtype, copy=True)  # JAX would go on using PyTorch's memory
+
+
+def read_pth(path: Path) -> dict[str, object]:
+    """The state_dict in a PyTorch file, as NumPy arrays; `DataParallel`'s prefix "module." is left out.
+
+    Raises UserError without PyTorch, and when the file is missing or holds something else.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{path}: to read it takes PyTorch: pip install torch") from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # pickle's, zipfile's and torch's own
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(f"{path}: is no file of torch.save(model.state_dict(), ...) ({reason})") from None
+    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state_dict; save one with torch.save(model.state_dict(), {path.name!r})")
+    tensors = {name: x.float() if x.is_floating_point() else x for name, x in state.items() if torch.is_tensor(x)}
+    given = state | {name: tensor.numpy() for name, tensor in tensors.items()}
+    return {name.removeprefix("module."): value for name, value in given.items()}
+
+
+def architecture(state: Mapping[str, object]) -> dict[str, object]:
+    """What a state_dict with milesial's names says of its network, by jaxseg's flags; empty for other names."""
+    names = ["inc.double_conv.0.weight", *(f"down{i}.maxpool_conv.1.double_conv.0.weight" for i in range(1, 20))]
+    kernels = [np.asarray(state[name]) for name in names if name in state]
+    if not kernels or "outc.conv.weight" not in state:
+        return {}
+    transposed = "up1.up.weight" in state
+    widths = [len(kernel) for kernel in kernels]
+    if not transposed:
+        widths[-1] *= 2
+    return {
+        "--widths": widths,
+        "--upsample": "transpose" if transposed else "bilinear",
+        "--conv-bias": "inc.double_conv.0.bias" in state,
+        "channels": kernels[0].shape[1],
+        "classes": len(np.asarray(state["outc.conv.weight"])),
+    }

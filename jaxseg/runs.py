@@ -1,5 +1,6 @@
 """The folder of a run and the signals that end it: nothing of a person's is written over, nothing of a run is lost."""
 
+import dataclasses
 import datetime
 import json
 import shutil
@@ -9,17 +10,24 @@ from pathlib import Path
 
 from jaxseg import config as settings
 from jaxseg.config import Config, UserError
+from jaxseg.pictures import replace
 
 
 def open_run(config: Config, split: dict[str, list[str]]) -> Path:
     """Makes the run folder with config.json and split.json, or opens that of `--resume`, and returns it.
 
-    `split`: names of the training and validation images. Raises UserError when the folder is not empty (without
+    `split`: names of the training and validation images. A resumed run's config.json is brought up to date with what
+    it may be given anew. Raises UserError when the folder is not empty (without
     --overwrite) or is not a run's, and when a resumed run would read other images than before.
     """
     if config.run.resume is not None:
-        check_split(config.run.resume / "split.json", split)
-        return config.run.resume
+        run = config.run.resume
+        check_split(run / "split.json", split)
+        kept = dataclasses.replace(
+            config, run=dataclasses.replace(config.run, resume=None, out=settings.load(run).run.out)
+        )
+        replace(run / "config.json", (settings.dumps(kept) + "\n").encode())
+        return run
     run = config.run.out or Path("runs") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         if not config.run.overwrite:

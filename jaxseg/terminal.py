@@ -8,7 +8,6 @@ import subprocess
 import time
 from contextlib import AbstractContextManager
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -18,6 +17,8 @@ console = Console(highlight=False, soft_wrap=True, markup=False)  # a folder may
 
 def greet() -> None:
     """Says which JAX runs where, and warns when there is an NVIDIA GPU that it does not see."""
+    import jax  # not needed by all that prints
+
     device = jax.devices()[0]
     where = (
         f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
@@ -77,8 +78,13 @@ class Bar(AbstractContextManager):
 
 def command(module: str, *words: object) -> str:
     """A command to paste, quoted as the platform's shell wants it."""
+    return f"python -m {module} {quoted(*words)}"
+
+
+def quoted(*words: object) -> str:
+    """Words as the platform's shell wants them."""
     words = [str(word) for word in words]
-    return f"python -m {module} {subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)}"
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def clock(seconds: float) -> str:
@@ -96,6 +102,7 @@ def epoch_line(record: dict, epochs: int, best: bool) -> str:
         f"  loss {train['loss']:.4f} val {validation['loss']:.4f}"
         f"  accuracy {train['accuracy']:.4f} val {validation['accuracy']:.4f}"
         f"  mIoU val {validation['miou']:.4f}{'*' if best else ' '}"
+        f"  predicted foreground {1 - validation['predicted'][0]:>4.0%}"
         f"  lr {record['learning_rate']:.1e}  {speed(record['images_per_second'])}"
     )
 

@@ -11,9 +11,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Integer, UInt8
-
 from jaxseg.config import UserError
 from jaxseg.pictures import PALETTE, draw_curves, draw_samples, replace, write_png
 
@@ -26,12 +23,12 @@ REDRAW_SECONDS = 10.0  # at least, between two drawings of curves.png (0.3 s eac
 class Tracker:
     """Writes down a run, in the folder `run`. Use it in a `with` statement.
 
-    `resume_step`: the step that was restored; what had been logged after it is taken back. Without it, raises
-    `UserError` if the folder already holds a log.
+    `class_names` name the curves. `resume_step`: the step that was restored; what had been logged after it is taken
+    back. Without it, raises `UserError` if the folder already holds a log.
     """
 
-    def __init__(self, run: Path, *, resume_step: int | None = None):
-        self.run = Path(run)
+    def __init__(self, run: Path, *, resume_step: int | None = None, class_names: Sequence[str] | None = None):
+        self.run, self.class_names = Path(run), class_names
         (self.run / "samples").mkdir(parents=True, exist_ok=True)
         self.epochs = restore_log(self.run / "log.jsonl", resume_step)
         self._log = (self.run / "log.jsonl").open("a", encoding="utf-8", newline="\n")
@@ -79,21 +76,11 @@ class Tracker:
         if time.monotonic() >= self._next_drawing:
             self._draw()
 
-    def pictures(
-        self,
-        name: str,
-        step: int,
-        images: UInt8[np.ndarray, "b h w c"],
-        masks: Integer[np.ndarray, "b h w"],
-        predictions: Integer[np.ndarray, "b h w"] | None = None,
-        class_names: Sequence[str] | None = None,
-        captions: Sequence[str] | None = None,
-    ) -> Path:
-        """Image, mask, prediction and errors of some tiles, as samples/`name`.png and in TensorBoard; returns the path.
-
-        `images` are BGR, or gray; of more than three channels, the first three are shown. In `masks`, 255 is ignored.
+    def pictures(self, name: str, step: int, *samples, **how) -> Path:
+        """Image, mask, prediction and errors of some samples, as samples/`name`.png and in TensorBoard; returns the
+        path. `samples` and `how` as `pictures.draw_samples` takes them.
         """
-        canvas = draw_samples(images, masks, predictions, class_names, captions)
+        canvas = draw_samples(*samples, **how)
         path = self.run / "samples" / f"{name}.png"
         write_png(path, canvas)
         self._writer.add_image(f"samples/{name}", canvas, step, dataformats="HWC")
@@ -113,7 +100,7 @@ class Tracker:
             self._writer.add_scalar(tag, float(value), step)
 
     def _draw(self) -> None:
-        write_png(self.run / "curves.png", draw_curves(self.epochs))
+        write_png(self.run / "curves.png", draw_curves(self.epochs, self.class_names))
         self._drawn, self._next_drawing = len(self.epochs), time.monotonic() + REDRAW_SECONDS
 
 

@@ -1,42 +1,49 @@
-"""Trains a U-Net on a folder of tiles: `python -m jaxseg.train --data FOLDER`; with no flags, on made-up crop fields.
+"""Trains a U-Net on a folder of images and masks: `python -m jaxseg.train --data FOLDER`; with no flags, on made-up
+crop fields.
 
-Ends with a table of scores and leaves a folder `runs/<name>/`: config.json, log.jsonl, curves.png, samples/,
+Ends with a table of scores and leaves a folder `runs/<name>/`: README.md, config.json, log.jsonl, curves.png, samples/,
 checkpoints/{best,last} and TensorBoard events. `--resume RUN` goes on with a run that was stopped or killed, to the
-same bits. Exit status: 0 done, 1 the loss was no longer finite, 2 a mistake that a person can mend, 130 or 143
-stopped by a signal (and saved).
+same bits. Exit status: 0 done, 1 the loss was no longer finite or memory did not suffice, 2 a mistake that a person can
+mend, 130 or 143 stopped by a signal (and saved).
 """
 
 import dataclasses
+import itertools
 import math
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 
+from jaxseg import class_weights, cli, losses, metrics, model, optim, reports, run_readme, schedules, terminal, troubles
 from jaxseg import config as settings
-from jaxseg import losses, metrics, model, optim, schedules, terminal
-from jaxseg.checkpoint import Checkpoints, Progress, load_model
-from jaxseg.config import Config, UserError
-from jaxseg.data import tiles
-from jaxseg.data.augment import flips_and_turns
-from jaxseg.data.fields import make_fields
+from jaxseg.checkpoint import Checkpoints, Progress, load_weights
+from jaxseg.config import Config, Optimization, UserError
+from jaxseg.data import augment
 from jaxseg.data.pipeline import Pipeline, to_device
+from jaxseg.plan import make_plan
+from jaxseg.prepare import Dataset, open_data
 from jaxseg.runs import Signals, open_run
-from jaxseg.step import compile_eval_step, compile_train_step, step_key
+from jaxseg.step import compile_eval_step, compile_train_step, normalize, unit
 from jaxseg.terminal import Bar, console
 from jaxseg.tracking import Tracker
 
-CLASSES = ["background", "field"]
-SAMPLES = 6
 WHAT_TO_TRY = "Try a tenth of --learning-rate, more --warmup-epochs, or --precision f32."
 
 
 class NonFiniteLoss(RuntimeError):
     """Training left the numbers; the message says where and what to try."""
+
+
+class OutOfMemory(RuntimeError):
+    """The device's memory did not suffice; the message says for what, and what to try."""
 
 
 class Stopped(Exception):
@@ -48,14 +55,16 @@ class Stopped(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
+    config = Config()
     try:
-        train(settings.parse(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteLoss as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
+        config = cli.parse(argv)
+        train(config)
+    except (UserError, NonFiniteLoss, OutOfMemory) as error:
+        if config.run.debug:
+            traceback.print_exc()
+        mistake = isinstance(error, UserError)
+        print(f"{'error' if mistake else 'stopped'}: {error}", file=sys.stderr)
+        return 2 if mistake else 1
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:  # before there was anything to save
@@ -63,79 +72,146 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def train(config: Config) -> Path:
-    """Runs `config` to its end and returns the run folder. Raises UserError, NonFiniteLoss or Stopped."""
-    began, o = time.monotonic(), config.optimization
-    terminal.greet()
-    training, validation = open_data(config)
-    epoch_steps = len(training)
-    schedule = schedules.build(o, epoch_steps)
-    net = model.build(config.model, in_channels=3, classes=len(CLASSES), seed=config.run.seed)
-    optimizer = nnx.Optimizer(net, optim.build(o, schedule), wrt=nnx.Param)
-    widths = "-".join(map(str, config.model.widths))
-    console.print(f"model U-Net {widths}, {net.parameters:,} parameters, init {config.model.init}")
+def train(config: Config) -> Path | None:
+    """Runs `config` to its end and returns the run folder, None after a dry run.
 
-    run = open_run(config, {"training": training.names, "validation": validation.names})
-    checkpoints = Checkpoints(run, config, {"classes": CLASSES, "in_channels": 3})
+    Raises UserError, NonFiniteLoss, OutOfMemory or Stopped.
+    """
+    terminal.greet()
+    if config.optimization.class_weights:
+        class_weights.check(config.optimization.class_weights)
+    data = open_data(config)
+    try:
+        return fit(config, data)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if (message := troubles.out_of_memory(error, config, data.tile)) is None:
+            raise
+        raise OutOfMemory(message) from error
+
+
+def fit(config: Config, data: Dataset) -> Path | None:
+    """The run on its data: step, log, evaluate, save."""
+    began, o = time.monotonic(), config.optimization
+    training, validation = data.pipelines(config.run.seed, config.data.workers)
+    plan = make_plan(o, len(training))
+    net = model.build(config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed)
+    if config.run.load is not None:
+        load_weights(net, config.run.load)
+    optimizer = nnx.Optimizer(net, optim.build(o, plan.schedule), wrt=nnx.Param)
+    parts = step_parts(config, data)
+    batch = next(training.epoch())
+    reports.tell(config, data, net, plan, batch)
+    if config.run.dry_run:
+        console.print("dry run: no step was taken, nothing was written")
+        return None
+
+    before = config if config.run.resume is None else settings.load(config.run.resume)
+    run = open_run(config, data.split_names)
+    checkpoints = Checkpoints(run, config, data.description)
     progress = checkpoints.restore("last", net, optimizer) if config.run.resume else Progress()
-    start = progress.epoch * epoch_steps + progress.batch
+    start = progress.epoch * plan.epoch_steps + progress.batch
     if config.run.resume:
-        console.print(
-            f"resumed at epoch {progress.epoch + 1}, step {start}, learning rate {float(schedule(start)):.3g}"
-        )
+        reports.tell_resumed(plan, make_plan(before.optimization, plan.epoch_steps), progress, start)
     console.print(f"run   {run}")
     # an epoch that was stopped after its last step is not over: it is evaluated, logged and saved again
-    logged = min(start, (progress.epoch + 1) * epoch_steps - 1) if config.run.resume else None
+    logged = start - bool(progress.batch) if config.run.resume else None
 
-    augment = flips_and_turns if o.augment else None
-    loss = losses.build(o)
-    train_step = compile_train_step(net, optimizer, schedule=schedule, loss=loss, augment=augment, seed=config.run.seed)
-    eval_step = compile_eval_step(net, loss=loss)
+    train_step = compile_train_step(net, optimizer, schedule=plan.schedule, seed=config.run.seed, **parts)
+    eval_step = compile_eval_step(optim.averaged(net, optimizer), loss=parts["loss"], normalize=parts["normalize"])
     with (
-        Tracker(run, resume_step=logged) as tracker,
-        Bar(o.epochs * epoch_steps, start, o.batch_size) as bar,
+        Tracker(run, resume_step=logged, class_names=data.classes) as tracker,
+        Bar(plan.steps, start, o.batch_size) as bar,
         Signals() as signals,
     ):
         if start == 0:
-            save_batch_picture(tracker, training, augment, config.run.seed)
-        for epoch in range(progress.epoch, o.epochs):
+            reports.save_batch_picture(tracker, data, batch, parts["augment"], config.run.seed)
+        for epoch in range(progress.epoch, plan.epochs):
+            if is_exhausted(o, progress):
+                console.print(f"early  no better mIoU for {o.early_stopping} epochs")
+                break
             epoch_began, totals = time.monotonic(), metrics.Totals(progress.totals)
             bar.start_epoch()
-            batches = to_device(training.epoch(epoch, start=progress.batch))
-            for records in run_steps(
-                train_step, batches, epoch * epoch_steps + progress.batch, config.run.log_every, signals
-            ):
+            first, end = epoch * plan.epoch_steps + progress.batch, plan.end(epoch)
+            batches = to_device(itertools.islice(training.epoch(epoch, start=progress.batch), end - first))
+            for records in run_steps(train_step, batches, first, config.run.log_every, signals):
                 check_finite(records, epoch)
                 for record in records:
                     totals.add(record)
                 tracker.steps(records)
                 bar.update(epoch + 1, records)
-                progress = Progress(epoch, progress.batch + len(records), totals.state, progress.best)
+                progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
             if signals.received:
-                checkpoints.save("last", epoch * epoch_steps + progress.batch, net, optimizer, progress)
+                checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
                 console.print("stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run))
                 raise Stopped(signals.received)
 
-            step = (epoch + 1) * epoch_steps
             record = {
                 "epoch": epoch,
-                "step": step,
+                "step": end,
                 "train": totals.summary(),
                 "validation": evaluate(eval_step, validation, epoch),
-                "learning_rate": float(schedule(step - 1)),
+                "learning_rate": float(plan.schedule(end - 1) * optim.rate_scale(optimizer)),
                 "images_per_second": bar.images_per_second,
                 "seconds": time.monotonic() - epoch_began,
             }
-            best = progress.best is None or record["validation"]["miou"] > progress.best["validation"]["miou"]
-            progress = Progress(epoch + 1, best=record if best else progress.best)
+            best = progress.best is None or is_better(record, progress.best)
+            plateau = watch_plateau(o, progress.plateau, record, optimizer)
+            progress = dataclasses.replace(progress, best=record if best else progress.best, plateau=plateau)
+            if end == (epoch + 1) * plan.epoch_steps:  # else --steps ends within it, and more of them go on there
+                progress = dataclasses.replace(progress, epoch=epoch + 1, batch=0, totals=None)
             tracker.epoch(record)
-            console.print(terminal.epoch_line(record, o.epochs, best))
+            console.print(terminal.epoch_line(record, plan.epochs, best))
+            if warning := troubles.one_class_only(tracker.epochs, data.classes, data.class_pixels):
+                console.print(warning, style="yellow")
             for which in ["best"] * best + ["last"]:
-                checkpoints.save(which, step, net, optimizer, progress)
+                checkpoints.save(which, end, net, optimizer, progress)
         checkpoints.close()
-        picture = save_predictions(tracker, run, validation, progress.best)
-    report(progress.best, run, validation.pairs[0].image.parent, picture, time.monotonic() - began)
+        picture = reports.save_predictions(tracker, run, data, progress.best)
+    images = validation.pairs[0].image.parent
+    run_readme.write(run, config, data.description, progress.best, images)
+    reports.report(progress.best, run, data.classes, images, picture, time.monotonic() - began)
     return run
+
+
+def step_parts(config: Config, data: Dataset) -> dict:
+    """What the step is made of beside model, optimizer and schedule; says which class weights it found."""
+    o, reading = config.optimization, data.reading
+    weights = (
+        class_weights.weights(o.class_weights, data.class_pixels, data.found.training.image_pixels)
+        if o.class_weights
+        else None
+    )
+    if weights is not None:
+        shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(data.classes, weights, strict=True))
+        console.print(f"loss  class weights: {shown}")
+    normalized = partial(normalize, mean=reading.mean or None, std=reading.std or None)
+    return {
+        "loss": losses.build(o, weights),
+        "normalize": normalized,
+        "augment": None if config.run.overfit else augment.build(config.augmentation, unit),
+        "accumulate": o.accumulate,
+    }
+
+
+def is_better(record: dict, best: dict) -> bool:
+    """Whether an epoch's validation mIoU is above the best so far; one without a score is not."""
+    return record["validation"]["miou"] > best["validation"]["miou"]
+
+
+def is_exhausted(o: Optimization, progress: Progress) -> bool:
+    """Whether --early-stopping ends the run here."""
+    if o.early_stopping is None or progress.best is None or progress.batch:
+        return False
+    return progress.epoch - 1 - progress.best["epoch"] >= o.early_stopping
+
+
+def watch_plateau(o: Optimization, state: dict | None, record: dict, optimizer: nnx.Optimizer) -> dict | None:
+    """Lets --schedule plateau see an epoch's mIoU, sets the learning rate's factor, and returns its state to keep."""
+    if o.schedule != "plateau":
+        return None
+    plateau = schedules.Plateau(o.learning_rate, gamma=o.gamma, patience=o.patience, final_lr=o.final_lr, state=state)
+    optim.set_rate_scale(optimizer, plateau.update(record["validation"]["miou"]))
+    return plateau.state
 
 
 def run_steps(train_step, batches, first: int, log_every: int, signals: Signals) -> Iterator[list[dict]]:
@@ -182,7 +258,10 @@ def kept(epoch: int) -> str:
 
 
 def evaluate(eval_step, data: Pipeline, epoch: int) -> dict:
-    """Scores of a whole dataset from one confusion matrix. Raises NonFiniteLoss."""
+    """Scores of a whole dataset from one confusion matrix, and "predicted", the share of pixels given to each class.
+
+    Raises NonFiniteLoss.
+    """
     totals, waiting = metrics.Totals(), []
     for batch in to_device(data.epoch()):
         result = eval_step(batch)
@@ -194,84 +273,8 @@ def evaluate(eval_step, data: Pipeline, epoch: int) -> dict:
     scores = totals.summary()
     if not math.isfinite(scores["loss"]):
         raise NonFiniteLoss(f"validation loss {scores['loss']} after epoch {epoch + 1}.{kept(epoch)}\n{WHAT_TO_TRY}")
-    return scores
-
-
-def open_data(config: Config) -> tuple[Pipeline, Pipeline]:
-    """Training and validation batches, every file decoded once. Raises DataError listing all that is wrong with the
-    files.
-    """
-    data, o = config.data, config.optimization
-    if data.data is None and data.images is None:
-        data = dataclasses.replace(data, data=Path("data") / "made-up-fields")
-        make_fields(data.data, train=48, val=12, size=112)
-        console.print(f"data  none given, so made-up crop fields in {data.data}")
-    splits = tiles.find_splits(data, config.run.seed)
-    surveys = tiles.survey_splits(splits, data.workers)
-    for name, found in zip(("training", "validation"), surveys):
-        shares = ", ".join(f"{c} {n / sum(found.class_pixels):.1%}" for c, n in zip(CLASSES, found.class_pixels))
-        console.print(f"data  {found.pairs} {name} tiles of {found.width}x{found.height}; {shares}")
-        if found.lost_pixels:
-            lost = f"      {found.lost_pixels:,} mask pixels are neither 0 nor 255 and count as {CLASSES[0]}"
-            console.print(lost, style="yellow")
-    check_sizes(config, surveys)
-    need = sum(found.decoded_bytes for found in surveys)
-    cache = need <= data.cache_mb * 2**20
-    if data.cache_mb and not cache:
-        console.print(
-            f"data  {need / 2**20:.0f} MiB decoded do not fit in --cache-mb {data.cache_mb}: read from disk each epoch"
-        )
-    how = {"batch_size": o.batch_size, "workers": data.workers, "cache": cache}
-    return Pipeline(splits[0], shuffle=True, seed=config.run.seed, **how), Pipeline(splits[1], **how)
-
-
-def check_sizes(config: Config, surveys: list[tiles.Survey]) -> None:
-    """Raises UserError when tiles are too small for the network, or for BatchNorm at its deepest level in training."""
-    levels, batch, training = len(config.model.widths), config.optimization.batch_size, surveys[0]
-    least = 2 ** (levels - 1)
-    for found in surveys:
-        if min(found.height, found.width) < least:
-            size = f"{found.width}x{found.height}"
-            raise UserError(f"tiles of {size} are too small: {levels} --widths need {least} pixels a side")
-    if (training.height // least) * (training.width // least) == 1 and 1 in (batch, training.pairs % batch):
-        raise UserError(
-            f"a batch of 1 tile leaves BatchNorm one value per channel at the deepest level ({training.width}x"
-            f"{training.height} tiles, {levels} --widths, {training.pairs} tiles in batches of {batch}). "
-            "Use fewer --widths or another --batch-size."
-        )
-
-
-def save_batch_picture(tracker: Tracker, training: Pipeline, augment, seed: int) -> None:
-    """The first batch as the network will see it: the article's look at its data."""
-    batch = next(iter(training.epoch()))
-    if augment is not None:
-        batch = jax.device_get(augment(step_key(seed, 0), batch))
-    n = min(int(batch["valid"].sum()), SAMPLES)
-    tracker.pictures("batch", 0, batch["image"][:n], batch["mask"][:n], class_names=CLASSES)
-
-
-def save_predictions(tracker: Tracker, run: Path, validation: Pipeline, best: dict) -> Path:
-    """Pictures of validation tiles, spread over the set, with what the best checkpoint makes of them."""
-    net, _ = load_model(run)
-    chosen = validation.pairs[:: max(1, len(validation.pairs) // SAMPLES)][:SAMPLES]
-    (batch,) = Pipeline(chosen, batch_size=len(chosen)).epoch()
-    result = jax.device_get(compile_eval_step(net)(batch))
-    captions = [pair.image.stem for pair in chosen]
-    tracker.pictures(
-        "predictions", best["step"], batch["image"], batch["mask"], result["predictions"], CLASSES, captions
-    )
-    return run / "samples" / "predictions.png"
-
-
-def report(best: dict, run: Path, images: Path, picture: Path, seconds: float) -> None:
-    """The table at the end, where everything is, and what to do next with a folder of `images`."""
-    scores = best["validation"]
-    console.print()
-    console.print(terminal.result_table(scores, CLASSES, f"validation, best epoch ({best['epoch'] + 1})"))
-    console.print(f"mIoU {scores['miou']:.4f}   pixel accuracy {scores['accuracy']:.4f}")
-    console.print(f"{terminal.speed(best['images_per_second'])} in training, {terminal.clock(seconds)} in all")
-    console.print(f"\npictures   {picture}\ncurves     {run / 'curves.png'}\nbest model {run / 'checkpoints' / 'best'}")
-    console.print("\nnext\n  " + terminal.command("jaxseg.predict", run, images, "-o", run / "predictions"))
+    confusion = np.asarray(totals.state["confusion"])
+    return scores | {"predicted": (confusion.sum(0) / max(confusion.sum(), 1)).tolist()}
 
 
 if __name__ == "__main__":

@@ -23,13 +23,12 @@ import jax
 import numpy as np
 import tyro
 
+from jaxseg import cli, losses, metrics, prepare
 from jaxseg import config as settings
-from jaxseg import losses, metrics, train
-from jaxseg.config import Config, Data, Model, Optimization, UserError
-from jaxseg.data import tiles
+from jaxseg.config import Augmentation, Config, Data, Model, Optimization, UserError
 from jaxseg.data.augment import flips_and_turns
-from jaxseg.data.fields import make_fields
 from jaxseg.data.pipeline import Batch, Pipeline
+from jaxseg.prepare import Dataset
 from jaxseg.step import step_key
 from jaxseg.terminal import clock, console
 
@@ -62,6 +61,7 @@ class Options:
     """All of it."""
 
     data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)
+    augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = dataclasses.field(default_factory=Augmentation)
     model: tyro.conf.OmitArgPrefixes[Model] = dataclasses.field(default_factory=Model)
     optimization: tyro.conf.OmitArgPrefixes[Optimization] = dataclasses.field(default_factory=Optimization)
     race: tyro.conf.OmitArgPrefixes[Race] = Race()
@@ -69,7 +69,7 @@ class Options:
     @property
     def config(self) -> Config:
         """The trainer's settings for the same recipe."""
-        return Config(self.data, self.model, self.optimization, settings.Run(seed=self.race.seed))
+        return Config(self.data, self.augmentation, self.model, self.optimization, settings.Run(seed=self.race.seed))
 
 
 class Diverged(RuntimeError):
@@ -102,7 +102,7 @@ def check(options: Options) -> None:
 
     r, o, problems = options.race, options.optimization, []
     try:
-        settings.check(options.config)
+        cli.check(options.config)
     except UserError as error:
         problems.append(str(error))
     rules = [
@@ -113,6 +113,14 @@ def check(options: Options) -> None:
         (r.seed + r.seeds <= 2**32, f"--seed {r.seed} and --seeds {r.seeds} go past 2**32"),
         (options.model.precision == "f32", f"--precision is {options.model.precision}; a race is run in f32"),
     ]
+    default = Config()
+    groups = {"data": ("normalize",), "augmentation": ("zoom", "brightness", "contrast", "noise", "blur")}
+    groups |= {"model": ("dropout", "remat")}
+    groups |= {"optimization": ("steps", "accumulate", "class_weights", "ohem", "ema", "early_stopping")}
+    for group, names in groups.items():
+        for name in names:
+            asked, only = (getattr(getattr(config, group), name) for config in (options.config, default))
+            rules.append((asked == only, f"--{name.replace('_', '-')} {asked} has no counterpart in the reference"))
     tables = {"optimizer": training.OPTIMIZERS, "schedule": training.SCHEDULES, "loss": training.LOSSES}
     for name, known in tables.items():
         asked = getattr(o, name)
@@ -137,7 +145,7 @@ def race(options: Options) -> bool:
     torch.set_num_threads(options.race.threads)
     r, o = options.race, options.optimization
     out = r.out or Path("runs") / f"race-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    splits, facts = open_data(options)
+    data, facts = open_data(options)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -155,9 +163,9 @@ def race(options: Options) -> bool:
         record["seeds"].append({"seed": seed, "epochs": []})
         racers["jaxseg"].start(seed)
         racers["PyTorch"].start(racers["jaxseg"].weights())
-        data = pipelines(options, splits, facts["cached"], seed)
+        sides = data.pipelines(seed, workers=0)  # threads would take time from the side that is being timed
         for epoch in range(o.epochs):
-            found = run_epoch(racers, *data, epoch, seed, o.augment)
+            found = run_epoch(racers, *sides, epoch, seed, options.augmentation.augment)
             record["seeds"][-1]["epochs"].append(found)
             done = number * o.epochs + epoch + 1
             left = (time.monotonic() - began) / done * (r.seeds * o.epochs - done)
@@ -168,45 +176,27 @@ def race(options: Options) -> bool:
     return passed
 
 
-def open_data(options: Options) -> tuple[list[list[tiles.Pair]], dict]:
-    """Training and validation pairs, as the trainer finds them and then limited, and what race.json says of them.
+def open_data(options: Options) -> tuple[Dataset, dict]:
+    """The data as the trainer finds them and then limited, and what race.json says of them.
 
     "training", "validation": number of tiles; "size": their height and width; "cached": whether they are kept in
     memory; "constant_miou": validation mIoU of giving every pixel the more frequent class, which is to be beaten.
+    Raises UserError for data that the reference cannot read.
     """
-    data, limit = options.data, options.race.limit
-    if data.data is None and data.images is None:
-        data = dataclasses.replace(data, data=Path("data") / "made-up-fields")
-        make_fields(data.data, train=48, val=12, size=112)
-        console.print(f"data  none given, so made-up crop fields in {data.data}")
-    splits = [list(split) for split in tiles.find_splits(data, options.race.seed)]
-    if limit is not None and limit < len(splits[0]):
-        share = limit / len(splits[0])
-        splits = [spread(split, max(1, round(share * len(split)))) for split in splits]
-    surveys = tiles.survey_splits(splits, data.workers)
-    train.check_sizes(options.config, surveys)
-    for name, found in zip(("training", "validation"), surveys):
-        console.print(f"data  {found.pairs} {name} tiles of {found.width}x{found.height}")
-    pixels = surveys[1].class_pixels
+    data = prepare.open_data(options.config, options.race.limit)
+    found, kind = data.found, (data.reading.channels, data.reading.dtype, len(data.classes))
+    if kind != (3, "uint8", 2):
+        what = "{} channels of {} and {} classes".format(*kind)
+        raise UserError(f"the data have {what}; the reference takes 3 channels of uint8 and 2 classes")
+    pixels = found.validation.class_pixels
     facts = {
-        "training": len(splits[0]),
-        "validation": len(splits[1]),
-        "size": (surveys[0].height, surveys[0].width),
-        "cached": sum(found.decoded_bytes for found in surveys) <= data.cache_mb * 2**20,
+        "training": found.training.pairs,
+        "validation": found.validation.pairs,
+        "size": data.tile,
+        "cached": data.cached,
         "constant_miou": max(pixels) / sum(pixels) / sum(n > 0 for n in pixels),
     }
-    return splits, facts
-
-
-def spread(items: list, count: int) -> list:
-    """`count` of the items, evenly spread over all of them, in their order."""
-    return [items[i * len(items) // count] for i in range(count)]
-
-
-def pipelines(options: Options, splits: list, cache: bool, seed: int) -> tuple[Pipeline, Pipeline]:
-    """Batches without reader threads, which would take time from the side that is being timed."""
-    how = {"batch_size": options.optimization.batch_size, "cache": cache}
-    return Pipeline(splits[0], shuffle=True, seed=seed, **how), Pipeline(splits[1], **how)
+    return data, facts
 
 
 def batches(training: Pipeline, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:

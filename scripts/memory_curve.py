@@ -19,6 +19,7 @@ from pathlib import Path
 from jaxseg.config import Data
 from jaxseg.data import tiles
 from jaxseg.data.fields import make_fields
+from jaxseg.data.folders import find_split
 from jaxseg.data.pipeline import Pipeline
 
 BATCH_SIZE = 8
@@ -53,7 +54,7 @@ def in_own_process(data: Path, mode: str, count: int) -> float:
 
 def peak_mib(data: Path, mode: str, count: int) -> float:
     """Reads `count` tiles once and returns the peak resident memory of this process in MiB."""
-    known, _ = tiles.find_splits(Data(data=data), 0)
+    known = find_split(Data(data=data), 0).training
     pairs = list(itertools.islice(itertools.cycle(known), count))
     if mode == "list":
         samples = [tiles.read_sample(pair) for pair in pairs]

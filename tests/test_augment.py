@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.data.augment import dihedral, flips_and_turns
+from jaxseg.config import IGNORE_INDEX, Augmentation
+from jaxseg.data.augment import blur, brightness, build, contrast, dihedral, flips_and_turns, noise, zoom
+from jaxseg.step import normalize
 
 augment = jax.jit(flips_and_turns)
 augment_by_each = jax.jit(jax.vmap(flips_and_turns, in_axes=(0, None)))
@@ -77,3 +79,98 @@ def test_the_same_key_does_the_same_and_another_key_another():
     masks = [np.asarray(augment(jax.random.key(seed), batch)["mask"]) for seed in (5, 5, 6)]
     np.testing.assert_array_equal(masks[0], masks[1])
     assert (masks[0] != masks[2]).any()
+
+
+# what is not flips and turns
+
+
+def smooth(b: int = 3, n: int = 32) -> dict[str, jax.Array]:
+    """Images that are linear in both coordinates, and labels that are the quarter a pixel lies in."""
+    y, x = np.mgrid[:n, :n] / n
+    image = np.broadcast_to(np.stack([y, x, (y + x) / 2], -1), (b, n, n, 3)).astype(np.float32)
+    mask = np.broadcast_to(2 * (y >= 0.5) + (x >= 0.5), (b, n, n)).astype(np.uint8)
+    return {"image": jnp.asarray(image), "mask": jnp.asarray(mask), "valid": jnp.ones(b, bool)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_zoom_moves_image_and_mask_alike_and_ignores_what_lies_outside(seed):
+    batch = smooth(8)
+    found = jax.device_get(jax.jit(zoom, static_argnums=2)(jax.random.key(seed), batch, 1.0))
+    shares, spans = [], []
+    for image, mask in zip(found["image"], found["mask"]):
+        seen = mask != IGNORE_INDEX
+        shares.append(seen.mean())
+        spans.append(np.ptp(image[seen][:, 0]))
+        # the image's values are coordinates: they must name the quarter that the label is, but for pixels on its border
+        y, x = image[..., 0], image[..., 1]
+        quarter = 2 * (y >= 0.5 - 1 / 64) + (x >= 0.5 - 1 / 64)
+        inner = seen & (np.abs(y - 0.5 + 1 / 64) > 1 / 32) & (np.abs(x - 0.5 + 1 / 64) > 1 / 32)
+        inner &= (y > 0.02) & (x > 0.02)  # the interpolation fades at the very border
+        assert (quarter == mask)[inner].all()
+        np.testing.assert_allclose(
+            image[~seen], np.broadcast_to(batch["image"][0].mean((0, 1)), image[~seen].shape), 1e-5
+        )
+    assert min(shares) < 0.95  # some are made smaller
+    assert min(spans) < 0.9  # some larger
+    assert found["image"].shape == batch["image"].shape
+
+
+def test_zoom_of_none_is_the_sample_itself():
+    batch = smooth()
+    found = zoom(jax.random.key(0), batch, 1e-9)
+    np.testing.assert_allclose(found["image"], batch["image"], atol=1e-5)
+    np.testing.assert_array_equal(found["mask"], batch["mask"])
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_light_changes_as_far_as_it_is_told_and_leaves_masks(seed):
+    key, batch = jax.random.key(seed), smooth()
+    added = np.asarray(brightness(key, batch, 0.25)["image"] - batch["image"])
+    assert np.ptp(added, axis=(1, 2, 3)).max() < 1e-6
+    assert np.abs(added).max() <= 0.25 + 1e-6
+    changed = np.asarray(contrast(key, batch, 0.25)["image"])
+    np.testing.assert_allclose(changed.mean((1, 2, 3)), batch["image"].mean((1, 2, 3)), rtol=1e-5)
+    factor = changed.std((1, 2, 3)) / np.asarray(batch["image"]).std((1, 2, 3))
+    assert (factor >= 0.75 - 1e-5).all()
+    assert (factor <= 1.25 + 1e-5).all()
+    for change in (brightness, contrast, noise, blur):
+        assert change(key, batch, 0.5)["mask"] is batch["mask"]
+
+
+def test_noise_is_white_and_of_another_strength_for_every_sample():
+    batch = smooth(4, 64)
+    added = np.asarray(noise(jax.random.key(0), batch, 0.2)["image"] - batch["image"])
+    stds = added.std((1, 2, 3))
+    assert (stds < 0.205).all()
+    assert len(np.unique(stds.round(3))) == 4
+    assert abs(np.corrcoef(added[0, :, :-1].ravel(), added[0, :, 1:].ravel())[0, 1]) < 0.05
+
+
+def test_blur_is_a_gaussian_that_keeps_the_mean_and_constants():
+    point = np.zeros((2, 33, 33, 1), np.float32)
+    point[0, 16, 16], point[1] = 1, 3
+    found = np.asarray(blur(jax.random.key(1), {"image": jnp.asarray(point)}, 2.0)["image"])
+    np.testing.assert_allclose(found[1], 3, rtol=1e-5)
+    assert found[0].sum() == pytest.approx(1, rel=1e-5)
+    row = found[0, 16, :, 0]
+    sigma2 = 0.5 / np.log(row[16] / row[17])
+    assert 0 < sigma2 <= 4
+    expected = np.exp(-0.5 * (np.arange(33) - 16) ** 2 / sigma2)
+    reached = np.abs(np.arange(33) - 16) <= 6
+    np.testing.assert_allclose(row[reached] / row[16], expected[reached], rtol=1e-3)
+    np.testing.assert_allclose(found[0], np.swapaxes(found[0], 0, 1), atol=1e-7)
+
+
+def test_what_is_asked_for_is_built_and_nothing_is_nothing():
+    batch = numbered(2, 4, 4)
+    assert build(Augmentation(augment=False, noise=1.0), normalize) is None
+    assert build(Augmentation(flips=False), normalize) is None
+    flips = build(Augmentation(), normalize)(jax.random.key(0), batch)
+    assert flips["image"].dtype == np.uint8
+    everything = Augmentation(zoom=0.5, brightness=0.1, contrast=0.1, noise=0.1, blur=1.0)
+    step = jax.jit(build(everything, normalize))
+    first, again, other = (jax.device_get(step(jax.random.key(seed), batch)) for seed in (0, 0, 1))
+    assert first["image"].dtype == np.float32
+    assert first["image"].shape == batch["image"].shape
+    np.testing.assert_array_equal(first["image"], again["image"])
+    assert (first["image"] != other["image"]).any()

@@ -1,8 +1,12 @@
 """What is saved comes back to the bit, and a run that is killed while it saves still has a checkpoint."""
 
+import dataclasses
 import functools
+import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +15,14 @@ import pytest
 from flax import nnx
 
 from jaxseg import config, model, optim
-from jaxseg.checkpoint import Checkpoints, Progress, load_model
-from jaxseg.config import Config, Model, UserError
+from jaxseg.checkpoint import Checkpoints, Progress, load_model, load_weights
+from jaxseg.config import Config, Model, Optimization, UserError
+from jaxseg.convert import to_torch
 from jaxseg.step import loss_fn
 
 SETTINGS = Config(model=Model(widths=(2, 4), upsample="bilinear", conv_bias=False))
-DESCRIPTION = {"classes": ["soil", "wheat", "maize"], "in_channels": 5}
+READING = {"labels": {"values": [0, 1, 2]}, "normalize": "unit"}
+DESCRIPTION = {"classes": ["soil", "wheat", "maize"], "in_channels": 5, "reading": READING, "tile": [4, 4]}
 ADAM = optim.adam(1e-2)
 PROGRESS = Progress(
     3, 7, {"loss": 0.1 + 0.2, "confusion": [[1, 2], [3, 4]]}, {"epoch": 2, "validation": {"miou": 1 / 3}}
@@ -248,3 +254,216 @@ def test_a_run_killed_while_it_saves_has_a_whole_checkpoint(steps, tmp_path, mon
     assert again.restore("last", net, optimizer) == Progress(4)
     assert arrays(net, optimizer) == steps[2][2]
     again.close()
+
+
+# averages and plateaus
+
+
+AVERAGED = dataclasses.replace(SETTINGS, optimization=Optimization(ema=0.5, schedule="plateau", optimizer="sgd"))
+
+
+@pytest.fixture
+def averaged(batches):
+    """A network and its optimizer after 3 steps of a run with an average, and a rate scaled to a half."""
+    tx = optim.build(AVERAGED.optimization, lambda step: 0.5)
+    net, optimizer = build(tx=tx)
+    for batch in batches:
+        take_step(net, optimizer, batch)
+    optim.set_rate_scale(optimizer, 0.5)
+    return net, optimizer, tx
+
+
+def test_a_run_with_an_average_is_loaded_with_it(averaged, tmp_path):
+    net, optimizer, tx = averaged
+    checkpoints = Checkpoints(tmp_path, AVERAGED, DESCRIPTION)
+    checkpoints.save("best", 3, net, optimizer, Progress())
+    loaded, _ = load_model(tmp_path)
+    assert arrays(loaded) == arrays(optim.averaged(net, optimizer))
+    assert arrays(loaded) != arrays(net)
+    assert loaded.parameters == net.parameters > 0
+    statistics = [array for array in arrays(loaded) if "'mean'" in array[0] or "'var'" in array[0]]
+    assert statistics == [array for array in arrays(net) if "'mean'" in array[0] or "'var'" in array[0]]
+
+    again = build(seed=1, tx=tx)
+    checkpoints.restore("best", *again)
+    assert arrays(*again) == arrays(net, optimizer)
+    assert float(optim.rate_scale(again[1])) == 0.5
+    checkpoints.close()
+
+
+# what does not fit
+
+
+def test_a_run_goes_on_only_with_what_it_was_made_with(steps, checkpoints, tmp_path):
+    """All that differs at once, in two columns, and nothing is changed."""
+    checkpoints.save("last", 2, *steps[2][:2], Progress())
+    other = Checkpoints(
+        tmp_path,
+        dataclasses.replace(SETTINGS, model=Model((4, 8)), optimization=Optimization(ema=0.9)),
+        {
+            **DESCRIPTION,
+            "classes": ["soil", "rice"],
+            "reading": {"labels": {"values": [0, 7]}, "normalize": "imagenet"},
+        },
+    )
+    net, optimizer = build()
+    before = arrays(net, optimizer)
+    with pytest.raises(UserError) as caught:
+        other.restore("last", net, optimizer)
+    lines = str(caught.value).splitlines()
+    assert str(tmp_path / "checkpoints/last") in lines[0]
+    assert [line.split() for line in lines[1:]] == [
+        ["run", "has", "now"],
+        ["class", "names", "soil", "wheat", "maize", "soil", "rice"],
+        ["labels:", "values", "0", "1", "2", "0", "7"],
+        ["images:", "normalize", "unit", "imagenet"],
+        ["--widths", "2", "4", "4", "8"],
+        ["--upsample", "bilinear", "transpose"],
+        ["--conv-bias", "False", "True"],
+        ["--ema", "-", "0.9"],
+    ]
+    assert len({line.index(now) for line, now in zip(lines[1:4], ("now", "soil rice", "0 7"))}) == 1
+    assert arrays(net, optimizer) == before
+    other.close()
+
+
+def test_a_learning_rate_and_a_length_may_change(steps, checkpoints, tmp_path):
+    checkpoints.save("last", 2, *steps[2][:2], Progress(1))
+    longer = dataclasses.replace(SETTINGS, optimization=Optimization(epochs=400, learning_rate=0.5))
+    again = Checkpoints(tmp_path, longer, DESCRIPTION | {"classes": ("soil", "wheat", "maize")})  # of another type
+    assert again.restore("last", *build()) == Progress(1)
+    again.close()
+
+
+def rewrite_meta(run, change) -> None:
+    (path,) = run.glob("checkpoints/best/*/meta/metadata")
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+
+
+def test_a_checkpoint_of_another_version_says_which(steps, checkpoints, tmp_path):
+    checkpoints.save("best", 2, *steps[2][:2], Progress())
+    rewrite_meta(tmp_path, lambda meta: (meta.update(jaxseg="9.8.7"), meta["config"]["model"].update(attention=True)))
+    with pytest.raises(UserError, match=r"written by jaxseg 9\.8\.7, and this one.*model\.attention") as caught:
+        load_model(tmp_path)
+    assert str(tmp_path / "checkpoints/best") in str(caught.value)
+
+
+# damage
+
+FILES = ("meta/metadata", "model/_METADATA", "model/manifest.ocdbt", "model/d/*", "optimizer/manifest.ocdbt")
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut in half", "changed"])
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_checkpoint_is_refused_and_named(steps, tmp_path, capfd, file, how):
+    """Not one of them is read as something else, and none prints a traceback."""
+    checkpoints = reopen(tmp_path)
+    checkpoints.save("best", 2, *steps[2][:2], Progress())
+    for path in tmp_path.glob(f"checkpoints/best/2/{file}"):
+        data = path.read_bytes()
+        if how == "missing":
+            path.unlink()
+        else:
+            middle = len(data) // 2
+            path.write_bytes(
+                {"empty": b"", "cut in half": data[:middle]}.get(how, data[:middle] + b"\xff" + data[middle + 1 :])
+            )
+    net, optimizer = build()
+    before = arrays(net, optimizer)
+    attempts = [lambda: checkpoints.restore("best", net, optimizer)]
+    if "optimizer" not in file:
+        attempts.append(lambda: load_model(tmp_path))
+    for attempt in attempts:
+        with pytest.raises(UserError, match=r"damaged or incomplete .* Try the last one") as caught:
+            attempt()
+        assert str(tmp_path / "checkpoints/best") in str(caught.value)
+    assert arrays(net, optimizer) == before
+    checkpoints.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_folder_inside_a_run_names_the_run(steps, checkpoints, tmp_path):
+    checkpoints.save("best", 2, *steps[2][:2], Progress())
+    for inside in (tmp_path / "checkpoints", tmp_path / "checkpoints" / "best"):
+        with pytest.raises(
+            UserError, match="not the folder of a run, it has no checkpoints/best; did you mean"
+        ) as caught:
+            load_model(inside)
+        assert str(caught.value).endswith(f"{tmp_path}?")
+
+
+# other devices
+
+WRITE = """
+import sys, jax
+from pathlib import Path
+from flax import nnx
+from jaxseg import model, optim
+from jaxseg.checkpoint import Checkpoints, Progress
+from jaxseg.config import Config, Model
+
+settings = Config(model=Model((2, 4), upsample="bilinear", conv_bias=False))
+with jax.default_device(jax.devices()[1]):
+    net = model.build(settings.model, in_channels=5, classes=3, seed=7)
+    optimizer = nnx.Optimizer(net, optim.adam(1e-2), wrt=nnx.Param)
+assert {x.device for x in jax.tree.leaves(nnx.state(net))} == {jax.devices()[1]}
+Checkpoints(Path(sys.argv[1]), settings, {"classes": ["a", "b", "c"], "in_channels": 5}).save(
+    "best", 1, net, optimizer, Progress()
+)
+"""
+
+
+def test_a_checkpoint_is_read_where_the_device_that_wrote_it_is_not(tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", WRITE, str(tmp_path)], env=environment, check=True)
+    assert len(jax.devices()) == 1
+    loaded, _ = load_model(tmp_path)
+    assert arrays(loaded) == arrays(model.build(SETTINGS.model, in_channels=5, classes=3, seed=7))
+
+
+# weights to start from
+
+
+def test_weights_of_a_run_are_a_start(steps, checkpoints, tmp_path):
+    checkpoints.save("best", 2, *steps[2][:2], Progress())
+    net = nnx.clone(network(1))
+    load_weights(net, tmp_path)
+    assert arrays(net) == arrays(steps[2][0])
+    assert not net.down[0].norm1.use_running_average  # and it can be trained
+
+
+def test_weights_of_another_network_are_refused_side_by_side(steps, checkpoints, tmp_path):
+    checkpoints.save("best", 2, *steps[2][:2], Progress())
+    net = model.build(Model((2, 8)), in_channels=5, classes=2, seed=0)
+    before = arrays(net)
+    with pytest.raises(UserError) as caught:
+        load_weights(net, tmp_path)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(str(tmp_path))
+    assert [line.split() for line in lines[1:]] == [
+        ["there", "here"],
+        ["--widths", "2", "4", "2", "8"],
+        ["--upsample", "bilinear", "transpose"],
+        ["--conv-bias", "False", "True"],
+        ["classes", "3", "2"],
+    ]
+    assert arrays(net) == before
+
+
+def test_weights_of_a_pytorch_file_are_a_start_and_foreign_names_are_listed(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {f"module.{name}": torch.from_numpy(x) for name, x in to_torch(network(1)).items()}
+    torch.save(state | {"mask_values": [0, 1]}, tmp_path / "unet.pth")
+    net = nnx.clone(network(0))
+    load_weights(net, tmp_path / "unet.pth")
+    assert arrays(net) == arrays(network(1))
+
+    torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
+    with pytest.raises(UserError) as caught:
+        load_weights(net, tmp_path / "foreign.pth")
+    assert str(tmp_path / "foreign.pth") in str(caught.value)
+    assert "missing inc.double_conv.0.weight" in str(caught.value)
+    assert "encoder.weight belongs nowhere in this network" in str(caught.value)
+    assert arrays(net) == arrays(network(1))

@@ -5,14 +5,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxseg import config
-from jaxseg.config import Config, Data, Model, Optimization, Run, UserError, parse
+from jaxseg.cli import check, parse
+from jaxseg.config import Augmentation, Config, Data, Model, Optimization, Run, UserError
 
 FIELDS = [field for group in dataclasses.fields(Config) for field in dataclasses.fields(group.default)]
 
@@ -37,6 +38,25 @@ WRONG = {
     "--epochs 5 --warmup-epochs 5": ["--warmup-epochs", "5", "less than --epochs"],
     "--warmup-epochs -1": ["--warmup-epochs", "-1", "at least 0"],
     "--warmup-epochs nan": ["--warmup-epochs", "nan", "at least 0"],
+    "--schedule constant --epochs 2 --warmup-epochs 2": ["--warmup-epochs", "2", "less than --epochs"],
+    "--milestones 5": ["--milestones is for --schedule piecewise_constant and multi_factor"],
+    "--schedule cosine --gamma 0.5": ["--gamma is for --schedule factor and multi_factor and"],
+    "--schedule linear --power 2": ["--power is for --schedule polynomial"],
+    "--schedule multi_factor": ["needs --milestones"],
+    "--schedule multi_factor --milestones 9 5": ["--milestones is 9 5", "increasing", "before 40"],
+    "--schedule multi_factor --milestones 3 --warmup-epochs 4": ["--milestones is 3", "after the warm-up (4)"],
+    "--schedule multi_factor --milestones 3.5 --schedule-per epoch": ["--milestones is 3.5", "whole"],
+    "--schedule piecewise_constant --milestones 3 --rates 0.1": ["--rates has 1", "one more than --milestones"],
+    "--schedule piecewise_constant --milestones 3 --rates 0.1 -1": ["--rates is (0.1, -1.0)", "0 or more"],
+    "--schedule factor --gamma 1": ["--gamma is 1", "between 0 and 1"],
+    "--schedule factor --period 0": ["--period is 0", "more than 0"],
+    "--schedule factor --period 2.5 --schedule-per epoch": ["--period is 2.5", "whole number"],
+    "--schedule cyclic --period 1 --schedule-per epoch": ["--period is 1", "expected 2"],
+    "--schedule cosine_restarts --cycle-factor 0.5": ["--cycle-factor is 0.5", "1 or more"],
+    "--schedule polynomial --power 0": ["--power is 0", "above 0"],
+    "--schedule plateau --patience -1": ["--patience is -1", "0 or more"],
+    "--schedule linear -l 0.1 --final-lr 0.2": ["--final-lr is 0.2", "--learning-rate, which is 0.1"],
+    "--schedule one_cycle --schedule-per epoch -e 3": ["--schedule one_cycle", "4 epochs"],
     "--warmup-epochs 1.5 --schedule article": ["--warmup-epochs", "1.5", "--schedule-per epoch", "whole"],
     "--optimizer sgd --nesterov --momentum 0": ["--nesterov", "--momentum above 0"],
     "--nesterov": ["--nesterov", "--optimizer sgd", "not adam"],
@@ -53,6 +73,29 @@ WRONG = {
     "--lr inf": ["--learning-rate", "inf", "a number"],
     "--begin-lr nan": ["--begin-lr", "nan", "a number"],
     "--final-lr -2": ["--final-lr", "-2", "0 or more"],
+    "--epochs 5 --warmup-epochs 7 --schedule constant": ["--warmup-epochs", "7", "less than --epochs"],
+    "--train-list a": ["--train-list", "--val-list", "together"],
+    "--crop 0": ["--crop", "0", "1 or more"],
+    "--crop 8 --crops 0": ["--crops", "0", "1 or more"],
+    "--crops 2": ["--crops", "2", "--crop"],
+    "--classes 1": ["--classes", "1", "2 to 255"],
+    "--channels 0 1": ["--channels", "0 1", "from 1"],
+    "--classes 2 --labels 0 1": ["--classes and --labels", "one of them"],
+    "--snap-colors": ["--snap-colors", "--labels"],
+    "--binarize 0": ["--binarize", "0", "1 or more"],
+    "--labels 0 1 2 --class-names a b": ["--class-names", "2 names", "3 classes"],
+    "--zoom -1": ["--zoom", "-1", "0 or more"],
+    "--contrast 1.5": ["--contrast", "1.5", "0 to 1"],
+    "--dropout 1": ["--dropout", "1", "less than 1"],
+    "--steps 0": ["--steps", "0", "1 or more"],
+    "--accumulate 3": ["--accumulate", "3", "divisor", "--batch-size", "4"],
+    "--ohem 0.5 --loss dice": ["--ohem", "cross_entropy", "not dice"],
+    "--ohem 0": ["--ohem", "0", "above 0"],
+    "--tversky-alpha 0.3": ["--tversky-alpha", "--loss tversky", "not cross_entropy"],
+    "--focal-gamma -1 --loss focal": ["--focal-gamma", "-1", "0 or more"],
+    "--ema 1": ["--ema", "1", "between 0 and 1"],
+    "--early-stopping 0": ["--early-stopping", "0", "1 or more"],
+    "--overfit -1": ["--overfit", "-1", "0 for off"],
     "--weight-decay -3": ["--weight-decay", "-3", "0 or more"],
 }
 
@@ -72,7 +115,7 @@ def test_all_mistakes_are_named_at_once():
     flags = [word for word in line.split() if word.startswith("--") and word != "--lr"] + ["--learning-rate"]
     message = str(caught.value)
     assert [flag for flag in flags if flag not in message] == []
-    assert len(message.splitlines()) == len(flags) + 1  # no epochs leave no room for a warm-up either
+    assert len(message.splitlines()) == len(flags)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +131,13 @@ def test_all_mistakes_are_named_at_once():
         "--widths 1 1 --epochs 1 --batch-size 1 --log-every 1",
         "--widths 2 4 --upsample bilinear",
         "--epochs 5 --warmup-epochs 4.5",
-        "--schedule constant --epochs 2 --warmup-epochs 7.5 --schedule-per epoch",
+        "--schedule constant --epochs 9 --warmup-epochs 7 --schedule-per epoch",
+        "--steps 10 --warmup-epochs 50",
+        "--accumulate 2 --ohem 1 --ema 0.5 --early-stopping 1 --overfit 1",
+        "--loss tversky --tversky-alpha 0 --tversky-beta 1 --dropout 0.5 --remat",
+        "--crop 1 --crops 9 --labels 0 #ff0000 --snap-colors --ignore-index 7 8 --channels 1 1 4",
+        "--zoom 0.5 --brightness 0 --contrast 1 --noise 0.1 --blur 2",
+        "--classes 255 --normalize imagenet --nodata -9999 --on-bad-file skip --group-by x(.)",
         "--schedule article --warmup-epochs 3",
         "--label-smoothing 1 --loss dice_ce --clip-norm 1e-9",
         "--optimizer rmsprop --momentum 0",
@@ -102,8 +151,9 @@ def test_flags_set_the_fields_they_name():
     line = "--images a/b --masks c --widths 4 8 16 -e 7 -b 3 -l 0.5 --optimizer sgd --nesterov --no-augment --out d"
     assert parse(line.split()) == Config(
         Data(images=Path("a/b"), masks=Path("c")),
+        Augmentation(augment=False),
         Model(widths=(4, 8, 16)),
-        Optimization(epochs=7, batch_size=3, learning_rate=0.5, optimizer="sgd", nesterov=True, augment=False),
+        Optimization(epochs=7, batch_size=3, learning_rate=0.5, optimizer="sgd", nesterov=True),
         Run(out=Path("d")),
     )
     line = "--loss dice_ce --label-smoothing 0.1 --optimizer rmsprop --momentum 0.5 --clip-norm 1"
@@ -121,7 +171,7 @@ def test_without_flags_every_field_has_its_default():
 @given(epochs=st.integers(1, 500), schedule=st.sampled_from(["warmup_cosine", "article"]))
 def test_warm_up_is_an_eighth_of_any_number_of_epochs(epochs, schedule):
     settings = Optimization(epochs=epochs, schedule=schedule)
-    config.check(Config(optimization=settings))
+    check(Config(optimization=settings))
     if schedule == "article":
         assert abs(settings.warmup - epochs / 8) <= 0.5
         assert settings.warmup == int(settings.warmup)
@@ -174,26 +224,35 @@ def test_what_is_no_flag_or_no_value_of_it_exits_with_2(line, capsys):
 
 
 def test_reading_a_command_line_does_not_wait_for_jax():
-    code = "import sys; from jaxseg.config import parse; parse([]); sys.exit('jax' in sys.modules)"
+    code = "import sys; from jaxseg.cli import parse; parse([]); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 # config.json
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
-paths = st.none() | st.lists(st.text("aé .", min_size=1), min_size=1, max_size=3).map(lambda parts: Path(*parts))
-KINDS = {Path | None: paths, int: st.integers(), float: numbers, float | None: st.none() | numbers, bool: st.booleans()}
-KINDS[tuple[int, ...]] = st.lists(st.integers()).map(tuple)
+paths = st.lists(st.text("aé .", min_size=1), min_size=1, max_size=3).map(lambda parts: Path(*parts))
+KINDS = {Path: paths, int: st.integers(), float: numbers, bool: st.booleans(), str: st.text()}
 
 
-def anything(kind):
+def values_of(kind) -> st.SearchStrategy:
+    """Any values of a setting's type."""
+    if kind in KINDS:
+        return KINDS[kind]
+    if kind is type(None):
+        return st.none()
+    if get_origin(kind) is tuple:
+        return st.lists(values_of(get_args(kind)[0]), max_size=3).map(tuple)
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if hasattr(kind, "__metadata__"):
+        return values_of(get_args(kind)[0])
+    return st.one_of(*map(values_of, get_args(kind)))
+
+
+def anything(group):
     """Fields of a group of settings with any values of their types."""
-    by_field = {}
-    for field in dataclasses.fields(kind):
-        bare = get_args(field.type)[0] if hasattr(field.type, "__metadata__") else field.type
-        choices = [x for part in get_args(bare) for x in (get_args(part) or ([None] if part is type(None) else [part]))]
-        by_field[field.name] = KINDS[bare] if bare in KINDS else st.sampled_from(choices)
-    return st.fixed_dictionaries(by_field)
+    return st.fixed_dictionaries({field.name: values_of(field.type) for field in dataclasses.fields(group)})
 
 
 GROUPS = {group.name: type(group.default) for group in dataclasses.fields(Config)}
@@ -280,17 +339,31 @@ def test_flags_that_repeat_the_runs_settings_are_accepted(saved, tmp_path):
     assert again == parse(["--resume", str(tmp_path)])
 
 
-def test_changed_flags_are_refused_and_each_is_listed_with_both_values(saved, tmp_path):
-    line = ["--data", "tiles", "-e", "7", "--lr", "0.5", "--widths", "4", "8", "--seed", "3", "--out", "elsewhere"]
+def test_changed_flags_are_refused_and_stand_in_two_columns(saved, tmp_path):
+    line = ["--data", "tiles", "--lr", "0.5", "--widths", "4", "8", "--seed", "3", "--out", "elsewhere"]
     with pytest.raises(UserError) as caught:
         parse(["--resume", str(tmp_path), *line])
-    rows = [row.split() for row in str(caught.value).splitlines()[1:-1]]
-    assert {row[0] for row in rows} == {"--epochs", "--learning-rate", "--widths", "--seed", "--out"}
-    text = {row[0]: " ".join(row[1:]) for row in rows}
-    assert "6" in text["--epochs"].split(",")[0]
-    assert "7" in text["--epochs"].split(",")[1]
-    assert "0.25" in text["--learning-rate"]
-    assert "0.5" in text["--learning-rate"]
+    head, *rows = str(caught.value).splitlines()[1:-1]
+    assert {row.split()[0] for row in rows} == {"--learning-rate", "--widths", "--seed", "--out"}
+    (rate,) = [row for row in rows if "--learning-rate" in row]
+    assert (rate.index("0.25"), rate.index("0.5")) == (head.index("the run"), head.index("command line"))
+
+
+def test_a_resumed_run_may_go_on_longer_and_find_its_data_elsewhere(saved, tmp_path):
+    line = ["--resume", str(tmp_path), "--data", "moved", "-e", "9", "--early-stopping", "3", "--workers", "0"]
+    resumed = parse(line)
+    assert (resumed.data.data, resumed.data.workers) == (Path("moved"), 0)
+    assert (resumed.optimization.epochs, resumed.optimization.early_stopping) == (9, 3)
+    assert resumed.optimization.learning_rate == 0.25
+
+
+def test_a_preset_is_where_flags_start_from():
+    article = parse(["--preset", "article", "-b", "7"])
+    o = article.optimization
+    assert (o.optimizer, o.learning_rate, o.schedule, o.per, o.batch_size) == ("sgd", 1e-2, "article", "epoch", 7)
+    assert (article.data.binarize, article.augmentation.augment) == (255, False)
+    assert article.run.preset == "article"
+    assert parse(["--preset", "default"]) == Config()
 
 
 def test_settings_spoiled_by_hand_are_refused_on_resume(tmp_path):

@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxseg.config import UserError
-from jaxseg.convert import from_torch, to_torch
+from jaxseg.convert import architecture, from_torch, read_pth, to_torch
 from jaxseg.model import UNet
 
 KINDS = [("transpose", True), ("transpose", False), ("bilinear", True), ("bilinear", False)]
@@ -147,3 +149,69 @@ def test_tensors_go_in_and_arrays_load_into_pytorch():
         for tensor in [*reference.parameters(), *copy.parameters(), *reference.buffers(), *copy.buffers()]:
             tensor.add_(1)
     assert same(leaves(net), before)
+
+
+# Files of PyTorch
+
+
+def write(path, state):
+    torch = pytest.importorskip("torch")
+    torch.save({name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_file_as_milesials_trainer_writes_it_is_read(tmp_path, prefix):
+    net, state = unet(0), to_torch(unet(1))
+    state |= {"inc.double_conv.1.num_batches_tracked": np.array(7)}
+    named = {prefix + name: array for name, array in state.items()} | {"mask_values": [0, 1]}
+    from_torch(net, read_pth(write(tmp_path / "checkpoint_epoch5.pth", named)))
+    assert same(leaves(net), leaves(unet(1)))
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.tensor([0.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "x.pth")
+    found = read_pth(tmp_path / "x.pth")["w"]
+    assert found.dtype == np.float32
+    assert found.tolist() == [0.5, -2]
+
+
+def test_a_file_that_is_no_state_dict_is_refused_with_its_name(tmp_path):
+    torch = pytest.importorskip("torch")
+    missing, text, whole, other = (tmp_path / name for name in ("none.pth", "text.pth", "whole.pth", "other.pth"))
+    text.write_text("hello")
+    torch.save(torch.nn.Linear(2, 2), whole)
+    torch.save({"epoch": 3}, other)
+    for path, reason in (
+        (missing, "no such file"),
+        (text, r"is no file of torch.save\(model.state_dict\(\), ...\)"),
+        (whole, r"is no file of torch.save\(model.state_dict\(\), ...\)"),
+        (other, r"holds no state_dict; save one with torch.save\(model.state_dict\(\), 'other.pth'\)"),
+    ):
+        with pytest.raises(UserError, match=reason) as caught:
+            read_pth(path)
+        assert str(path) in str(caught.value)
+
+
+def test_without_pytorch_a_file_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="pip install torch"):
+        read_pth(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
+@pytest.mark.parametrize("conv_bias", [True, False])
+def test_names_and_shapes_tell_the_architecture(upsample, conv_bias):
+    net = UNet((2, 4, 6), 5, 3, upsample=upsample, conv_bias=conv_bias, rngs=nnx.Rngs(0))
+    assert architecture(to_torch(net)) == {
+        "--widths": [2, 4, 6],
+        "--upsample": upsample,
+        "--conv-bias": conv_bias,
+        "channels": 5,
+        "classes": 3,
+    }
+
+
+def test_other_names_tell_no_architecture():
+    assert architecture({"encoder.conv1.weight": np.zeros((2, 3, 3, 3))}) == {}

@@ -1,4 +1,5 @@
 import functools
+import itertools
 import math
 
 import jax
@@ -13,11 +14,15 @@ from jaxseg.config import Optimization
 from jaxseg.losses import IGNORE_INDEX, one_hot
 
 SHAPE, CLASSES = (2, 3, 4), 3  # the same everywhere, because compiling is what takes the time
-LOSSES = ["cross_entropy", "dice", "dice_ce", "focal", "jaccard", "tversky"]
+LOSSES = list(Optimization.__annotations__["loss"].__args__)
+HARD = "hard examples"
+ALL = [*LOSSES, HARD]
+"""Every loss, and cross-entropy of the hardest pixels."""
 
 
 @functools.cache
 def compiled(loss: str, **options):
+    loss, options = ("cross_entropy", {"ohem": 0.5, **options}) if loss == HARD else (loss, options)
     return jax.jit(jax.value_and_grad(functools.partial(getattr(losses, loss), **options)))
 
 
@@ -110,8 +115,8 @@ def test_for_certain_predictions_dice_and_jaccard_are_the_scores(seed):
     certain = np.where(np.eye(CLASSES)[predictions] > 0, np.float32(200), np.float32(-200))
     confusion = np.zeros((CLASSES, CLASSES), int)
     np.add.at(confusion, (labels[labels != IGNORE_INDEX], predictions[labels != IGNORE_INDEX]), 1)
-    for loss, score in (("dice", metrics.dice), ("jaccard", metrics.iou)):
-        expected = np.where(confusion.sum(1) > 0, 1 - score(confusion), 0).mean()
+    for loss, score in (("dice", metrics.f1_score), ("jaccard", metrics.iou_score)):
+        expected = np.where(confusion.sum(1) > 0, 1 - score(confusion, "none"), 0).mean()
         assert ask(certain, labels, loss)[0] == pytest.approx(expected, abs=1e-6)
 
 
@@ -145,10 +150,168 @@ def test_focal_has_a_gradient_for_every_gamma_and_logit(gamma):
     assert np.isfinite(grad).all()
 
 
+# Lovasz
+
+
+def jaccard_loss(wrong: np.ndarray, target: np.ndarray) -> float:
+    """Of a class with pixels `target`, when the pixels `wrong` are predicted wrongly."""
+    predicted = target ^ wrong
+    return 1 - (predicted & target).sum() / (predicted | target).sum()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.9), st.booleans())
+def test_lovasz_is_the_integral_of_the_jaccard_loss_over_thresholds(seed, ignored, weighted):
+    """Lovasz: f(e) is the integral over t of f({i: e_i >= t}); no sorting and no differences as in the formula."""
+    logits, labels = example(seed, ignored)
+    kept = labels != IGNORE_INDEX
+    x, y = logits[kept], labels[kept]
+    p = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    weights = np.random.default_rng(seed).random(CLASSES) + 0.1 if weighted else np.ones(CLASSES)
+    total, present = 0.0, np.isin(np.arange(CLASSES), y)
+    for c in np.flatnonzero(present):
+        error = np.abs((y == c) - p[:, c])
+        levels = np.unique(np.append(error, 0))
+        total += weights[c] * sum((b - a) * jaccard_loss(error >= b, y == c) for a, b in itertools.pairwise(levels))
+    with jax.enable_x64(True):
+        found, _ = ask(logits, labels, "lovasz", **({"class_weights": weights} if weighted else {}))
+    assert found == pytest.approx(total / weights[present].sum() if present.any() else 0, rel=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_lovasz_of_certain_predictions_is_the_jaccard_loss_of_the_classes_that_occur(seed):
+    logits, labels = example(seed)
+    predictions, kept = logits.argmax(-1), labels != IGNORE_INDEX
+    certain = np.where(np.eye(CLASSES)[predictions] > 0, np.float32(200), np.float32(-200))
+    expected = [
+        jaccard_loss((predictions[kept] == c) ^ (labels[kept] == c), labels[kept] == c) for c in np.unique(labels[kept])
+    ]
+    assert ask(certain, labels, "lovasz")[0] == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_lovasz_has_no_scatter_in_its_gradient_nor_a_second_sort():
+    """The one scatter is of unique places, and forward; the gradient of a sort would add another, with collisions."""
+    logits, labels = example(0)
+    program = jax.jit(jax.value_and_grad(losses.lovasz)).lower(jnp.float32(logits), jnp.asarray(labels)).as_text()
+    assert program.count("stablehlo.sort") == 1
+    assert program.count('"stablehlo.scatter"') == 1
+    assert "unique_indices = true" in program
+
+
+def test_lovasz_keeps_its_digits_in_float32_where_a_pixel_counts_little(rng):
+    """Differences of Jaccard losses next to 1 would be off by 3e-4."""
+    logits = rng.standard_normal((1, 128, 128, 2)).astype(np.float32)
+    labels = (rng.random((1, 128, 128)) < 0.5).astype(np.uint8)
+    _, grad = ask(logits, labels, "lovasz")
+    with jax.enable_x64(True):
+        _, exact = ask(logits.astype(float), labels, "lovasz")
+    assert np.linalg.norm(grad - exact) < 2e-5 * np.linalg.norm(exact)
+
+
+# Squared error and hinge
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.9), st.booleans())
+def test_mse_and_hinge_are_what_the_definitions_say(seed, ignored, weighted):
+    logits, labels = example(seed, ignored)
+    labels[0, 0, 0] = 0
+    weights = np.random.default_rng(seed).random(CLASSES) + 0.1 if weighted else np.ones(CLASSES)
+    squares, margins, count, pixels = 0.0, 0.0, 0.0, 0
+    for at in map(tuple, np.argwhere(labels != IGNORE_INDEX)):
+        x, y = logits[at], labels[at]
+        p = np.exp(x) / np.exp(x).sum()
+        squares += weights[y] * sum((p[j] - (j == y)) ** 2 for j in range(CLASSES)) / CLASSES
+        margins += weights[y] * sum(max(0, 1 - x[y] + x[j]) for j in range(CLASSES) if j != y) / CLASSES
+        count, pixels = count + weights[y], pixels + 1
+    options = {"class_weights": weights} if weighted else {}
+    with jax.enable_x64(True):
+        assert ask(logits, labels, "mse", **options)[0] == pytest.approx(squares / count, rel=1e-12)
+        assert ask(logits, labels, "hinge", **options)[0] == pytest.approx(margins / pixels, rel=1e-12)
+
+
+def test_hinge_has_no_gradient_once_the_margin_is_reached():
+    logits = np.broadcast_to(np.float32([2, 1, 0.5]), (*SHAPE, CLASSES))  # by exactly 1, and by more
+    value, grad = ask(logits, np.zeros(SHAPE, np.uint8), "hinge")
+    assert value == 0
+    np.testing.assert_array_equal(grad, 0)
+
+
+# Hard examples
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 1.0])
+def test_hard_examples_are_those_of_torchs_topk(share):
+    torch = pytest.importorskip("torch")
+    logits, labels = example(9)
+    theirs = torch.tensor(logits.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+    kept = torch.from_numpy(labels != IGNORE_INDEX)
+    each = torch.nn.functional.cross_entropy(
+        theirs, torch.from_numpy(labels.astype(np.int64)), reduction="none", ignore_index=IGNORE_INDEX
+    )[kept]
+    expected = each.topk(math.ceil(share * len(each))).values.mean()
+    expected.backward()
+    with jax.enable_x64(True):
+        found, grad = ask(logits, labels, ohem=share)
+    assert found == pytest.approx(expected.item(), rel=1e-14)
+    np.testing.assert_allclose(grad.transpose(0, 3, 1, 2), theirs.grad.numpy(), atol=1e-15)
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": [0.5, 3.0, 1.0], "label_smoothing": 0.2}], ids=str)
+def test_all_pixels_are_as_hard_as_none(options):
+    logits, labels = example(10)
+    expected, expected_grad = ask(logits, labels, **options)
+    found, grad = ask(logits, labels, ohem=1.0, **options)
+    assert found == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(("share", "pixels"), [(0.3, 3), (0.7, 7), (0.31, 4), (0.01, 1), (0.001, 1), (1.0, 10)])
+def test_a_share_is_rounded_up_and_not_by_the_rounding_of_its_digits(share, pixels):
+    """0.7 * 10 is more than 7 in float32; each pixel with a gradient of its own is one that was taken."""
+    logits = np.zeros((1, 2, 10, 2), np.float32)
+    logits[..., 0] = np.arange(20).reshape(2, 10)
+    labels = np.stack([np.ones(10, np.uint8), np.full(10, IGNORE_INDEX, np.uint8)])[None]
+    _, grad = ask(logits, labels, ohem=share)
+    np.testing.assert_array_equal((grad[0, 0] != 0).any(-1), np.arange(10) >= 10 - pixels)
+
+
+def test_pixels_with_equal_losses_share_what_is_left():
+    """Three of the five wanted are certain, and four are equal: each counts a half."""
+    logits = np.zeros((1, 1, 10, 2), np.float32)
+    logits[0, 0, :, 0] = [9, 1, 1, 7, 1, 1, 8, -3, -3, -3]
+    value, grad = ask(logits, np.ones((1, 1, 10), np.uint8), ohem=0.5)
+    share, x = np.array([1, 0.5, 0.5, 1, 0.5, 0.5, 1, 0, 0, 0]), logits[0, 0, :, 0].astype(float)
+    p = 1 / (1 + np.exp(-x))
+    assert value == pytest.approx((share * np.logaddexp(0, x)).sum() / 5, rel=1e-6)
+    np.testing.assert_allclose(grad[0, 0, :, 0], share * p / 5, rtol=1e-5)
+
+
+def test_hard_examples_are_hard_by_their_weighted_loss_and_divided_by_their_weights():
+    logits, labels = np.zeros((1, 1, 4, 2), np.float32), np.array([[[0, 0, 1, 1]]], np.uint8)
+    logits[0, 0, :, 1] = [1, 2, -0.5, 0]
+    nll = np.log(1 + np.exp([1, 2, 0.5, 0]))
+    value, grad = ask(logits, labels, ohem=0.5, class_weights=[1.0, 10.0])
+    assert value == pytest.approx((10 * nll[2] + 10 * nll[3]) / 20, rel=1e-6)
+    np.testing.assert_array_equal(grad[0, 0, :2], 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_hard_examples_do_not_hide_a_loss_that_is_not_finite(bad):
+    logits, labels = example(11, ignored=0)
+    logits[0, 0, 0], labels[0, 0, 0] = bad, 0
+    assert not np.isfinite(ask(np.float32(logits), labels, ohem=0.1)[0])
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1, math.nan])
+def test_a_share_of_hard_examples_that_is_none_is_refused(share):
+    logits, labels = example(0)
+    with pytest.raises(ValueError, match=r"`ohem` is .*expected above 0 and at most 1"):
+        losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), ohem=float(share))
+
+
 # All of them
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ALL)
 def test_all_pixels_ignored_is_zero_with_zero_gradient(loss):
     logits, labels = example(0, ignored=2)
     assert (labels == IGNORE_INDEX).all()
@@ -157,7 +320,7 @@ def test_all_pixels_ignored_is_zero_with_zero_gradient(loss):
     np.testing.assert_array_equal(grad, 0)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ALL)
 @pytest.mark.parametrize("garbage", [1e30, -np.inf, np.inf, np.nan], ids=str)
 def test_logits_under_ignored_pixels_change_nothing(garbage, loss):
     logits, labels = example(2)
@@ -175,7 +338,7 @@ def test_logits_under_ignored_pixels_change_nothing(garbage, loss):
         np.testing.assert_array_equal(found_grad[ignored], 0)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ALL)
 def test_samples_that_pad_a_batch_take_no_part(loss):
     """The loss of a sample and padding is that of the sample twice."""
     logits, labels = example(4)
@@ -184,11 +347,11 @@ def test_samples_that_pad_a_batch_take_no_part(loss):
     value, grad = ask(logits, padded, loss)
     expected, expected_grad = ask(logits, twice, loss)
     assert value == pytest.approx(expected, rel=1e-6)
-    np.testing.assert_allclose(grad[0], 2 * expected_grad[0], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(grad[0], expected_grad.sum(0), rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(grad[1], 0)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ALL)
 def test_it_is_of_no_matter_which_sample_has_a_pixel(loss, rng):
     logits, labels = example(3)
     order = rng.permutation(labels.size)
@@ -196,7 +359,7 @@ def test_it_is_of_no_matter_which_sample_has_a_pixel(loss, rng):
     assert ask(*moved, loss)[0] == pytest.approx(ask(logits, labels, loss)[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ALL)
 def test_large_logits_in_float32_give_numbers(loss):
     logits, labels = example(5)
     value, grad = ask(200 * np.sign(logits).astype(np.float32), labels, loss)
@@ -204,21 +367,41 @@ def test_large_logits_in_float32_give_numbers(loss):
     assert np.isfinite(grad).all()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ALL)
 def test_a_step_downhill_is_downhill(loss):
     logits, labels = example(6)
     value, grad = ask(logits, labels, loss)
     assert ask(logits - 0.01 * grad / np.abs(grad).max(), labels, loss)[0] < value
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_class_weights_of_any_scale_are_the_same(loss):
+@pytest.mark.parametrize("loss", ALL)
+def test_class_weights_of_any_scale_are_the_same_but_for_hinge(loss):
     logits, labels = example(7)
     plain = ask(logits, labels, loss)[0]
-    assert ask(logits, labels, loss, class_weights=[4.0, 4.0, 4.0])[0] == pytest.approx(plain, rel=1e-6)
-    weighted, tenfold = (ask(logits, labels, loss, class_weights=scale * np.arange(1.0, 4))[0] for scale in (1, 10))
-    assert weighted == pytest.approx(tenfold, rel=1e-6)
+    scale = 4 if loss == "hinge" else 1
+    assert ask(logits, labels, loss, class_weights=[4.0, 4.0, 4.0])[0] == pytest.approx(scale * plain, rel=1e-6)
+    weighted, fourfold = (ask(logits, labels, loss, class_weights=factor * np.arange(1.0, 4))[0] for factor in (1, 4))
+    assert fourfold == pytest.approx(scale * weighted, rel=1e-6)
     assert abs(weighted - plain) > 1e-3
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_a_class_of_weight_0_does_not_count(loss):
+    """Where a pixel counts by its label, it is as if ignored; else as if its class's own loss were not there."""
+    logits, labels = example(12)
+    value, grad = ask(logits, labels, loss, class_weights=[1.0, 0.0, 0.0])
+    ignored = np.where(labels == 0, 0, IGNORE_INDEX).astype(np.uint8)
+    if loss in ("cross_entropy", "mse"):
+        expected, expected_grad = ask(logits, ignored, loss)
+        assert value == pytest.approx(expected, rel=1e-6)
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-8)
+    elif loss == "hinge":
+        share = (labels == 0).sum() / (labels != IGNORE_INDEX).sum()
+        assert value == pytest.approx(share * ask(logits, ignored, loss)[0], rel=1e-6)
+    assert np.isfinite(grad).all()
+    nothing, no_grad = ask(logits, labels, loss, class_weights=[0.0, 0.0, 0.0])
+    assert nothing == 0
+    np.testing.assert_array_equal(no_grad, 0)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -235,11 +418,34 @@ def test_dice_ce_is_the_sum():
     assert ask(logits, labels, "dice_ce", label_smoothing=0.1, **weights)[0] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", Optimization.__annotations__["loss"].__args__)
+OPTIONS = {
+    "cross_entropy": ({"label_smoothing": 0.2, "ohem": 0.4}, {"label_smoothing": 0.2, "ohem": 0.4}),
+    "dice_ce": ({"label_smoothing": 0.2}, {"label_smoothing": 0.2}),
+    "tversky": ({"tversky_alpha": 0.2, "tversky_beta": 0.9}, {"alpha": 0.2, "beta": 0.9}),
+    "focal": ({"focal_gamma": 1.2}, {"gamma": 1.2}),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_build_makes_what_the_settings_say(loss):
-    smoothing = {"label_smoothing": 0.2} if loss in ("cross_entropy", "dice_ce") else {}
-    built = functools.partial(losses.build(Optimization(loss=loss, **smoothing)))
-    assert (built.func, built.keywords) == (getattr(losses, loss), smoothing)
+    settings, options = OPTIONS.get(loss, ({}, {}))
+    built = functools.partial(losses.build(Optimization(loss=loss, **settings)))
+    assert (built.func, built.keywords) == (getattr(losses, loss), options)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_build_means_by_its_defaults_those_of_the_loss(loss):
+    logits, labels = map(jnp.asarray, example(13))
+    assert losses.build(Optimization(loss=loss))(logits, labels) == getattr(losses, loss)(logits, labels)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_build_binds_class_weights(loss):
+    settings, options = OPTIONS.get(loss, ({}, {}))
+    logits, labels = map(jnp.asarray, example(14))
+    built = losses.build(Optimization(loss=loss, **settings), class_weights=[1.0, 2.0, 0.5])
+    expected = getattr(losses, loss)(logits, labels, class_weights=[1.0, 2.0, 0.5], **options)
+    assert built(logits, labels) == expected != getattr(losses, loss)(logits, labels, **options)
 
 
 def test_one_hot_is_true_at_the_label_and_nowhere_for_others():

@@ -30,21 +30,42 @@ def divided(a: int, b: int) -> float:
     return a / b if b else math.nan
 
 
-def slow_summary(labels: list[int], predictions: list[int], classes: int = 3) -> dict:
-    """Scores by sets of pixels, as the names are defined in words."""
-    counted = [i for i, label in enumerate(labels) if label != IGNORE_INDEX]
-    scores = {"iou": [], "dice": [], "precision": [], "recall": []}
+def slow_scores(labels: list[int], predictions: list[int], classes: int = 3) -> dict[str, list[tuple[int, int]]]:
+    """Scores by sets of pixels, as the names are defined in words: numerator and denominator for each class."""
+    counted = {i for i, label in enumerate(labels) if label != IGNORE_INDEX}
+    scores = {name: [] for name in ("iou", "f1", "f2", "precision", "recall", "specificity", "accuracy")}
     for c in range(classes):
         true, found = {i for i in counted if labels[i] == c}, {i for i in counted if predictions[i] == c}
-        scores["iou"].append(divided(len(true & found), len(true | found)))
-        scores["dice"].append(divided(2 * len(true & found), len(true) + len(found)))
-        scores["precision"].append(divided(len(true & found), len(found)))
-        scores["recall"].append(divided(len(true & found), len(true)))
-    out = {"accuracy": divided(sum(labels[i] == predictions[i] for i in counted), len(counted))} | scores
-    for name, values in scores.items():
-        present = [value for value in values if not math.isnan(value)]
-        out[f"m{name}"] = divided(sum(present), len(present))
-    return out
+        hits, misses, rest = len(true & found), len(true - found), counted - true
+        scores["iou"].append((hits, len(true | found)))
+        scores["f1"].append((2 * hits, len(true) + len(found)))
+        scores["f2"].append((5 * hits, 5 * hits + 4 * misses + len(found - true)))
+        scores["precision"].append((hits, len(found)))
+        scores["recall"].append((hits, len(true)))
+        scores["specificity"].append((len(rest - found), len(rest)))
+        scores["accuracy"].append((hits + len(rest - found), len(counted)))
+    return scores
+
+
+def mean_of(values: list[float], weights: list[int] | None = None) -> float:
+    pairs = [(v, w) for v, w in zip(values, weights or [1] * len(values)) if not math.isnan(v)]
+    return divided(sum(v * w for v, w in pairs), sum(w for _, w in pairs))
+
+
+def slow_summary(labels: list[int], predictions: list[int], classes: int = 3) -> dict:
+    counted = [i for i, label in enumerate(labels) if label != IGNORE_INDEX]
+    support = [labels.count(c) for c in range(classes)]
+    per_class = {name: [divided(*pair) for pair in pairs] for name, pairs in slow_scores(labels, predictions).items()}
+    out = {name: per_class[name] for name in ("iou", "f1", "precision", "recall", "specificity")}
+    out["dice"] = out["f1"]
+    out |= {f"m{name}": mean_of(values) for name, values in out.items()}
+    out["accuracy"] = divided(sum(labels[i] == predictions[i] for i in counted), len(counted))
+    both = [(a + b) / 2 for a, b in zip(out["recall"], out["specificity"])]
+    return out | {
+        "balanced_accuracy": mean_of(both),
+        "fwiou": mean_of(out["iou"], support),
+        "miou_fg": mean_of(out["iou"][1:]),
+    }
 
 
 @given(LABELS, PREDICTIONS)
@@ -53,6 +74,64 @@ def test_scores_are_what_sets_of_pixels_say(labels, predictions):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-12, nan_ok=True)
+
+
+BY_NAME = {
+    "iou": metrics.iou_score,
+    "f1": metrics.f1_score,
+    "f2": lambda confusion, reduction: metrics.fbeta_score(confusion, 2.0, reduction),
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "specificity": metrics.specificity,
+    "accuracy": metrics.accuracy,
+}
+
+
+@given(LABELS, PREDICTIONS)
+def test_reductions_are_means_over_classes_and_micro_adds_up_the_counts(labels, predictions):
+    confusion, support = confusion_of(labels, predictions), [labels.count(c) for c in range(3)]
+    for name, pairs in slow_scores(labels, predictions).items():
+        each = [divided(*pair) for pair in pairs]
+        expected = {
+            "none": each,
+            "macro": mean_of(each),
+            "weighted": mean_of(each, support),
+            "micro": divided(sum(a for a, _ in pairs), sum(b for _, b in pairs)),
+        }
+        for reduction, value in expected.items():
+            found = BY_NAME[name](confusion, reduction=reduction)
+            assert np.asarray(found) == pytest.approx(np.asarray(value), rel=1e-12, nan_ok=True), (name, reduction)
+
+
+def test_macro_is_the_reduction_if_none_is_named():
+    for score in (metrics.balanced_accuracy, *(s for n, s in BY_NAME.items() if n != "f2")):
+        assert score(CONFUSION) == score(CONFUSION, "macro")
+
+
+def test_balanced_accuracy_of_two_classes_is_their_mean_recall():
+    confusion = np.array([[90, 10], [20, 5]])
+    assert metrics.balanced_accuracy(confusion) == pytest.approx((0.9 + 0.2) / 2)
+    assert metrics.balanced_accuracy(confusion, "none") == pytest.approx([0.55, 0.55])
+    assert metrics.balanced_accuracy(confusion, "micro") == pytest.approx(95 / 125)
+
+
+def test_an_empty_prediction_has_half_a_miou_and_no_foreground_iou():
+    found = metrics.summary(np.array([[990, 0], [10, 0]]))
+    assert found["miou"] == 0.495
+    assert found["foreground_iou"] == found["miou_fg"] == 0
+
+
+def test_more_than_two_classes_have_no_single_foreground():
+    assert "foreground_iou" not in metrics.summary(CONFUSION)
+    assert metrics.summary(CONFUSION)["miou_fg"] == 20 / 30
+
+
+@given(LABELS, PREDICTIONS)
+def test_the_host_counts_as_the_device_does(labels, predictions):
+    labels, predictions = np.array(labels, np.uint8).reshape(3, 4), np.array(predictions, np.uint8).reshape(3, 4)
+    found = metrics.count_pixels(labels, predictions, 3)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, confusion_of(labels, predictions))
 
 
 @given(LABELS, PREDICTIONS)
@@ -79,8 +158,8 @@ def test_a_large_image_is_counted_to_the_pixel():
 
 
 def test_an_absent_class_has_no_score_and_no_part_in_means():
-    assert metrics.iou(CONFUSION).tolist() == pytest.approx([50 / 60, 20 / 30, math.nan], nan_ok=True)
-    assert metrics.dice(CONFUSION).tolist() == pytest.approx([100 / 110, 40 / 50, math.nan], nan_ok=True)
+    assert metrics.iou_score(CONFUSION, "none").tolist() == pytest.approx([50 / 60, 20 / 30, math.nan], nan_ok=True)
+    assert metrics.f1_score(CONFUSION, "none").tolist() == pytest.approx([100 / 110, 40 / 50, math.nan], nan_ok=True)
     found = metrics.summary(CONFUSION)
     assert found["miou"] == pytest.approx((50 / 60 + 20 / 30) / 2)
     assert found["accuracy"] == 70 / 80
@@ -88,14 +167,14 @@ def test_an_absent_class_has_no_score_and_no_part_in_means():
 
 def test_precision_and_recall_are_absent_for_different_reasons():
     never_predicted = np.array([[5, 0], [3, 0]])
-    assert metrics.precision(never_predicted).tolist() == pytest.approx([5 / 8, math.nan], nan_ok=True)
-    assert metrics.recall(never_predicted).tolist() == [1, 0]
-    assert metrics.iou(never_predicted).tolist() == [5 / 8, 0]  # it occurs, so it counts
+    assert metrics.precision(never_predicted, "none").tolist() == pytest.approx([5 / 8, math.nan], nan_ok=True)
+    assert metrics.recall(never_predicted, "none").tolist() == [1, 0]
+    assert metrics.iou_score(never_predicted, "none").tolist() == [5 / 8, 0]  # it occurs, so it counts
 
 
 def test_nothing_counted_has_no_score_and_raises_no_warning():
     found = metrics.summary(np.zeros((2, 2), int))
-    assert all(math.isnan(found[name]) for name in ("accuracy", "miou", "mdice", "mprecision", "mrecall"))
+    assert all(math.isnan(found[name]) for name in ("accuracy", "miou", "mdice", "mspecificity", "fwiou"))
 
 
 def record(labels, predictions, losses) -> dict:

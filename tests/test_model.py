@@ -6,322 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxseg import model as models
 from jaxseg.config import Model
-from jaxseg.initializers import RULES
 from jaxseg.losses import IGNORE_INDEX
-from jaxseg.model import BatchNorm, UNet, UpConv, max_pool, upsample_bilinear
-from jaxseg.step import loss_fn
+from jaxseg.model import UNet, evaluation
+from jaxseg.step import KEEP_BARRIERS, loss_fn
 
 MILESIAL = (64, 128, 256, 512, 1024)
-RULE = RULES["article"]
 
 
 def nchw(x) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2))
-
-
-def nhwc(x) -> np.ndarray:
-    return np.asarray(x).transpose(0, 2, 3, 1)
-
-
-# BatchNorm
-
-
-@jax.jit
-def train_batch_norm(x, weights, scale, bias, mean, var, valid=None):
-    """One step of BatchNorm from the given statistics: output, gradients of (x, scale, bias), new statistics."""
-
-    def loss(x, scale, bias):
-        norm = BatchNorm(x.shape[-1], param_dtype=mean.dtype, dtype=x.dtype)
-        norm.scale[...], norm.bias[...], norm.mean[...], norm.var[...] = scale, bias, mean, var
-        y = norm(x, valid)
-        return (weights * y).sum(), (y, norm.mean[...], norm.var[...])
-
-    (_, aux), grads = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
-    return {"y": aux[0], "grads": grads, "mean": aux[1], "var": aux[2]}
-
-
-def batch_norm_arguments(rng, shape, dtype=np.float64):
-    """x, the weights of the loss, then scale, bias, mean and var."""
-    c = shape[-1]
-    made = [rng.normal(2, 3, shape), rng.normal(0, 1, shape), *rng.normal(1, 1, (3, c)), rng.uniform(0.5, 2, c)]
-    return [jnp.asarray(a, dtype) for a in made]
-
-
-def test_batch_norm_trains_and_evaluates_as_torch(rng):
-    """Biased variance in the output, unbiased in the running one: 12 values a channel, so 9 % apart."""
-    torch = pytest.importorskip("torch")
-    norm = torch.nn.BatchNorm2d(3).double()
-    with jax.enable_x64(True):
-        x, weights, scale, bias, mean, var = batch_norm_arguments(rng, (2, 2, 3, 3))
-        theirs = (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var)
-        for tensor, value in zip(theirs, (scale, bias, mean, var)):
-            tensor.copy_(torch.tensor(np.asarray(value)))
-        for step in range(3):
-            found = train_batch_norm(x + step, weights, scale, bias, mean, var)
-            mean, var = found["mean"], found["var"]
-            theirs = torch.tensor(nchw(x + step), requires_grad=True)
-            norm.zero_grad()
-            y = norm(theirs)
-            (y * torch.tensor(nchw(weights))).sum().backward()
-            np.testing.assert_allclose(nchw(found["y"]), y.detach(), atol=1e-13)
-            for ours, expected in zip(found["grads"][1:], (norm.weight.grad, norm.bias.grad)):
-                np.testing.assert_allclose(ours, expected, atol=1e-13)
-            np.testing.assert_allclose(nchw(found["grads"][0]), theirs.grad, atol=1e-13)
-        np.testing.assert_allclose(mean, norm.running_mean, rtol=1e-13)
-        np.testing.assert_allclose(var, norm.running_var, rtol=1e-13)
-
-        ours = BatchNorm(3, dtype=jnp.float64, param_dtype=jnp.float64)
-        ours.scale[...], ours.bias[...], ours.mean[...], ours.var[...] = scale, bias, mean, var
-        evaluated = nnx.view(ours, use_running_average=True)(x[:1, :1, :1])  # one value a channel is fine here
-        np.testing.assert_array_equal(ours.mean[...], mean)
-    expected = norm.eval()(torch.tensor(nchw(x[:1, :1, :1]))).detach()
-    np.testing.assert_allclose(nchw(evaluated), expected, atol=1e-13)
-
-
-def test_running_variance_is_unbiased_and_output_biased():
-    x = jnp.asarray([1.0, 2.0, 3.0, 6.0]).reshape(2, 2, 1, 1)  # mean 3, variance 3.5, unbiased 14 / 3
-    norm = BatchNorm(1)
-    np.testing.assert_allclose(norm(x).ravel(), (x.ravel() - 3) / math.sqrt(3.5 + 1e-5), rtol=1e-6)
-    np.testing.assert_allclose(norm.mean[...], [0.3], rtol=1e-6)
-    np.testing.assert_allclose(norm.var[...], [0.9 + 0.1 * 14 / 3], rtol=1e-6)
-
-
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("shape", [(4, 12, 13, 2), (2, 8, 8, 8), (4, 16, 16, 3)])
-def test_batch_norm_keeps_its_digits_far_from_zero(shape, padded, rng):
-    """Mean 1000 times the deviation: no farther off than the mean's own rounding, 3e-5, and a little.
-
-    A mean in one pass over float32 would be 3e-4 to 1e-3 off, a variance in one pass 0.1.
-    """
-    x = rng.normal(1000, 1, shape).astype(np.float32)
-    valid = np.arange(len(x) + padded) < len(x) if padded else None
-    given = np.concatenate([x, np.full_like(x[:1], 7)]) if padded else x
-    y = np.asarray(jax.jit(lambda x: BatchNorm(shape[-1])(x, valid))(given))[: len(x)]
-    x = x.astype(np.float64)
-    np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5), atol=7e-5)
-
-
-@pytest.mark.parametrize("value", [0.1, 137.7, 3e10])
-def test_a_channel_that_does_not_vary_becomes_the_bias(value):
-    norm = BatchNorm(2)
-    norm.bias[...] = jnp.asarray([0.5, -2.0])
-    x = jnp.full((4, 16, 16, 2), value, jnp.float32)
-    y, pull = jax.vjp(lambda x: nnx.clone(norm)(x), x)
-    atol = 2 * np.spacing(np.float32(value)) / math.sqrt(1e-5)  # roundings of the mean, as BatchNorm enlarges them
-    np.testing.assert_allclose(y, np.broadcast_to([0.5, -2.0], y.shape), atol=atol)
-    assert np.isfinite(pull(jnp.ones_like(y))[0]).all()
-
-
-def test_the_variance_of_a_batch_is_never_negative():
-    """Where rounding alone decides; below 0 the square root would be NaN."""
-    for seed in range(20):
-        x = np.random.default_rng(seed).uniform(1e9, 1e10) * np.ones((3, 5, 7, 2))
-        norm = BatchNorm(2, eps=0.0)
-        assert norm._statistics(jnp.asarray(x, jnp.float32), None)[1].min() >= 0
-
-
-def test_the_gradient_of_batch_norm_is_that_of_its_formula(rng):
-    """Its statistics are taken about a constant, which must not cost the gradient a term, nor the second one."""
-    with jax.enable_x64(True):
-        x, v = (jnp.asarray(rng.normal(3, 1, (2, 3, 2, 2))) for _ in range(2))
-        weights = jnp.asarray(rng.normal(0, 1, x.shape))
-
-        def ours(x):
-            return (weights * BatchNorm(2, dtype=jnp.float64, param_dtype=jnp.float64)(x)).sum()
-
-        def formula(x):
-            mean, var = (f((0, 1, 2), keepdims=True) for f in (x.mean, x.var))
-            return (weights * (x - mean) / jnp.sqrt(var + 1e-5)).sum()
-
-        @jax.jit
-        def both(x, v):
-            return [jax.jvp(jax.grad(f), (x,), (v,)) for f in (ours, formula)]
-
-        for found, expected in zip(*both(x, v), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
-
-
-def test_statistics_have_the_dtype_of_the_parameters(rng):
-    x = rng.normal(0, 1, (2, 3, 3, 2))
-    with jax.enable_x64(True):
-        norm = BatchNorm(2, dtype=jnp.float64, param_dtype=jnp.float64)
-        norm(jnp.asarray(x))
-        assert (norm.mean.dtype, norm.var.dtype) == (jnp.float64, jnp.float64)
-        np.testing.assert_allclose(norm.mean[...], 0.1 * x.mean((0, 1, 2)), rtol=1e-12)
-
-    norm, x16 = BatchNorm(2, dtype=jnp.bfloat16), jnp.asarray(x, jnp.bfloat16)
-    assert norm(x16).dtype == jnp.bfloat16
-    assert (norm.mean.dtype, norm.var.dtype) == (jnp.float32, jnp.float32)
-    values = np.asarray(x16, np.float64)
-    np.testing.assert_allclose(norm.mean[...], 0.1 * values.mean((0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * values.var((0, 1, 2), ddof=1), rtol=1e-6)
-    assert nnx.view(norm, use_running_average=True)(x16).dtype == jnp.bfloat16
-
-
-def test_one_value_per_channel_cannot_be_trained_on():
-    with pytest.raises(ValueError, match=r"one value per channel \(shape \(1, 1, 1, 4\)\)"):
-        BatchNorm(4)(jnp.ones((1, 1, 1, 4)))
-
-
-@settings(max_examples=15)
-@given(
-    st.integers(0, 2**32 - 1),
-    st.lists(st.booleans(), min_size=4, max_size=4).filter(any),
-    st.sampled_from([(1, 2), (3, 2)]),
-)
-def test_a_padded_batch_is_the_short_batch(seed, valid, size):
-    rng, valid = np.random.default_rng(seed), np.array(valid)
-    with jax.enable_x64(True):
-        x, weights, *rest = batch_norm_arguments(rng, (len(valid), *size, 2))
-        weights = weights * valid[:, None, None, None]  # the loss sees no padding, as in training
-        padded = train_batch_norm(x, weights, *rest, jnp.asarray(valid))
-        short = train_batch_norm(x[valid], weights[valid], *rest)
-    np.testing.assert_allclose(padded["y"][valid], short["y"], atol=1e-12)
-    np.testing.assert_allclose(padded["grads"][0][valid], short["grads"][0], atol=1e-12)
-    np.testing.assert_array_equal(padded["grads"][0][~valid], 0)
-    for ours, expected in zip(padded["grads"][1:], short["grads"][1:]):
-        np.testing.assert_allclose(ours, expected, atol=1e-12)
-    for name in ("mean", "var"):
-        np.testing.assert_allclose(padded[name], short[name], rtol=1e-12)
-
-
-# Pooling, activation, resizing
-
-
-@jax.jit
-def pool_and_pull(x, weights):
-    y, pull = jax.vjp(max_pool, x)
-    return y, pull(weights)[0]
-
-
-@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3), (1, 4)])
-def test_max_pool_is_torchs_also_in_ties_and_odd_sizes(size, rng):
-    torch = pytest.importorskip("torch")
-    h, w = size
-    x = rng.integers(0, 3, (8, h, w, 5)).astype(np.float32)  # two thirds of the windows have a tie for the maximum
-    weights = rng.standard_normal((8, h // 2, w // 2, 5)).astype(np.float32)
-    y, grad = pool_and_pull(jnp.asarray(x), jnp.asarray(weights))
-    if h < 2:  # PyTorch refuses to make nothing
-        assert y.shape == (8, 0, 2, 5)
-        return
-    theirs = torch.tensor(nchw(x), requires_grad=True)
-    expected = torch.nn.functional.max_pool2d(theirs, 2)
-    expected.backward(torch.tensor(nchw(weights)))
-    np.testing.assert_array_equal(nchw(y), expected.detach())
-    np.testing.assert_array_equal(nchw(grad), theirs.grad)
-
-
-@pytest.mark.parametrize(
-    ("window", "first"),
-    [([7, 7, 7, 7], 0), ([1, 7, 7, 7], 1), ([1, 2, 7, 7], 2), ([1, 2, 3, 7], 3), ([-5, -3, -3, -9], 1)],
-)
-def test_the_first_maximum_in_row_major_order_gets_the_gradient(window, first):
-    x = jnp.asarray(window, jnp.float32).reshape(1, 2, 2, 1)
-    y, grad = pool_and_pull(x, jnp.full((1, 1, 1, 1), 3.0))
-    assert y.item() == max(window)
-    np.testing.assert_array_equal(grad.ravel(), 3.0 * (np.arange(4) == first))
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_the_gradient_of_max_pool_is_neither_lost_nor_doubled(seed):
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 2, (3, 5, 6, 2)).astype(np.float32)
-    weights = rng.integers(-9, 10, (3, 2, 3, 2)).astype(np.float32)
-    y, grad = pool_and_pull(jnp.asarray(x), jnp.asarray(weights))
-    windows = np.asarray(grad)[:, :4].reshape(3, 2, 2, 3, 2, 2)
-    np.testing.assert_array_equal(windows.sum((2, 4)), weights)
-    np.testing.assert_array_equal(y, x[:, :4].reshape(3, 2, 2, 3, 2, 2).max((2, 4)))
-    np.testing.assert_array_equal(grad[:, 4:], 0)
-
-
-def test_relu_has_no_gradient_at_zero():
-    """The activation of ConvBlock; with BatchNorm's scale and bias at 0 every one of its inputs is exactly 0."""
-    block = models.ConvBlock(1, 1, rule=RULE, rngs=nnx.Rngs(0))
-    block.norm2.scale[...] = jnp.zeros(1)
-    grads = nnx.grad(lambda block, x: block(x).sum())(block, jnp.arange(16.0).reshape(1, 4, 4, 1))
-    assert float(grads["norm2"]["bias"][...][0]) == 0
-
-
-def test_up_conv_is_torchs_transposed_convolution_with_its_gradient(rng):
-    torch = pytest.importorskip("torch")
-    theirs = torch.nn.ConvTranspose2d(3, 4, 2, stride=2).double()
-    x, weights = rng.standard_normal((2, 3, 5, 3)), rng.standard_normal((2, 6, 10, 4))
-    kernel = theirs.weight.detach().numpy().transpose(2, 3, 0, 1)
-
-    @jax.jit
-    def pulled(x, kernel, bias):
-        def forward(x, kernel, bias):
-            up = UpConv(3, 4, rule=RULE, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-            up.kernel[...], up.bias[...] = kernel, bias
-            return up(x)
-
-        y, pull = jax.vjp(forward, x, kernel, bias)
-        return y, pull(jnp.asarray(weights))
-
-    with jax.enable_x64(True):
-        y, (dx, dkernel, dbias) = pulled(x, kernel, theirs.bias.detach().numpy())
-    inputs = torch.tensor(nchw(x), requires_grad=True)
-    expected = theirs(inputs)
-    expected.backward(torch.tensor(nchw(weights)))
-    np.testing.assert_allclose(nchw(y), expected.detach(), atol=1e-13)
-    np.testing.assert_allclose(nchw(dx), inputs.grad, atol=1e-13)
-    np.testing.assert_allclose(np.asarray(dkernel).transpose(2, 3, 0, 1), theirs.weight.grad, atol=1e-12)
-    np.testing.assert_allclose(dbias, theirs.bias.grad, atol=1e-12)
-
-
-def test_each_corner_of_an_up_conv_kernel_makes_its_corner_of_the_output():
-    up = UpConv(1, 1, rule=RULE, rngs=nnx.Rngs(0))
-    up.kernel[...] = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1)
-    up.bias[...] = jnp.zeros(1)
-    y = up(jnp.asarray([10.0, 100.0]).reshape(1, 1, 2, 1))
-    np.testing.assert_array_equal(y[0, :, :, 0], [[10, 20, 100, 200], [30, 40, 300, 400]])
-
-
-def test_biases_start_within_the_bound_that_torch_reads_off_the_kernel():
-    rngs = nnx.Rngs(0)
-    up = UpConv(2, 256, rule=RULE, rngs=rngs).bias[...]  # 2x2 of the *outputs*: PyTorch's fan_in of a transposed kernel
-    conv = models.Conv(2, 256, 3, rule=RULE, rngs=rngs).bias[...]
-    for bias, fan_in in ((up, 4 * 256), (conv, 9 * 2)):
-        assert 0.95 / math.sqrt(fan_in) < float(jnp.abs(bias).max()) <= 1 / math.sqrt(fan_in)
-
-
-@pytest.mark.parametrize("layer", ["Conv", "UpConv"])
-def test_gradient_of_a_bias_is_not_lost_in_bfloat16(layer):
-    kinds = {"rule": RULE, "dtype": jnp.bfloat16, "rngs": nnx.Rngs(0)}
-    net = models.Conv(2, 3, 3, **kinds) if layer == "Conv" else UpConv(2, 3, **kinds)
-    x = jnp.ones((4, 64, 64, 2), jnp.bfloat16)
-    grads = nnx.jit(nnx.grad(lambda net, x: net(x).astype(jnp.float32).sum()))(net, x)
-    pixels = 4 * 64 * 64 * (1 if layer == "Conv" else 4)
-    np.testing.assert_array_equal(grads["bias"][...], pixels)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (2, 3), (7, 4)])
-def test_upsample_bilinear_is_torchs_with_aligned_corners(size, rng):
-    torch = pytest.importorskip("torch")
-    x = rng.standard_normal((2, *size, 3))
-    weights = rng.standard_normal((2, 2 * size[0], 2 * size[1], 3))
-    with jax.enable_x64(True):
-        y, pull = jax.vjp(upsample_bilinear, jnp.asarray(x))
-        (grad,) = pull(jnp.asarray(weights))
-    theirs = torch.tensor(nchw(x), requires_grad=True)
-    expected = torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)(theirs)
-    expected.backward(torch.tensor(nchw(weights)))
-    np.testing.assert_allclose(nchw(y), expected.detach(), atol=1e-13)
-    np.testing.assert_allclose(nchw(grad), theirs.grad, atol=1e-13)
-
-
-def test_upsample_bilinear_keeps_corners_and_interpolates_between():
-    x = jnp.asarray([[0.0, 3.0], [6.0, 9.0]]).reshape(1, 2, 2, 1)
-    y = np.asarray(upsample_bilinear(x))[0, :, :, 0]
-    np.testing.assert_allclose(y, np.add.outer([0, 2, 4, 6], [0, 1, 2, 3]), atol=1e-6)
-
-
-# UNet
 
 
 @functools.cache
@@ -390,11 +88,12 @@ def test_bfloat16_is_for_computing_only():
 
 
 def test_build_follows_the_settings_and_the_seed():
-    chosen = Model(widths=(2, 4), upsample="bilinear", conv_bias=False, init="torch_default")
+    chosen = Model((2, 4), upsample="bilinear", conv_bias=False, init="torch_default", dropout=0.25, remat=True)
 
     def kernels(seed):
         net = models.build(chosen, in_channels=5, classes=3, seed=seed)
         assert (net.up[0].up, net.down[0].conv1.bias, net.head.kernel.shape[-1]) == (None, None, 3)
+        assert (net.dropout.rate, net.remat) == (0.25, True)
         return np.asarray(net.down[0].conv1.kernel[...])
 
     first = kernels(0)
@@ -419,3 +118,85 @@ def test_the_gradient_has_no_scatter_or_gather(upsample):
     assert "scatter" not in text
     assert "gather" not in text
     assert str(IGNORE_INDEX) in text
+
+
+# Dropout and recomputation
+
+
+@functools.cache
+def dropping(rate: float):
+    """logits(key) of a U-Net with dropout, in training, and the network."""
+    net = UNet((2, 4), dropout=rate, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).random((2, 8, 8, 3), np.float32))
+    call = jax.jit(lambda key: nnx.clone(net)(x, None, key))
+    return call, net, x
+
+
+def test_dropout_follows_from_the_key_alone():
+    call, _, _ = dropping(0.5)
+    first, again, other = call(jax.random.key(1)), call(jax.random.key(1)), call(jax.random.key(2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_no_dropout_is_the_network_as_it_was():
+    call, net, x = dropping(0.0)
+    np.testing.assert_array_equal(call(jax.random.key(1)), jax.jit(lambda: nnx.clone(net)(x))())
+
+
+def test_dropout_is_of_the_deepest_features_only(monkeypatch):
+    seen = []
+
+    def note(dropout, x, rngs):
+        seen.append(x.shape)
+        return x
+
+    monkeypatch.setattr(nnx.Dropout, "__call__", note)
+    _, net, x = dropping(0.5)
+    jax.eval_shape(lambda: nnx.clone(net)(x, None, jax.random.key(0)))
+    assert seen == [(2, 4, 4, 4)]
+
+
+def test_nothing_falls_in_evaluation_and_training_wants_a_key():
+    _, net, x = dropping(0.5)
+    _, plain, _ = dropping(0.0)
+    np.testing.assert_array_equal(evaluation(net)(x), evaluation(plain)(x))
+    with pytest.raises(ValueError, match="no `rngs` argument was provided to Dropout"):
+        nnx.clone(net)(x)
+    assert not net.dropout.deterministic  # the view is another
+
+
+def compiled_gradient(remat: bool, widths: tuple[int, ...], side: int, upsample: str = "transpose"):
+    """Compiled as for a CPU that takes notice of barriers, and what it is to be called with."""
+    kinds = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+    net = UNet(widths, upsample=upsample, conv_bias=False, remat=remat, rngs=nnx.Rngs(0), **kinds)
+    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (2, side, side, 3), np.uint8),
+        "mask": rng.integers(0, 2, (2, side, side), np.uint8),
+        "valid": np.ones(2, bool),
+    }
+
+    def gradient(params, rest, batch):
+        net = nnx.merge(graph, params, rest, copy=True)
+        (loss, _), grads = nnx.value_and_grad(loss_fn, has_aux=True)(net, batch)
+        return loss, grads, nnx.state(net, nnx.BatchStat)
+
+    return jax.jit(gradient).lower(params, rest, batch).compile(KEEP_BARRIERS), (params, rest, batch)
+
+
+@pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
+def test_recomputing_changes_no_gradient_and_moves_statistics_once(upsample):
+    with jax.enable_x64(True):
+        (plain, arguments), (again, _) = (compiled_gradient(remat, (2, 4), 10, upsample) for remat in (False, True))
+        for found, expected in zip(*(jax.tree.leaves(f(*arguments)) for f in (again, plain)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-15)
+
+
+def test_recomputing_saves_memory():
+    with jax.enable_x64(True):
+        plain, again = (
+            compiled_gradient(remat, (4, 8, 16), 64)[0].memory_analysis().temp_size_in_bytes for remat in (False, True)
+        )
+    assert again < 0.65 * plain

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from jaxseg import optim, schedules
 from jaxseg.config import Optimization
@@ -205,3 +206,81 @@ def test_only_adamw_decays_by_default(optimizer, decay):
     params = {"w": jnp.ones(3)}
     updates, _ = tx.update({"w": jnp.zeros(3)}, tx.init(params), params)
     np.testing.assert_allclose(updates["w"], np.full(3, -0.5 * decay), rtol=1e-6)
+
+
+# What comes after the update
+
+
+def test_an_average_copies_the_first_update_and_then_follows():
+    """By hand, in float32, the copy to the bit."""
+    tx, params = optax.chain(optim.sgd(1.0), optim.average_parameters(0.75)), {"w": jnp.float32([0.1, 0.7])}
+    update, state = jax.jit(tx.update), tx.init(params)
+    for number, grad in enumerate(([0.3, -0.1], [1.0, 0.0], [0.0, 2.0])):
+        updates, state = update({"w": jnp.float32(grad)}, state, params)
+        params = optax.apply_updates(params, updates)
+        found = optax.tree.get(state, "averaged_parameters")["w"]
+        if number == 0:
+            np.testing.assert_array_equal(found, params["w"])
+            expected = np.float64(params["w"])
+        expected = 0.75 * expected + 0.25 * np.float64(params["w"])
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("decay", "reached"), [(0.9, 6e-7), (0.999, 6e-5)])
+def test_in_float32_an_average_comes_as_close_as_half_an_ulp_over_one_minus_its_decay(decay, reached):
+    """What the docstring says of its precision; in float64 it would arrive."""
+
+    @jax.jit
+    def wait(old):
+        state = optim.AveragedParameters(jnp.asarray(1), {"w": old})
+        params, tx = {"w": jnp.ones(1, old.dtype)}, optim.average_parameters(decay)
+        follow = lambda i, state: tx.update({"w": jnp.zeros(1, old.dtype)}, state, params)[1]  # noqa: E731
+        return 1 - jax.lax.fori_loop(0, 30_000, follow, state).averaged_parameters["w"][0]
+
+    distance = float(wait(jnp.full(1, 0.9, jnp.float32)))
+    assert reached / 4 < distance <= reached
+    with jax.enable_x64(True):
+        assert abs(float(wait(jnp.full(1, 0.9)))) < 1e-11
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_an_average_of_nothing_is_refused(decay):
+    with pytest.raises(ValueError, match=f"`decay` is {decay}; expected 0 or more and less than 1"):
+        optim.average_parameters(decay)
+
+
+class Weights(nnx.Module):
+    def __init__(self):
+        self.w = nnx.Param(jnp.float32([1.0, 2.0]))
+        self.seen = nnx.BatchStat(jnp.zeros(1))
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_build_scales_after_the_momentum_and_averages_what_comes_out(clip_norm):
+    settings = Optimization(
+        optimizer="sgd", momentum=0.5, schedule="plateau", ema=0.5, clip_norm=clip_norm, weight_decay=0.0
+    )
+    net = Weights()
+    optimizer = nnx.Optimizer(net, optim.build(settings, schedules.constant(0.5)), wrt=nnx.Param)
+    grads = nnx.state(Weights(), nnx.Param)  # 1, 2; of length sqrt(5)
+    grad = np.array([1.0, 2.0]) / (1 if clip_norm is None else np.sqrt(5))
+    optimizer.update(net, grads)
+    optim.set_rate_scale(optimizer, 0.1)
+    assert float(optim.rate_scale(optimizer)) == pytest.approx(0.1)
+    optimizer.update(net, grads)
+    first = [1, 2] - 0.5 * grad
+    second = first - 0.05 * 1.5 * grad
+    np.testing.assert_allclose(net.w[...], second, rtol=1e-5)
+    view = optim.averaged(net, optimizer)
+    np.testing.assert_allclose(view.w[...], (first + second) / 2, rtol=1e-5)
+    net.seen[...] = jnp.ones(1)
+    np.testing.assert_array_equal(view.seen[...], 1)  # the model's own
+
+
+def test_without_a_plateau_and_an_average_there_are_none():
+    net = Weights()
+    optimizer = nnx.Optimizer(net, optim.build(Optimization(), schedules.constant(0.5)), wrt=nnx.Param)
+    assert optim.averaged(net, optimizer) is net
+    assert optim.rate_scale(optimizer) == 1
+    with pytest.raises(ValueError, match="its schedule is not 'plateau'"):
+        optim.set_rate_scale(optimizer, 0.1)

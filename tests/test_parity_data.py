@@ -11,9 +11,11 @@ torch = pytest.importorskip("torch")
 
 from flax import nnx  # noqa: E402
 
-from jaxseg import initializers, model, schedules, step  # noqa: E402
+from jaxseg import initializers, layers, model, schedules, step  # noqa: E402
 from jaxseg.config import UserError  # noqa: E402
-from jaxseg.data import tiles  # noqa: E402
+from jaxseg.data import folders, survey, tiles  # noqa: E402
+from jaxseg.data.images import list_images  # noqa: E402
+from jaxseg.data.pairs import Match, Rule  # noqa: E402
 from jaxseg.data.pipeline import Pipeline  # noqa: E402
 from parity.answer import Settings  # noqa: E402
 from parity.awkward import NAMES, make_awkward  # noqa: E402
@@ -113,7 +115,7 @@ def test_init_check_passes_and_draws_histograms_of_the_laws():
 
 
 def test_init_check_sees_several_mistakes_each_in_its_row(monkeypatch):
-    article, conv, bias = initializers.RULES["article"], model.Conv.__init__, model.torch_default_bias
+    article, conv, bias = initializers.RULES["article"], model.Conv.__init__, layers.torch_default_bias
 
     def cut(key, shape, dtype=jnp.float32):
         end = 2.3 * np.sqrt(2 / initializers.fans(shape)[1])
@@ -131,7 +133,7 @@ def test_init_check_sees_several_mistakes_each_in_its_row(monkeypatch):
     monkeypatch.setitem(initializers.RULES, "article", initializers.Rule(cut, article.up))
     monkeypatch.setitem(initializers.RULES, "xavier_uniform", swapped)
     monkeypatch.setattr(model.Conv, "__init__", one_key)
-    monkeypatch.setattr(model, "torch_default_bias", lambda shape, *, transposed=False: bias(shape))
+    monkeypatch.setattr(layers, "torch_default_bias", lambda shape, *, transposed=False: bias(shape))
     monkeypatch.setattr(initializers, "xavier_normal", xavier_normal)
     assert failed(init) >= {
         "U-Net: not truncated",
@@ -198,25 +200,34 @@ def test_data_check_passes_and_gives_hashes_of_both_sides(tiles_root):
     assert evidence["colors"]["Pillow's L"] > 100
 
 
-right_image, right_gray = tiles.read_image, tiles.read_gray
+right_tile, right_gray = tiles.read_tile, tiles.read_gray
+
+
+def swapped(path, reading=tiles.ARTICLE_READING):
+    image, has_data = right_tile(path, reading)
+    return image[..., ::-1], has_data
+
+
 DATA_MISTAKES = {
-    "swapped channels": (tiles, "read_image", lambda path: right_image(path)[..., ::-1], "training tiles, shuffled"),
+    "swapped channels": (tiles, "read_tile", swapped, "training tiles, shuffled"),
     "Pillow's gray": (
         tiles,
         "read_gray",
-        lambda path: OTHER_GRAYS["Pillow's L"](right_image(path)),
+        lambda path: OTHER_GRAYS["Pillow's L"](tiles.read_image(path)),
         "gray of 140608 colors",
     ),
     "every value above 0": (
         tiles,
         "read_mask",
-        lambda path: (right_gray(path) > 0).astype(np.uint8),
+        lambda path, reading=None: (right_gray(path) > 0).astype(np.uint8),
         "awkward names and masks",
     ),
     "masks in their own order": (
-        tiles,
-        "find_pairs",
-        lambda images, masks: [tiles.Pair(*pair) for pair in zip(tiles.list_images(images), tiles.list_images(masks))],
+        folders,
+        "match",
+        lambda images, masks, settings, only: Match(
+            images, tuple(tiles.Pair(*pair) for pair in zip(list_images(images), list_images(masks))), Rule()
+        ),
         "awkward names and masks",
     ),
     "one ulp": (step, "normalize", lambda image: image.astype(jnp.float32) / 255, "all 256 bytes / 255"),
@@ -250,7 +261,7 @@ def test_data_check_sees_batches_that_are_left_out(tiles_root):
         assert "validation tiles, in order" in failed(data, data=tiles_root)
 
 
-def test_data_check_counts_the_pixels_that_the_reader_throws_away(tmp_path):
+def test_data_check_counts_the_pixels_that_the_survey_should_see(tmp_path):
     root = make_awkward(tmp_path / "awkward", seed=0)
     row, files = data.lost_pixels(root)
     assert row.passed
@@ -259,7 +270,7 @@ def test_data_check_counts_the_pixels_that_the_reader_throws_away(tmp_path):
     assert len(files) == 2 * len(NAMES)
     assert sorted(file["lost"] for file in files if file["file"].startswith("train/")) == sorted(lost)
     assert min(lost) >= 254  # every gray value is there
-    with mock.patch.object(tiles, "survey", return_value=mock.Mock(lost_pixels=0)):
+    with mock.patch.object(survey, "read_values", lambda path, color: (right_gray(path) // 255 * 255, False)):
         assert not data.lost_pixels(root)[0].passed
 
 

@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("torch")
 
 from jaxseg import optim
+from parity import mutations
 from parity.answer import Settings
+from parity.checks import optimizer_state
 from parity.checks import optimizers as check
 
 LOOKS = {"step 1", "step 2", "step 100", "clipped"}
@@ -19,6 +21,7 @@ LOOKS = {"step 1", "step 2", "step 100", "clipped"}
 def failed(monkeypatch, *cases: str) -> set[str]:
     """Names of the rows that fail of these cases alone."""
     monkeypatch.setattr(check, "CASES", {case: check.CASES[case] for case in cases})
+    monkeypatch.setattr(optimizer_state, "rows", lambda *args: [])
     rows = check.run(Settings(quick=True)).rows[1:]  # the first misses the cases left out
     assert {f"{case}: {look}" for case in cases for look in LOOKS} <= {row.name for row in rows}
     return {row.name for row in rows if not row.passed}
@@ -30,7 +33,8 @@ def test_it_passes():
     assert answer.passed
     assert set(json.loads(json.dumps(answer.evidence))["three_way"]) == check.IN_FLOAT32_WHEN_QUICK
     float64 = [row.figure for row in answer.rows if row.gate == check.GATE]
-    assert len(float64) == 1 + 4 * len(check.CASES)
+    state = len(optimizer_state.DECAYS) + len(optimizer_state.SCALED)
+    assert len(float64) == 1 + 4 * len(check.CASES) + len(check.LOOKS) * state
     assert max(float64) < check.GATE / 10
 
 
@@ -65,6 +69,24 @@ def test_it_sees_parameters_that_only_gradients_near_1e_9_move(monkeypatch):
 
     monkeypatch.setattr(optim, "sgd", wrong)
     assert "SGD: step 100" in failed(monkeypatch, "SGD")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("average of the parameters before the update", {"step 1", "step 2", "step 100", "float32"}),
+        ("average corrected for its bias", {"step 2", "step 100", "float32"}),
+        ("plateau: no scale", {"step 100"}),
+    ],
+)
+def test_it_sees_a_mistake_in_what_comes_after_the_update(name, rows):
+    (wrong,) = (m for m in mutations.all_mistakes()["optimizers"] if m.name == name)
+    with mutations.injected(wrong):
+        start, grads = check.parameters(0), check.gradients(0)
+        found = optimizer_state.rows(start, grads, check.RATES, check.LOOKS, check.GATE)
+        failed = {row.name for row in found if not row.passed}
+    subject = "plateau" if "plateau" in name else "average"
+    assert {row.rpartition(": ")[2] for row in failed if subject in row} == rows
 
 
 def test_it_sees_another_default(monkeypatch):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxseg import model
+from jaxseg import layers, model
 from parity import mutations
 from parity.answer import Settings
 from parity.checks import precision
@@ -55,7 +55,7 @@ def statistics(right):
 @pytest.mark.parametrize(
     ("owner", "attribute", "wrong", "row"),
     [
-        (model, "_add_bias", lambda right: lambda y, bias: y + bias[None, None, None].astype(y.dtype), "gradients"),
+        (layers, "_add_bias", lambda right: lambda y, bias: y + bias[None, None, None].astype(y.dtype), "gradients"),
         (model.BatchNorm, "_statistics", statistics, "running statistics of what was seen"),
     ],
 )

@@ -21,7 +21,7 @@ from parity import branches
 from parity.answer import Settings
 from parity.checks import divergence, training
 
-ARTICLE, IMBALANCED = training.QUICK_RECIPES
+ARTICLE, IMBALANCED, ACCUMULATED = training.QUICK_RECIPES
 STANDSTILL = {f"{what} after an epoch at 1e-9" for what in ("way of the parameters", "running statistics", "momentum")}
 
 
@@ -44,7 +44,7 @@ def test_training_passes_and_its_evidence_is_json():
     assert {row.name.split(": ")[1] for row in answer.rows} >= STANDSTILL
     steps = len(training.QUICK_SIZES) * training.QUICK_EPOCHS
     curves = json.loads(json.dumps(answer.evidence))["curves"]
-    assert [curve["name"] for curve in curves] == [ARTICLE.name, IMBALANCED.name]
+    assert [curve["name"] for curve in curves] == [ARTICLE.name, IMBALANCED.name, ACCUMULATED.name]
     assert all(len(curve["losses"]) == len(curve["apart"]) == steps for curve in curves)
     assert all(0 < max(map(abs, curve["apart"])) < 1e-12 for curve in curves)  # two computations, not one
 
@@ -90,6 +90,16 @@ def test_training_sees_a_learning_rate_inside_the_buffer(monkeypatch):
 def test_training_sees_a_wrong_optimizer(monkeypatch, name, broken):
     monkeypatch.setattr(optim, name, broken)
     assert {"parameters", "evaluation logits"} <= ask(IMBALANCED)
+
+
+def test_training_sees_parts_that_count_alike_whatever_is_in_them(monkeypatch):
+    monkeypatch.setattr(step, "shares", lambda masks: np.full(len(masks), 1 / len(masks)))
+    assert {"losses", "parameters", "evaluation logits"} <= ask(ACCUMULATED)
+
+
+def test_training_evaluates_the_averaged_weights(monkeypatch):
+    monkeypatch.setattr(optim, "averaged", lambda net, optimizer: net)
+    assert ask(ACCUMULATED) == {"evaluation logits"}
 
 
 def test_training_compiles_what_the_trainer_compiles(monkeypatch):

@@ -6,7 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.pictures import GAP, LABEL, PALETTE, VERDICTS, _flow, draw_curves, draw_samples, write_png
+from jaxseg import pictures
+from jaxseg.pictures import (
+    GAP,
+    LABEL,
+    PALETTE,
+    VERDICTS,
+    _flow,
+    draw,
+    draw_curves,
+    draw_samples,
+    overlay,
+    thin,
+    to_rgb,
+    write_png,
+)
 
 
 def record(number, loss=0.5, learning_rate=1e-3):
@@ -125,3 +139,73 @@ def test_png_is_rgb_and_replaces_what_was_there(tmp_path):
         write_png(path, np.full((4, 5, 3), color, np.uint8))
         np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], np.full((4, 5, 3), color))
     assert list(tmp_path.iterdir()) == [path]
+
+
+@given(st.lists(st.tuples(st.integers(20, 700), st.integers(20, 700)), min_size=1, max_size=3))
+@settings(max_examples=6)
+def test_tiles_of_several_sizes_stand_on_one_sheet(sizes):
+    images = [np.full((h, w, 3), [200, 3, 90], np.uint8) for h, w in sizes]  # of no letter's color
+    sheet = draw_samples(images, [np.full(size, 1) for size in sizes])
+    shown = [thin(image)[..., 0] for image in images]
+    times = [max(1, -(-160 // max(image.shape))) for image in shown]
+    assert (sheet == [90, 3, 200]).all(-1).sum() == sum(image.size * n**2 for image, n in zip(shown, times))
+    assert max(max(image.shape) for image in shown) <= 512
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+def test_bands_of_other_types_are_stretched_to_what_is_valid(dtype):
+    image = np.tile(np.arange(100)[:, None, None], (1, 4, 5)).astype(dtype)
+    image[:9] = 9999
+    valid = np.arange(100)[:, None].repeat(4, 1) >= 9
+    shown = to_rgb(image, valid)
+    assert shown.dtype == np.uint8
+    assert (shown[9:11] == 0).all()
+    assert (shown[98:] == 255).all()
+    np.testing.assert_allclose(shown[54], 127, atol=3)
+    assert to_rgb(image)[98].max() < 10, "where all pixels are taken, those without data are the white"
+
+
+def test_what_is_not_finite_is_black_and_a_flat_band_is_no_trouble():
+    image = np.ones((8, 8, 1), np.float32)
+    image[0] = np.nan
+    image[1] = np.inf
+    assert (to_rgb(image) == 0).all()
+    assert (to_rgb(np.full((4, 4, 3), np.nan, np.float32)) == 0).all()
+
+
+def test_sheets_and_overlays_take_a_palette_but_ignored_stays_gray():
+    palette = np.full((256, 3), 10, np.uint8)
+    palette[1] = 200, 100, 0
+    masks = np.ones((1, 160, 160), int)
+    masks[0, 0] = 255
+    shown = panel(draw_samples(np.zeros((1, 160, 160, 3), np.uint8), masks, palette=palette), 1, 160)
+    np.testing.assert_array_equal(shown[1:], np.broadcast_to(palette[1], (159, 160, 3)))
+    np.testing.assert_array_equal(shown[0], np.broadcast_to(PALETTE[255], (160, 3)))
+    over = overlay(np.zeros((160, 160, 3), np.uint8), masks[0], palette, 0.5)
+    np.testing.assert_array_equal(over[5, 5], [100, 50, 0])
+    np.testing.assert_array_equal(over[0, 0], [64, 64, 64])
+    image = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
+    np.testing.assert_array_equal(overlay(image, masks[0], palette, 0.0), image[..., ::-1])
+
+
+def test_curves_of_every_class_come_below_and_follow_their_numbers():
+    def epochs(last):
+        return [record(i) | {"validation": record(i)["validation"] | {"iou": iou}} for i, iou in enumerate(last)]
+
+    drawn = draw_curves(epochs([[0.1, None], [0.2, 0.5]]), ["sea", "$land"])
+    assert drawn.shape == (800, 1300, 3)
+    other = draw_curves(epochs([[0.1, None], [0.2, 0.9]]), ["sea", "$land"])
+    np.testing.assert_array_equal(drawn[:400], other[:400])
+    assert (drawn[400:] != other[400:]).any()
+
+
+def test_classes_are_named_as_they_are_called_in_the_order_of_their_ends(monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures, "draw", lambda figure: figures.append(figure) or np.zeros((1, 1, 3), np.uint8))
+    ious = [0.9] * 4, [0.25, None, 0.5, 0.5]
+    log = [record(i) | {"validation": {"loss": 1.0, "iou": iou}} for i, iou in enumerate(ious)]
+    draw_curves(log, ["a", "b", "$_$", "_d"])
+    legend = figures[0].subfigs[1].axes[0].get_legend()
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["0.500  $_$", "0.500  _d", "0.250  a", "absent  b"]
+    draw(figures[0])  # a formula that is none would raise

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxseg.data import pipeline
+from jaxseg.data.images import DataError
 from jaxseg.data.pipeline import Pipeline, to_device
-from jaxseg.data.tiles import DataError, Pair, read_sample
+from jaxseg.data.tiles import Pair, read_sample
 from jaxseg.losses import IGNORE_INDEX
 
 COUNT, HEIGHT, WIDTH = 13, 6, 8
@@ -22,6 +23,7 @@ COUNT, HEIGHT, WIDTH = 13, 6, 8
 
 def write_pairs(root: Path, count: int, height: int, width: int) -> list[Pair]:
     """Tiles of noise, no two alike."""
+    root.mkdir(exist_ok=True)
     pairs = []
     for i in range(count):
         rng = np.random.default_rng(i)
@@ -49,10 +51,10 @@ def reads(monkeypatch) -> collections.Counter:
     """How often each pair has been read."""
     counts, lock = collections.Counter(), threading.Lock()
 
-    def counted(pair):
+    def counted(pair, reading):
         with lock:
             counts[pair] += 1
-        return read_sample(pair)
+        return read_sample(pair, reading)
 
     monkeypatch.setattr(pipeline, "read_sample", counted)
     return counts
@@ -268,3 +270,88 @@ def test_a_batch_of_tiles_goes_to_the_device_unchanged(pairs):
     moved = list(to_device(data.epoch(5)))
     assert {str(array.dtype) for batch in moved for array in batch.values()} == {"uint8", "bool"}
     assert same([jax.device_get(batch) for batch in moved], data.epoch(5))
+
+
+# images of many sizes
+
+SIZES = [(40, 50), (64, 64), (70, 33), (40, 50), (300, 90), (64, 60), (32, 32)]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> list[Pair]:
+    root = tmp_path_factory.mktemp("mixed")
+    return [write_pairs(root / str(i), 1, h, w)[0] for i, (h, w) in enumerate(SIZES)]
+
+
+def counted(batches) -> int:
+    """Pixels that count in all batches."""
+    return sum(int((batch["mask"] != IGNORE_INDEX).sum()) for batch in batches)
+
+
+@given(size=st.integers(1, 9), workers=st.integers(0, 2), largest=st.sampled_from([None, 32, 64, 100]))
+def test_images_of_many_sizes_are_read_whole_in_few_shapes(mixed, size, workers, largest):
+    data = Pipeline(mixed, batch_size=size, workers=workers, sizes=SIZES, largest=largest)
+    batches = list(data.epoch())
+    assert len(batches) == len(data)
+    assert len({batch["image"].shape for batch in batches}) <= 4
+    assert {batch["image"].shape[0] for batch in batches} == {size}
+    assert all(batch["valid"].any() for batch in batches)
+    assert counted(batches) == sum(h * w for h, w in SIZES)
+    expected = sum((np.bincount(read_sample(pair)["mask"].ravel(), minlength=2) for pair in mixed), np.zeros(2, int))
+    found = sum((np.bincount(b["mask"].ravel(), minlength=256)[:2] for b in batches), np.zeros(2, int))
+    assert found.tolist() == expected.tolist()
+    assert same(batches[len(batches) // 2 :], list(data.epoch(start=len(batches) // 2)))
+
+
+def test_a_large_image_is_decoded_once_for_all_its_windows(mixed, reads):
+    data = Pipeline(mixed, batch_size=2, sizes=SIZES, largest=32)
+    list(data.epoch())
+    assert reads[mixed[4]] <= 2  # its windows of another shape come in other batches
+
+
+def test_equal_sizes_are_left_as_they_are(pairs):
+    plain, told = Pipeline(pairs, batch_size=4), Pipeline(pairs, batch_size=4, sizes=[(HEIGHT, WIDTH)] * COUNT)
+    assert same(list(plain.epoch()), list(told.epoch()))
+
+
+# crops
+
+
+@given(seed=seeds, epoch=epochs, workers=st.integers(0, 2), cache=st.booleans(), crops=st.integers(1, 3))
+def test_crops_are_parts_of_their_images_drawn_from_seed_and_epoch(mixed, seed, epoch, workers, cache, crops):
+    how = {"batch_size": 3, "shuffle": True, "seed": seed, "crop": (32, 32), "crops": crops}
+    data = Pipeline(mixed, workers=workers, cache=cache, **how)
+    batches = list(data.epoch(epoch))
+    assert same(batches, list(Pipeline(mixed, **how).epoch(epoch)))
+    assert same(batches[1:], list(data.epoch(epoch, start=1)))
+    assert sum(int(batch["valid"].sum()) for batch in batches) == crops * len(mixed)
+    wholes = [read_sample(pair) for pair in mixed]
+    order = data.order(epoch) % len(mixed)
+    crop_of = [(b["image"][i], b["mask"][i]) for b in batches for i in range(3) if b["valid"][i]]
+    for index, (image, mask) in zip(order, crop_of, strict=True):
+        whole = wholes[index]
+        places = np.argwhere((whole["image"] == image[0, 0]).all(-1))
+        assert any(
+            (whole["image"][y : y + 32, x : x + 32].shape == image.shape)
+            and (whole["image"][y : y + 32, x : x + 32] == image).all()
+            and (whole["mask"][y : y + 32, x : x + 32] == mask).all()
+            for y, x in places
+        )
+
+
+def test_crops_come_from_everywhere(mixed):
+    data = Pipeline(mixed[4:5], batch_size=1, shuffle=True, crop=(32, 32))
+    whole = read_sample(mixed[4])["image"]
+    rows = set()
+    for epoch in range(60):
+        (batch,) = data.epoch(epoch)
+        rows.add(int(np.argwhere((whole == batch["image"][0, 0, 0]).all(-1))[0][0]))
+    assert len(rows) > 30
+    assert min(rows) < 40
+    assert max(rows) > 228
+
+
+def test_images_smaller_than_the_crop_are_padded_and_the_padding_ignored(mixed):
+    (batch,) = Pipeline(mixed[6:], batch_size=1, crop=(40, 48)).epoch()
+    assert batch["image"].shape == (1, 40, 48, 3)
+    assert counted([batch]) == 32 * 32

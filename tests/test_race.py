@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from scipy import stats  # noqa: E402
 
-from jaxseg import losses, model, optim, schedules, train  # noqa: E402
+from jaxseg import losses, model, optim, prepare, schedules, train  # noqa: E402
 from jaxseg.config import Config, Model, Optimization  # noqa: E402
 from jaxseg.convert import to_torch  # noqa: E402
 from jaxseg.data.augment import flips_and_turns  # noqa: E402
@@ -294,13 +294,15 @@ def options_for(root, **optimization):
 @pytest.mark.parametrize("augment", [False, True])
 def test_steps_alternate_and_both_sides_get_the_trainers_batches(tiles_root, augment):
     options = options_for(tiles_root)
-    splits, calls = race.open_data(options)[0], []
-    data = race.pipelines(options, splits, True, seed=5)
+    opened, calls = race.open_data(options)[0], []
+    data = opened.pipelines(seed=5, workers=0)
     racers = {name: Racer(calls) for name in race.NAMES}
     found = race.run_epoch(racers, *data, epoch=1, seed=5, augment=augment)
     assert [side for side, _ in calls] == [racers["jaxseg"], racers["PyTorch"]] * 3
     assert found["images"] == [4, 4, 2]
-    for number, expected in enumerate(Pipeline(splits[0], batch_size=4, shuffle=True, seed=5).epoch(1)):
+    for number, expected in enumerate(
+        Pipeline(opened.found.split.training, batch_size=4, shuffle=True, seed=5).epoch(1)
+    ):
         if augment:
             expected = jax.device_get(flips_and_turns(step_key(5, 3 + number), expected))
         for _, batch in calls[2 * number : 2 * number + 2]:
@@ -309,8 +311,8 @@ def test_steps_alternate_and_both_sides_get_the_trainers_batches(tiles_root, aug
 
 def test_agreement_is_the_share_of_validation_pixels_with_the_same_class(tiles_root):
     options = options_for(tiles_root)
-    (_, pairs), _ = race.open_data(options)
-    _, validation = race.pipelines(options, [pairs, [*pairs, pairs[0]]], False, seed=0)  # five: three padded samples
+    pairs = race.open_data(options)[0].found.split.validation
+    validation = Pipeline([*pairs, pairs[0]], batch_size=4)  # five: three padded samples
     _, agreement = race.validate({"jaxseg": Racer([]), "PyTorch": Racer([], answer=1)}, validation)
     assert agreement == 1 - 8 / 32
     batch = next(iter(validation.epoch()))
@@ -322,7 +324,7 @@ def test_agreement_is_the_share_of_validation_pixels_with_the_same_class(tiles_r
 @pytest.mark.parametrize("side", race.NAMES)
 def test_a_side_that_leaves_the_numbers_stops_the_race(side, tiles_root):
     options = options_for(tiles_root)
-    data = race.pipelines(options, race.open_data(options)[0], False, seed=0)
+    data = race.open_data(options)[0].pipelines(seed=0, workers=0)
     racers = {name: Racer([], loss=np.nan if name == side else 0.5) for name in race.NAMES}
     with pytest.raises(race.Diverged, match=f"{side}: loss nan in epoch 2, step 1, seed 0"):
         race.run_epoch(racers, *data, epoch=1, seed=0, augment=False)
@@ -394,9 +396,9 @@ def test_overwrite_touches_nothing_else(monkeypatch, no_memory, tiles_root, tmp_
 @given(st.integers(1, 50), st.data())
 def test_a_limit_spreads_over_all_tiles(total, data):
     count = data.draw(st.integers(1, total))
-    chosen = race.spread(list(range(total)), count)
+    chosen = prepare.spread(list(range(total)), count)
     assert len(set(chosen)) == count
-    assert chosen == sorted(chosen)
+    assert list(chosen) == sorted(chosen)
     gaps = np.diff([*chosen, total])
     assert gaps.max() <= -(-total // count)
 
@@ -404,8 +406,9 @@ def test_a_limit_spreads_over_all_tiles(total, data):
 def test_a_limit_takes_validation_tiles_in_proportion(tmp_path):
     root = make_fields(tmp_path / "fields", train=9, val=6, size=32)
     options = dataclasses.replace(options_for(root), race=race.Race(limit=3))
-    (training_pairs, validation), facts = race.open_data(options)
-    assert (len(training_pairs), len(validation)) == (facts["training"], facts["validation"]) == (3, 2)
+    opened, facts = race.open_data(options)
+    training, validation = opened.found.split.training, opened.found.split.validation
+    assert (len(training), len(validation)) == (facts["training"], facts["validation"]) == (3, 2)
     pixels = np.bincount(np.concatenate([cv2.imread(str(p.mask), 0).ravel() // 255 for p in validation]), minlength=2)
     assert facts["constant_miou"] == pytest.approx(pixels.max() / pixels.sum() / 2)
 
@@ -429,10 +432,16 @@ def choices(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("optimizer", training.OPTIMIZERS), ("schedule", training.SCHEDULES), ("loss", training.LOSSES)]
+    ("name", "table"),
+    [("optimizer", training.OPTIMIZERS), ("schedule", (*training.SCHEDULES, "plateau")), ("loss", training.LOSSES)],
 )
 def test_every_recipe_of_the_trainer_can_race(name, table):
+    """But with `plateau`, by which the rates of each side would follow from its own scores."""
     assert sorted(choices(name)) == sorted(table)
+
+
+def test_plateau_is_refused(capsys):
+    assert "--schedule plateau has no counterpart in the reference" in refused(capsys, "--schedule", "plateau")
 
 
 @pytest.mark.parametrize(
@@ -472,8 +481,11 @@ def test_losses_are_jaxsegs(loss, smoothing, rng):
 
 @pytest.mark.parametrize("per", [None, "step", "epoch"])
 @pytest.mark.parametrize("warmup", [None, 0.0, 1.5, 3.0])
-@pytest.mark.parametrize("schedule", choices("schedule"))
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
 def test_learning_rates_are_jaxsegs(schedule, per, warmup):
-    recipe = Optimization(epochs=8, schedule=schedule, schedule_per=per, warmup_epochs=warmup, learning_rate=0.02)
-    expected = schedules.build(recipe, 5)(jnp.arange(40)) if schedule != "constant" else np.full(40, 0.02)
+    how = {"schedule": schedule, "schedule_per": per, "warmup_epochs": warmup, "learning_rate": 0.02}
+    how |= {"milestones": (4.0, 6.0)} if schedule in ("piecewise_constant", "multi_factor") else {}
+    how |= {"rates": (0.02, 0.001, 0.01)} if schedule == "piecewise_constant" else {}
+    recipe = Optimization(epochs=8, **how)
+    expected = np.broadcast_to(schedules.build(recipe, 5)(jnp.arange(40)), 40)
     np.testing.assert_allclose(training.learning_rates(recipe, 5), expected, atol=1e-7 * 0.02 + 1e-10)

@@ -8,11 +8,24 @@ import pytest
 from flax import nnx
 
 from jaxseg import losses, optim
+from jaxseg import model as models
+from jaxseg.config import Optimization
 from jaxseg.data.augment import flips_and_turns
 from jaxseg.losses import IGNORE_INDEX
 from jaxseg.metrics import confusion_matrix
 from jaxseg.model import UNet
-from jaxseg.step import compile_eval_step, compile_train_step, loss_fn, normalize, step_key
+from jaxseg.step import (
+    KEEP_BARRIERS,
+    compile_eval_step,
+    compile_predict_step,
+    compile_probability_step,
+    compile_train_step,
+    loss_fn,
+    normalize,
+    shares,
+    step_key,
+    train_step,
+)
 
 SEED, STEPS = 3, 24
 
@@ -86,6 +99,33 @@ def test_normalize_is_the_same_within_a_larger_program():
     values = jnp.arange(256, dtype=jnp.uint8)
     found = jax.jit(lambda x: normalize(x) * 2.0 + 0.0)(values)
     np.testing.assert_array_equal(found, np.arange(256, dtype=np.float32) / np.float32(255) * 2)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("uint16", 65535), ("int16", 32767)])
+def test_wider_integers_are_divided_by_their_largest_value_to_the_bit(kind, most):
+    info = np.iinfo(kind)
+    values = np.arange(info.min, info.max + 1).astype(kind)
+    expected = values.astype(np.float32) / np.float32(most)
+    np.testing.assert_array_equal(jax.jit(normalize)(values), expected)
+
+
+def test_floats_are_left_as_they_are():
+    values = np.float32([-3.5, 0, 1e-6, 700])
+    np.testing.assert_array_equal(normalize(values), values)
+
+
+def test_a_type_that_no_image_has_is_refused():
+    with pytest.raises(ValueError, match="images of type int32; expected uint8, uint16, int16 or floats"):
+        normalize(np.zeros((1, 1), np.int32))
+
+
+def test_mean_and_deviation_are_of_the_scaled_values_channel_by_channel(rng):
+    image, mean, std = rng.integers(0, 65536, (2, 3, 4, 2), np.uint16), (0.25, 0.5), (0.1, 2.0)
+    expected = (image / 65535 - np.array(mean)[None, None, None]) / np.array(std)[None, None, None]
+    found = jax.jit(partial(normalize, mean=mean, std=std))(image)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(normalize(image, mean), expected * np.array(std)[None, None, None], atol=1e-6)
 
 
 # Training
@@ -267,3 +307,165 @@ def test_evaluation_sees_the_weights_as_they_become(training, evaluation):
     assert float(step(BATCHES[0])["loss"]) != before["loss"]
     restore(net, training["states"][-1])
     np.testing.assert_array_equal(step(BATCHES[0])["loss"], before["loss"])
+
+
+def test_normalization_is_what_it_is_told_in_every_step(training):
+    """With a mean and a deviation of one half the network sees other numbers."""
+    net, batch = training["net"], BATCHES[0]
+    restore(net, training["states"][-1])
+    twice = partial(normalize, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    logits = jax.jit(lambda x: models.evaluation(net)(x))(2 * normalize(batch["image"]) - 1)
+    found = compile_eval_step(net, normalize=twice)(batch)
+    assert float(found["loss"]) == pytest.approx(float(losses.cross_entropy(logits, batch["mask"])), rel=1e-4)
+    probabilities = compile_probability_step(net, normalize=twice)(batch["image"])
+    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), atol=1e-5)
+    classes = compile_predict_step(net, normalize=twice)(batch["image"])
+    assert classes.dtype == np.uint8
+    assert (np.asarray(classes) != np.asarray(probabilities).argmax(-1)).mean() < 0.01  # ties
+    plain = compile_probability_step(net)(batch["image"])
+    assert np.abs(plain - probabilities).max() > 1e-3
+
+    copied, (_, optimizer) = nnx.clone(net), network()
+    expected, _ = jax.jit(lambda: loss_fn(nnx.clone(net), batch, normalize=twice))()
+    step = compile_train_step(copied, optimizer, schedule=rate, normalize=twice)
+    assert float(step(batch)["loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_probabilities_are_float32_and_sum_to_one(training):
+    restore(training["net"], training["states"][-1])  # another test may have given its arrays to a step
+    found = np.asarray(compile_probability_step(training["net"])(BATCHES[0]["image"]))
+    assert (found.dtype, found.shape) == (np.float32, (4, 8, 8, 2))
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
+
+
+# Accumulation
+
+
+def uneven_batch(valid: int = 4) -> dict[str, np.ndarray]:
+    """Samples in which not as many pixels count."""
+    batch = {name: np.array(array) for name, array in made_up_batch(5, valid).items()}
+    for i in range(4):
+        batch["mask"][i, : 2 * i] = IGNORE_INDEX
+    return batch
+
+
+def one_step(batch, view: bool, **how) -> tuple[dict, list[np.ndarray]]:
+    """A step in float64; with `view` BatchNorm uses its running statistics, so that no sample sees another."""
+    with jax.enable_x64(True):
+        net = UNet((2, 4), dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        net = models.evaluation(net) if view else net
+        optimizer = nnx.Optimizer(net, optim.sgd(0.5), wrt=nnx.Param)
+        record = jax.device_get(compile_train_step(net, optimizer, schedule=lambda step: 0.5, **how)(batch))
+        return record, arrays(net)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_make_the_update_of_the_whole(parts):
+    """Exactly, where BatchNorm does not tell them apart, also when parts have more or fewer pixels that count."""
+    expected_record, expected = one_step(uneven_batch(), view=True)
+    record, found = one_step(uneven_batch(), view=True, accumulate=parts)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, atol=1e-14)
+    for name in ("loss", "grad_norm"):
+        assert record[name] == pytest.approx(expected_record[name], rel=1e-13)
+    np.testing.assert_array_equal(record["confusion"], expected_record["confusion"])
+
+
+def test_an_empty_part_changes_nothing():
+    """The second of two parts has no valid sample: the update is that of the first alone, statistics included."""
+    short = uneven_batch(valid=2)
+    record, found = one_step(short, view=False, accumulate=2)
+    expected_record, expected = one_step({name: array[:2] for name, array in short.items()}, view=False)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, atol=1e-14)
+    assert record["loss"] == pytest.approx(expected_record["loss"], rel=1e-13)
+    np.testing.assert_array_equal(record["confusion"], expected_record["confusion"])
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_batch_without_any_valid_sample_moves_nothing(parts):
+    with jax.enable_x64(True):
+        start = arrays(UNet((2, 4), dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)))
+    record, found = one_step(uneven_batch(valid=0), view=False, accumulate=parts)
+    for a, b in zip(found, start):
+        np.testing.assert_array_equal(a, b)
+    assert (record["loss"], record["grad_norm"]) == (0, 0)
+
+
+def test_shares_are_of_the_pixels_that_count():
+    masks = np.full((4, 1, 2, 3), IGNORE_INDEX, np.uint8)
+    masks[0], masks[2, 0, 0, :2] = 0, 1
+    np.testing.assert_allclose(shares(jnp.asarray(masks)), [6 / 8, 0, 2 / 8, 0])
+    np.testing.assert_array_equal(shares(jnp.full((2, 1, 2, 2), IGNORE_INDEX, jnp.uint8)), [0, 0])
+
+
+def test_a_batch_that_the_parts_do_not_divide_is_refused():
+    net, optimizer = network()
+    with pytest.raises(ValueError, match="a batch of 4 cannot be cut into 3 equal parts"):
+        compile_train_step(net, optimizer, schedule=rate, accumulate=3)(BATCHES[0])
+
+
+def test_parts_save_memory():
+    def temporary(parts: int) -> int:
+        net, optimizer = network()
+        step = nnx.jit_partial(partial(train_step, schedule=rate, accumulate=parts), net, optimizer, graph=False)
+        big = {name: jnp.tile(array, (1, 8, 8, 1)[: array.ndim]) for name, array in BATCHES[0].items()}
+        return step.lower(big).lowered.compile(KEEP_BARRIERS).memory_analysis().temp_size_in_bytes
+
+    assert temporary(4) < 0.4 * temporary(1)
+
+
+# Dropout, averages, a plateau
+
+
+def test_all_that_is_drawn_follows_from_seed_and_step():
+    """Dropout in parts, recomputed: a run taken up at step 2 goes on to the same bits, and no two steps are alike."""
+    how = {"schedule": rate, "augment": flips_and_turns, "seed": SEED, "accumulate": 2}
+    net = UNet((2, 4), dropout=0.5, remat=True, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(net, optim.sgd(0.0), wrt=nnx.Param)
+    step = compile_train_step(net, optimizer, **how)
+    states, found = [], []
+    for _ in range(4):
+        states.append((arrays(net), arrays(optimizer)))
+        found.append(float(step(BATCHES[0])["loss"]))
+    assert len(set(found)) == 4
+    restore(net, states[2][0])
+    restore(optimizer, states[2][1])
+    assert [float(step(BATCHES[0])["loss"]) for _ in range(2)] == found[2:]
+
+
+@pytest.fixture(scope="module")
+def averaging():
+    """A compiled step of a run with an average of its weights and a plateau, and evaluation of the average."""
+    net = UNet((2, 4), rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(net, optim.build(Optimization(ema=0.5, schedule="plateau"), rate), wrt=nnx.Param)
+    step = compile_train_step(net, optimizer, schedule=rate)
+    return net, optimizer, step, compile_eval_step(optim.averaged(net, optimizer))
+
+
+def test_evaluation_of_the_average_follows_it_without_compiling_again(averaging):
+    net, optimizer, step, evaluate = averaging
+    compiled, plain, events = compile_eval_step(copied := nnx.clone(net)), compile_eval_step(net), []
+    for number in range(3):
+        step(BATCHES[number])
+        if number == 1:
+            jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
+        found = float(evaluate(BATCHES[0])["loss"])
+        nnx.update(copied, nnx.to_pure_dict(nnx.state(optim.averaged(net, optimizer))))
+        assert found == float(compiled(BATCHES[0])["loss"])
+        assert (found == float(plain(BATCHES[0])["loss"])) == (number == 0)  # the first update is copied
+    jax.monitoring.clear_event_listeners()
+    assert "/jax/core/compile/backend_compile_duration" not in events
+
+
+def test_a_rate_scale_set_between_steps_takes_effect_and_is_reported(averaging):
+    net, optimizer, step, _ = averaging
+    before = int(optimizer.step[...])
+    assert float(step(BATCHES[0])["learning_rate"]) == pytest.approx(rate(before))
+    optim.set_rate_scale(optimizer, 0.1)
+    assert float(step(BATCHES[0])["learning_rate"]) == pytest.approx(0.1 * rate(before + 1))
+    optim.set_rate_scale(optimizer, 0.0)
+    start = [np.array(x) for x in jax.tree.leaves(nnx.state(net, nnx.Param))]
+    assert float(step(BATCHES[0])["learning_rate"]) == 0
+    for found, expected in zip(jax.tree.leaves(nnx.state(net, nnx.Param)), start, strict=True):
+        np.testing.assert_array_equal(found, expected)

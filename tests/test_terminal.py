@@ -3,6 +3,7 @@
 import io
 import math
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -122,7 +123,11 @@ def test_some_clocks(seconds, text):
 
 def record(**changes):
     scores = {"loss": 0.5, "accuracy": 0.75, "miou": 0.625}
-    found = {"epoch": 4, "train": scores, "validation": {"loss": 0.7, "accuracy": 0.65, "miou": 0.45}}
+    found = {
+        "epoch": 4,
+        "train": scores,
+        "validation": {"loss": 0.7, "accuracy": 0.65, "miou": 0.45, "predicted": [0.75, 0.25]},
+    }
     return found | {"learning_rate": 3e-4, "images_per_second": 12.34} | changes
 
 
@@ -133,6 +138,7 @@ def test_an_epochs_line_has_training_and_validation_side_by_side():
         "loss 0.5000 val 0.7000",
         "accuracy 0.7500 val 0.6500",
         "mIoU val 0.4500 ",
+        "predicted foreground  25%",
         "3.0e-04",
         "12.3 images/s",
     ):
@@ -173,12 +179,12 @@ def test_the_greeting_names_jax_and_where_it_runs(screen, monkeypatch):
     written = screen(False)
     monkeypatch.setattr(terminal.shutil, "which", lambda name: None)
     terminal.greet()
-    assert f"jax {terminal.jax.__version__} on" in written.getvalue()
+    assert f"jax {jax.__version__} on" in written.getvalue()
     assert "pip install" not in written.getvalue()
 
 
 def test_a_gpu_that_jax_does_not_see_is_pointed_out(screen, monkeypatch):
-    if terminal.jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu":
         pytest.skip("JAX sees an accelerator here")
     written = screen(False)
     monkeypatch.setattr(terminal.shutil, "which", lambda name: f"/usr/bin/{name}")

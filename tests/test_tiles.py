@@ -1,32 +1,27 @@
-"""Which files make a pair, what a sample of them is, and what is said about files that are wrong."""
+"""What the sample of a pair is, and what is said about files that are wrong."""
 
-import dataclasses
-import tempfile
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxseg.config import Data
+from jaxseg.config import IGNORE_INDEX, UserError
 from jaxseg.data import tiles
-from jaxseg.data.tiles import DataError, Pair, find_pairs, find_splits, read_image, read_mask, survey, survey_splits
+from jaxseg.data.class_map import ARTICLE, ClassMap
+from jaxseg.data.images import EXTENSIONS, DataError
+from jaxseg.data.tiles import Pair, Reading, read_image, read_mask
 
 
 def write(path: Path, pixels: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())
     return path
-
-
-def touch(folder: Path, *names: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).touch()
-    return folder
 
 
 def picture(height=6, width=8, seed=0) -> np.ndarray:
@@ -57,204 +52,10 @@ def problems(call, *args) -> list[str]:
     return list(found)
 
 
-def named(found: list[str], *paths: Path) -> bool:
-    """Whether `found` has one line about each of `paths`, which begins with it, and no other line."""
-    return sorted(line.split(": ")[0] for line in found) == sorted(map(str, paths))
-
-
-# which files make a pair
-
-
-def test_the_articles_names_pair_up_to_the_first_dot(tmp_path):
-    images = touch(tmp_path / "i", "b.png", "a.2.rgb.jpg", "a_mask.png", "c.PNG")
-    masks = touch(tmp_path / "m", "a_mask.png", "b_mask.png", "c_mask.png", "a_mask_mask.png")
-    assert find_pairs(images, masks) == [
-        Pair(images / "a.2.rgb.jpg", masks / "a_mask.png"),
-        Pair(images / "a_mask.png", masks / "a_mask_mask.png"),
-        Pair(images / "b.png", masks / "b_mask.png"),
-        Pair(images / "c.PNG", masks / "c_mask.png"),
-    ]
-
-
-def test_equal_stems_pair_whatever_the_extension(tmp_path):
-    images = touch(tmp_path / "i", "tile.2.jpg", "tile.1.JPEG", "x.tif", "été.png", "田.png")
-    masks = touch(tmp_path / "m", "tile.1.png", "tile.2.png", "x.TIFF", "été.bmp", "田.png")
-    assert find_pairs(images, masks) == [
-        Pair(images / "tile.1.JPEG", masks / "tile.1.png"),
-        Pair(images / "tile.2.jpg", masks / "tile.2.png"),
-        Pair(images / "x.tif", masks / "x.TIFF"),
-        Pair(images / "été.png", masks / "été.bmp"),
-        Pair(images / "田.png", masks / "田.png"),
-    ]
-
-
-@given(names=st.sets(st.from_regex(r"[a-z0-9]{1,3}(\.[a-z0-9]{1,2}){0,2}", fullmatch=True), min_size=1, max_size=8))
-def test_pairs_are_sorted_and_complete_for_any_names(names):
-    with tempfile.TemporaryDirectory() as root:
-        images, masks = Path(root, "i"), Path(root, "m")
-        touch(images, *(f"{name}.png" for name in names))
-        touch(masks, *(f"{name}.png" for name in names))
-        pairs = find_pairs(images, masks)
-        assert [pair.image.name for pair in pairs] == sorted(f"{name}.png" for name in names)
-        assert all(pair.image.name == pair.mask.name for pair in pairs)
-
-
-def test_dot_files_folders_and_other_files_are_skipped(tmp_path):
-    images = touch(tmp_path / "i", "a.png", ".a.png", "._b.png", "notes.txt", "Thumbs.db", "a.png.json", "a.npy")
-    masks = touch(tmp_path / "m", "a.png", ".DS_Store", "._a.png", "a.txt")
-    touch(images / "folder.png", "inside.png")
-    touch(masks / "more.png", "inside.png")
-    assert find_pairs(images, masks) == [Pair(images / "a.png", masks / "a.png")]
-
-
-def test_every_image_without_mask_and_mask_without_image_is_listed(tmp_path):
-    images = touch(tmp_path / "i", "a.png", "b.1.png", "c.png")
-    masks = touch(tmp_path / "m", "a_mask.png", "d_mask.png", "e_mask.png")
-    found = problems(find_pairs, images, masks)
-    assert named(found, images / "b.1.png", images / "c.png", masks / "d_mask.png", masks / "e_mask.png")
-    assert str(masks / "b_mask.png") in found[0]  # what was expected
-
-
-def test_equal_stems_without_partner_are_listed_too(tmp_path):
-    images, masks = touch(tmp_path / "i", "a.png", "b.png", "c.png"), touch(tmp_path / "m", "a.png", "d.png")
-    found = problems(find_pairs, images, masks)
-    assert named(found, images / "b.png", images / "c.png", masks / "d.png")
-    assert str(masks / "b.*") in found[0]
-
-
-def test_images_that_share_a_mask_are_refused(tmp_path):
-    images, masks = touch(tmp_path / "i", "a.1.png", "a.2.png", "a.3.png"), touch(tmp_path / "m", "a_mask.png")
-    found = problems(find_pairs, images, masks)
-    assert named(found, images / "a.2.png", images / "a.3.png")
-    assert "a.1.png" in found[0]
-    assert "a_mask.png" in found[0]
-
-
-def test_stems_that_are_not_unique_are_refused_on_either_side(tmp_path):
-    images, masks = touch(tmp_path / "i", "a.jpg", "a.png", "b.png"), touch(tmp_path / "m", "a.png", "b.bmp", "b.png")
-    found = problems(find_pairs, images, masks)
-    assert named(found, images / "a.png", masks / "b.png")
-    assert any("a.jpg" in line for line in found)
-    assert any("b.bmp" in line for line in found)
-
-
-def test_folders_that_are_missing_are_both_named(tmp_path):
-    (tmp_path / "file").touch()
-    found = problems(find_pairs, tmp_path / "nowhere", tmp_path / "file")
-    assert named(found, tmp_path / "nowhere", tmp_path / "file")
-
-
-def test_an_empty_folder_is_named_with_the_extensions_looked_for(tmp_path):
-    with pytest.raises(DataError) as caught:
-        find_pairs(touch(tmp_path / "i", ".hidden.png", "a.txt"), touch(tmp_path / "m", "a.png"))
-    assert str(tmp_path / "i") in str(caught.value)
-    assert ".png" in str(caught.value)
-
-
-def test_a_long_list_of_problems_is_cut_in_the_message_and_whole_in_the_error(tmp_path):
-    images, masks = touch(tmp_path / "i", *(f"{i}.png" for i in range(30))), touch(tmp_path / "m", "0.png")
-    with pytest.raises(DataError) as caught:
-        find_pairs(images, masks)
-    assert len(caught.value.problems) == 29
-    assert "and 9 more" in str(caught.value)
-    assert "29.png" in caught.value.problems[-8]
-
-
-# layouts and the split
-
-
-LAYOUTS = {
-    "the article's": ("train", "Ltrain", "val", "Lval"),
-    "images and masks in each": ("train/images", "train/masks", "val/images", "val/masks"),
-}
-
-
-@pytest.mark.parametrize("folders", LAYOUTS.values(), ids=LAYOUTS)
-def test_layouts_with_a_validation_folder(folders, tmp_path):
-    train, train_masks, val, val_masks = (tmp_path / folder for folder in folders)
-    touch(train, "b.png", "a.png"), touch(train_masks, "a_mask.png", "b_mask.png")
-    touch(val, "c.png"), touch(val_masks, "c_mask.png")
-    training, validation = find_splits(Data(data=tmp_path), seed=0)
-    assert training == [Pair(train / f"{x}.png", train_masks / f"{x}_mask.png") for x in "ab"]
-    assert validation == [Pair(val / "c.png", val_masks / "c_mask.png")]
-
-
-def test_given_folders_are_used_as_given(tmp_path):
-    i, m, vi, vm = (touch(tmp_path / name, "a.png", f"{name}.png") for name in ("i", "m", "vi", "vm"))
-    for folder, other in ((i, m), (m, i), (vi, vm), (vm, vi)):
-        touch(folder, f"{other.name}.png")
-    training, validation = find_splits(Data(images=i, masks=m, val_images=vi, val_masks=vm), seed=0)
-    assert [pair.image for pair in training] == [i / "a.png", i / "i.png", i / "m.png"]
-    assert [pair.mask for pair in validation] == [vm / "a.png", vm / "vi.png", vm / "vm.png"]
-    training, validation = find_splits(Data(images=i, masks=m, validation=34.0), seed=0)
-    assert sorted(training + validation) == find_pairs(i, m)
-
-
-def test_a_folder_of_no_known_layout_is_told_what_they_are(tmp_path):
-    touch(tmp_path / "train", "a.png"), touch(tmp_path / "Ltrain", "a_mask.png")
-    for root, why in ((tmp_path, "none of the known layouts"), (tmp_path / "nowhere", "no such folder")):
-        with pytest.raises(DataError) as caught:
-            find_splits(Data(data=root), seed=0)
-        for part in (str(root), why, "train/ Ltrain/ val/ Lval/", "val/masks", "images/ masks/", "--val-masks"):
-            assert part in str(caught.value)
-
-
-def test_what_is_wrong_in_training_and_in_validation_is_told_at_once(tmp_path):
-    touch(tmp_path / "train", "a.png", "b.png"), touch(tmp_path / "Ltrain", "a_mask.png")
-    touch(tmp_path / "val", "c.png"), touch(tmp_path / "Lval", "c_mask.png", "d_mask.png")
-    found = problems(find_splits, Data(data=tmp_path), 0)
-    assert named(found, tmp_path / "train/b.png", tmp_path / "Lval/d_mask.png")
-
-
-@pytest.fixture(scope="module")
-def folders_of(tmp_path_factory):
-    """count -> settings for a folder with so many pairs (of empty files)."""
-    made = {}
-
-    def folder(count, **changes) -> Data:
-        if count not in made:
-            root = made[count] = tmp_path_factory.mktemp(f"pairs{count}_")
-            for side in ("images", "masks"):
-                touch(root / side, *(f"{i:03}.png" for i in range(count)))
-        return dataclasses.replace(Data(data=made[count]), **changes)
-
-    for count in (1, 2, 3, 5, 10, 31):
-        folder(count)
-    return folder
-
-
-@given(count=st.sampled_from([2, 3, 5, 10, 31]), percent=st.integers(1, 90), seed=st.integers(0, 2**40))
-def test_a_percent_split_is_seeded_disjoint_complete_and_sorted(folders_of, count, percent, seed):
-    settings = folders_of(count, validation=float(percent))
-    aside = max(1, round(count * percent / 100))
-    if aside == count:
-        with pytest.raises(DataError, match="too few"):
-            find_splits(settings, seed)
-        return
-    training, validation = find_splits(settings, seed)
-    assert len(validation) == aside
-    assert not set(training) & set(validation)
-    assert sorted(training + validation) == find_pairs(settings.data / "images", settings.data / "masks")
-    assert (training, validation) == (sorted(training), sorted(validation))
-    assert find_splits(settings, seed) == (training, validation)
-
-
-def test_another_seed_sets_others_aside(folders_of):
-    chosen = {tuple(find_splits(folders_of(31), seed)[1]) for seed in range(10)}
-    assert len(chosen) == 10
-
-
-def test_one_pair_is_too_few_to_set_one_aside(folders_of):
-    with pytest.raises(DataError) as caught:
-        find_splits(folders_of(1), seed=0)
-    for part in ("too few", "20 percent", "--val-images"):
-        assert part in str(caught.value)
-
-
 # pixels
 
 
-@pytest.mark.parametrize("extension", sorted(tiles.EXTENSIONS))
+@pytest.mark.parametrize("extension", sorted(EXTENSIONS - {".gif", ".pbm"}))
 def test_an_image_is_what_imread_gives(extension, tmp_path):
     path = tmp_path / f"a{extension}"
     Image.fromarray(picture(48, 64)).save(path)
@@ -266,14 +67,10 @@ def test_an_image_is_what_imread_gives(extension, tmp_path):
 
 @pytest.mark.parametrize(
     "pixels",
-    [
-        picture()[..., 0],
-        np.dstack([picture(), picture(seed=1)[..., 0]]),
-        picture().astype(np.uint16) * 257,
-    ],
-    ids=["gray", "with alpha", "16 bits"],
+    [picture()[..., 0], np.dstack([picture(), np.full((6, 8), 255, np.uint8)])],
+    ids=["gray", "with an opaque alpha"],
 )
-def test_other_kinds_of_png_become_three_bytes_as_with_imread(pixels, tmp_path):
+def test_gray_and_opaque_pictures_become_three_channels_as_with_imread(pixels, tmp_path):
     path = write(tmp_path / "a.png", pixels)
     assert read_image(path).shape == (6, 8, 3)
     assert read_image(path).tobytes() == cv2.imread(str(path)).tobytes()
@@ -339,41 +136,275 @@ def test_a_sample_has_image_and_mask(tmp_path):
     assert sample["mask"].tolist() == (mask() // 255).tolist()
 
 
-# looking at every file
+# how files become samples
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_a_survey_counts_pairs_and_pixels(workers, tmp_path):
-    pairs = good_pairs(tmp_path, 3)
-    edges = mask()
-    edges[0, :3], edges[1, 7] = (254, 128, 1), 7
-    write(pairs[1].mask, edges)
-    found = survey(pairs, workers)
-    assert (found.pairs, found.height, found.width) == (3, 6, 8)
-    assert found.class_pixels == (3 * 24 + 3, 3 * 24 - 3)
-    assert found.lost_pixels == 4
-    assert found.decoded_bytes == 3 * 6 * 8 * 4
+def tif(path: Path, array: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    how = {"photometric": "minisblack"} | ({"planarconfig": "contig"} if array.ndim == 3 else {})
+    tifffile.imwrite(path, array, **(how | options))
+    return path
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_every_file_that_is_wrong_is_listed_in_one_error(workers, tmp_path):
-    pairs = good_pairs(tmp_path, 8)
-    whole = pairs[0].image.read_bytes()
-    pairs[0].image.write_bytes(whole[: len(whole) // 2])
-    pairs[1].image.write_bytes(b"this is no PNG")
-    pairs[2].mask.write_bytes(b"")
-    write(pairs[3].mask, mask(width=10))
-    write(pairs[4].image, picture(4, 4)), write(pairs[4].mask, mask(4, 4))
-    pairs[5].mask.unlink()
-    found = problems(survey, pairs, workers)
-    paths = [pairs[0].image, pairs[1].image, pairs[2].mask, pairs[3].mask, pairs[4].image, pairs[5].mask]
-    assert named(found, *paths)
-    by_path = {line.split(": ")[0]: line for line in found}
-    assert "(0 bytes)" in by_path[str(pairs[2].mask)]
-    for part in ("10x6", "8x6", pairs[3].image.name):
-        assert part in by_path[str(pairs[3].mask)]
-    for part in ("4x4", "8x6", "3 of 8"):
-        assert part in by_path[str(pairs[4].image)]
+def bands(count=4, dtype="int16", height=6, width=8, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-900, 900, (height, width, count)).astype(dtype)
+
+
+def problem(call, *args) -> str:
+    (line,) = problems(call, *args)
+    return line
+
+
+TWO = ClassMap((0, 255), ("background", "foreground"))
+MAPS = [
+    ARTICLE,
+    TWO,
+    ClassMap((3, 1), ("a", "b"), (7, 9)),
+    ClassMap((0, 0xFF00FF), ("x", "y"), color=True, snap=True),
+]
+floats = st.floats(-1, 1)
+readings = st.fixed_dictionaries(
+    {
+        "labels": st.sampled_from(MAPS),
+        "channels": st.integers(1, 12),
+        "bands": st.none() | st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple),
+        "dtype": st.sampled_from(sorted(tiles.FULL)),
+        "nodata": st.none() | st.floats(allow_nan=False),
+        "normalize": st.sampled_from(["unit", "dataset", "imagenet"]),
+        "mean": st.lists(floats, max_size=3).map(tuple),
+        "std": st.lists(floats, max_size=3).map(tuple),
+    }
+)
+
+
+@given(arguments=readings)
+def test_a_reading_survives_json(arguments):
+    reading = Reading(**arguments)
+    assert Reading.from_dict(json.loads(json.dumps(reading.to_dict()))) == reading
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda values: values.pop("labels"),
+        lambda values: values.update(unknown=1),
+        lambda values: values["labels"].pop("values"),
+        lambda values: values["labels"].update(names=["a", "a"]),
+    ],
+)
+def test_a_reading_of_another_version_is_a_user_error(spoil):
+    values = json.loads(json.dumps(Reading().to_dict()))
+    spoil(values)
+    with pytest.raises(UserError):
+        Reading.from_dict(values)
+
+
+@given(
+    dtype=st.sampled_from(["uint8", "uint16", "int16", "int32", "float32", "float64"]),
+    count=st.integers(1, 12),
+    chosen=st.none() | st.lists(st.integers(1, 12), min_size=1, max_size=5).map(tuple),
+)
+def test_bands_come_in_the_files_order_or_as_asked(tmp_path_factory, dtype, count, chosen):
+    array = bands(count, dtype)
+    path = tif(tmp_path_factory.getbasetemp() / "a.tif", array)
+    reading = Reading(
+        channels=len(chosen or range(count)), bands=chosen, dtype=dtype if dtype in tiles.FULL else "float32"
+    )
+    if chosen and max(chosen) > count and not (count == 1 and set(chosen) <= {1, 2, 3}):
+        said = problem(read_image, path, reading)
+        assert f"has {count} bands; --channels asks for" in said
+        return
+    expected = array if chosen is None else array[..., [0 if count == 1 else band - 1 for band in chosen]]
+    image, has_data = tiles.read_tile(path, reading)
+    assert image.dtype == reading.dtype
+    assert image.tolist() == expected.astype(reading.dtype).tolist()
+    assert has_data.all()
+    assert has_data.shape == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("asked", "order"),
+    [((1, 2, 3), [0, 1, 2]), ((1, 2, 3, 4), [0, 1, 2, 3]), ((3, 2, 1), [0, 1, 2]), ((1,), [2]), ((4, 1), [3, 2])],
+)
+def test_red_is_the_first_band_of_a_color_picture_but_the_three_stay_blue_green_red(asked, order, tmp_path):
+    array = np.dstack([picture(), picture(seed=1)[..., 0]])
+    image = read_image(write(tmp_path / "a.png", array), Reading(channels=len(asked), bands=asked))
+    assert image.tolist() == array[..., order].tolist()
+
+
+def test_a_gray_picture_among_colored_ones_is_repeated(tmp_path):
+    path = write(tmp_path / "a.png", picture()[..., 0])
+    for reading in (Reading(), Reading(bands=(1, 2, 3))):
+        assert read_image(path, reading).tolist() == np.dstack([picture()[..., 0]] * 3).tolist()
+
+
+def test_an_alpha_is_dropped_if_it_is_opaque_everywhere_and_else_refused(tmp_path):
+    for dtype, scale in (("uint8", 1), ("uint16", 257)):
+        opaque = np.dstack([picture(), np.full((6, 8), 255, np.uint8)]).astype(dtype) * np.dtype(dtype).type(scale)
+        path = write(tmp_path / f"{dtype}.png", opaque)
+        assert read_image(path, Reading(dtype=dtype)).tolist() == opaque[..., :3].tolist()
+        assert read_image(path, Reading(channels=4, dtype=dtype)).tolist() == opaque.tolist()
+        opaque[3, 3, 3] = 0
+        write(path, opaque)
+        with pytest.raises(DataError, match="--channels 1 2 3") as caught:
+            read_image(path, Reading(dtype=dtype))
+        assert f"{path}: has blue, green, red and an alpha that is not opaque; expected 3" in str(caught.value)
+        assert read_image(path, Reading(dtype=dtype, bands=(1, 2, 3))).tolist() == opaque[..., :3].tolist()
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, 4), (2, 3), (4, 3), (3, 1), (12, 3)])
+def test_other_numbers_of_bands_are_refused_with_the_flag(count, wanted, tmp_path):
+    path = tif(tmp_path / "a.tif", bands(count))
+    with pytest.raises(DataError, match="--channels") as caught:
+        read_image(path, Reading(channels=wanted, dtype="int16"))
+    assert f"{path}: has {count} bands; expected {wanted} channels" in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [("uint16", "uint8"), ("uint8", "uint16"), ("int32", "int16")])
+def test_another_type_is_refused(dtype, wanted, tmp_path):
+    path = tif(tmp_path / "a.tif", bands(3).astype(dtype))
+    with pytest.raises(DataError, match="convert the files") as caught:
+        read_image(path, Reading(dtype=wanted))
+    assert f"{path}: holds {dtype}; expected {wanted}" in str(caught.value)
+
+
+# pixels without data
+
+
+@given(
+    dtype=st.sampled_from(["uint8", "uint16", "int16", "int32", "float32", "float64"]),
+    holes=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 2)), max_size=12),
+    by=st.sampled_from(["settings", "file", "file, overruled"]),
+    mean=st.sampled_from([(), (0.25, 0.5, 0.75)]),
+)
+def test_pixels_without_data_become_the_mean_and_are_ignored(tmp_path_factory, dtype, holes, by, mean):
+    root, nodata = tmp_path_factory.getbasetemp(), 77
+    array = np.abs(bands(3, "int64")) % 50
+    for place in holes:
+        array[place] = nodata
+    array = array.astype(dtype)
+    tag = {"settings": "", "file": str(nodata), "file, overruled": "3"}[by]
+    options = {"extratags": [(42113, "s", 0, tag, True)]} if tag else {}
+    kind = dtype if dtype in tiles.FULL else "float32"
+    reading = Reading(TWO, 3, None, kind, None if by == "file" else float(nodata), mean=mean, std=mean)
+    pair = Pair(tif(root / "i.tif", array, **options), write(root / "m.png", mask()))
+    image, has_data = tiles.read_tile(pair.image, reading)
+    sample = tiles.read_sample(pair, reading)
+    empty = np.zeros((6, 8), bool)
+    for row, column, _ in holes:
+        empty[row, column] = True
+    assert (has_data == ~empty).all()
+    assert image.dtype == sample["image"].dtype == kind
+    assert image.tobytes() == sample["image"].tobytes()
+    assert image[~empty].tolist() == array[~empty].tolist()
+    filled = np.array(mean or (0, 0, 0)) * tiles.FULL[kind]
+    assert np.abs(image[empty] - filled).max(initial=0) <= (0 if kind == "float32" else 0.5)
+    assert (sample["mask"] == np.where(empty, IGNORE_INDEX, mask() // 255)).all()
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, 1e300])
+def test_what_is_no_number_is_no_data(hole, tmp_path):
+    array = bands(2, "float64")
+    array[1, 2, 0] = array[5, 7, 1] = hole
+    image, has_data = tiles.read_tile(tif(tmp_path / "a.tif", array), Reading(channels=2, dtype="float32"))
+    assert np.argwhere(~has_data).tolist() == [[1, 2], [5, 7]]
+    assert image[1, 2].tolist() == image[5, 7].tolist() == [0, 0]
+    assert np.isfinite(image).all()
+
+
+@pytest.mark.parametrize(("asked", "alpha"), [(None, 3), ((4, 1, 2, 3), 0), ((1, 2, 3), None)])
+def test_an_opaque_alpha_is_no_value_that_means_no_data(asked, alpha, tmp_path):
+    array = np.dstack([picture() // 2, np.full((6, 8), 255, np.uint8)])
+    array[2, 3, 1] = array[4, 5, 2] = 255
+    path = write(tmp_path / "a.png", array)
+    reading = Reading(channels=len(asked or range(4)), bands=asked, nodata=255.0)
+    image, has_data = tiles.read_tile(path, reading)
+    assert np.argwhere(~has_data).tolist() == [[2, 3], [4, 5]]
+    array[0, 0, 3] = 254  # it says something: it is a channel as the others
+    if alpha is not None:
+        assert (image[has_data][:, alpha] == 255).all()
+        assert np.argwhere(tiles.read_tile(write(path, array), reading)[1]).tolist() == [[0, 0]]
+
+
+def test_only_the_bands_in_use_decide_where_data_are(tmp_path):
+    array = bands(3, "float32")
+    array[0, 0, 0] = array[1, 1, 2] = np.nan
+    reading = Reading(channels=2, bands=(2, 3), dtype="float32")
+    assert np.argwhere(~tiles.read_tile(tif(tmp_path / "a.tif", array), reading)[1]).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("nodata", [-9999.0, 300.0, 0.5, 1e40, float("inf")])
+def test_a_nodata_that_the_type_cannot_hold_is_nowhere(nodata, tmp_path):
+    path = write(tmp_path / "a.png", picture())
+    image, has_data = tiles.read_tile(path, Reading(nodata=nodata))
+    assert has_data.all()
+    assert image.tolist() == picture().tolist()
+
+
+def test_gdals_lowest_float_is_found(tmp_path):
+    array = bands(1, "float32")[..., 0]
+    array[2, 3] = np.finfo(np.float32).min
+    path = tif(tmp_path / "a.tif", array, extratags=[(42113, "s", 0, "-3.4028234663852886e+38", True)])
+    reading = Reading(channels=1, dtype="float32")
+    assert np.argwhere(~tiles.read_tile(path, reading)[1]).tolist() == [[2, 3]]
+
+
+# masks by a class map
+
+
+def test_a_mask_is_read_by_the_class_map(tmp_path):
+    reading = Reading(ClassMap((10, 20), ("a", "b"), (255,)))
+    path = write(tmp_path / "m.png", np.array([[10, 20, 255]], np.uint8))
+    assert read_mask(path, reading).tolist() == [[0, 1, IGNORE_INDEX]]
+    write(path, np.array([[10, 21, 21]], np.uint8))
+    with pytest.raises(DataError) as caught:
+        read_mask(path, reading)
+    assert f"{path}: holds 21 (2 pixels); expected 10, 20, 255" in str(caught.value)
+    assert "--ignore-index" in str(caught.value)
+
+
+def test_a_palette_is_read_by_its_numbers_or_among_colors_by_its_colors(tmp_path):
+    indexed = Image.fromarray(np.array([[0, 1, 1]], np.uint8))
+    indexed.putpalette([255, 255, 255, 255, 0, 0])
+    indexed.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", Reading(ClassMap((1, 0), ("a", "b")))).tolist() == [[1, 0, 0]]
+    by_color = Reading(ClassMap((0xFF0000, 0xFFFFFF), ("a", "b"), color=True))
+    assert read_mask(tmp_path / "m.png", by_color).tolist() == [[1, 0, 0]]
+    binary = Reading(ClassMap((0, 128), ("a", "b"), binarize=128))
+    assert read_mask(tmp_path / "m.png", binary).tolist() == [[1, 0, 0]]
+
+
+@given(grays=st.lists(st.integers(0, 255), min_size=1, max_size=30), color=st.booleans())
+def test_binarizing_at_255_is_the_articles_rule(tmp_path_factory, grays, color):
+    path = tmp_path_factory.getbasetemp() / "m.png"
+    array = np.array([grays], np.uint8)
+    write(path, np.dstack([array, array, array[:, ::-1]]) if color else array)
+    by_map = ClassMap((0, 255), ("no", "yes"), binarize=255)
+    assert read_mask(path, Reading(by_map)).tolist() == read_mask(path).tolist()
+
+
+def test_the_articles_rule_takes_8_bits_only(tmp_path):
+    path = write(tmp_path / "m.png", mask().astype(np.uint16) * 257)
+    said = problem(read_mask, path)
+    assert "uint16" in said
+    assert "--labels" in said
+
+
+def test_an_alpha_of_a_mask_is_not_looked_at(tmp_path):
+    path = write(tmp_path / "m.png", np.dstack([mask()] * 3 + [picture()[..., 0]]))
+    assert read_mask(path).tolist() == (mask() // 255).tolist()
+    assert read_mask(path, Reading(TWO)).tolist() == (mask() // 255).tolist()
+
+
+def test_a_mask_of_another_size_is_named_with_both(tmp_path):
+    pair = Pair(write(tmp_path / "i.png", picture()), write(tmp_path / "m.png", mask(width=10)))
+    said = problem(tiles.read_sample, pair)
+    for part in (str(pair.mask), "10x6", "i.png is 8x6"):
+        assert part in said
+
+
+# files that are not whole
 
 
 @given(cut=st.floats(0, 1, exclude_max=True))
@@ -392,55 +423,3 @@ def test_a_jpeg_and_a_tiff_cut_short_do_not_decode(tmp_path):
         path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(DataError, match=name):
             read_image(path)
-
-
-def test_when_every_file_is_wrong_every_one_is_listed(tmp_path):
-    pairs = good_pairs(tmp_path, 2)
-    for pair in pairs:
-        pair.image.write_bytes(b"x"), pair.mask.write_bytes(b"")
-    assert named(problems(survey, pairs), *(path for pair in pairs for path in (pair.image, pair.mask)))
-
-
-def test_masks_of_0_and_1_are_refused_with_the_values_they_have(tmp_path):
-    pairs = good_pairs(tmp_path, 2)
-    for pair in pairs:
-        write(pair.mask, mask(value=1))
-    (line,) = problems(survey, pairs)
-    for part in (str(tmp_path / "masks"), "0, 1,", "255"):
-        assert part in line
-
-
-def test_masks_of_many_values_but_255_are_refused_with_some_of_them(tmp_path):
-    (pair,) = good_pairs(tmp_path, 1, height=2, width=100)
-    write(pair.mask, np.arange(200, dtype=np.uint8).reshape(2, 100))
-    (line,) = problems(survey, [pair])
-    assert "0, 1, 2" in line
-    assert "200 values" in line
-
-
-def test_masks_without_any_field_are_a_survey_of_background(tmp_path):
-    pairs = good_pairs(tmp_path, 2)
-    for pair in pairs:
-        write(pair.mask, mask(value=0))
-    assert survey(pairs).class_pixels == (96, 0)
-
-
-def test_a_survey_of_splits_lists_what_is_wrong_in_each(tmp_path):
-    training, validation = good_pairs(tmp_path / "t", 3), good_pairs(tmp_path / "v", 3)
-    assert [found.pairs for found in survey_splits([training, validation])] == [3, 3]
-    training[1].image.write_bytes(b"x")
-    write(validation[2].mask, mask(4, 4))
-    assert named(problems(survey_splits, [training, validation]), training[1].image, validation[2].mask)
-
-
-def test_the_made_up_fields_pass(tiles_root):
-    training, validation = survey_splits(find_splits(Data(data=tiles_root), seed=0))
-    assert (training.pairs, validation.pairs, training.height, training.width) == (10, 4, 32, 32)
-    assert training.lost_pixels == 0
-
-
-def test_an_image_is_not_its_own_mask(tmp_path):
-    touch(tmp_path / "a", "x.png", "y.png")
-    found = problems(find_pairs, tmp_path / "a", tmp_path / "a")
-    assert named(found, tmp_path / "a/x.png", tmp_path / "a/y.png")
-    assert "own mask" in found[0]

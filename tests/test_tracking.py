@@ -168,7 +168,7 @@ def test_the_log_survives_when_its_rewriting_fails(tmp_path, monkeypatch):
 def test_curves_are_drawn_in_the_first_epoch_then_now_and_then_and_at_the_end(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        tracking, "draw_curves", lambda epochs: drawn.append(len(epochs)) or np.zeros((9, 9, 3), np.uint8)
+        tracking, "draw_curves", lambda epochs, names: drawn.append(len(epochs)) or np.zeros((9, 9, 3), np.uint8)
     )
     with Tracker(tmp_path) as tracker:
         tracker.epoch(epoch(0))

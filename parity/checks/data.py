@@ -23,10 +23,11 @@ import numpy as np
 
 from jaxseg import step
 from jaxseg.config import Data, UserError
-from jaxseg.data import pipeline, tiles
+from jaxseg.data import folders, pipeline, survey, tiles
+from jaxseg.data.images import DataError
 from parity import compare
 from parity.answer import Answer, Settings
-from parity.awkward import make_awkward
+from parity.awkward import NAMES, make_awkward
 from parity.compare import Row
 from parity.reference.dataset import OTHER_GRAYS, TileDataset, gray_of, loader, to_tensor
 
@@ -37,6 +38,7 @@ SPLITS = ("train", "val")
 
 Arrays = dict[str, np.ndarray]
 Sides = tuple[Arrays, Arrays]
+Pairs = tuple[tiles.Pair, ...]
 
 
 class Batch(NamedTuple):
@@ -59,7 +61,7 @@ def run(settings: Settings) -> Answer:
     root, seed = settings.data, settings.seed
     if not all((root / folder).is_dir() for folder in ("train", "Ltrain", "val", "Lval")):
         raise UserError(f"--data {root}: the data question needs the article's layout: train/ Ltrain/ val/ Lval/")
-    training, validation = tiles.find_splits(Data(data=root), seed)
+    training, validation = _pairs(root, seed)
     with jax.enable_x64(False), tempfile.TemporaryDirectory() as folder:
         hash_rows, hashes = hashed(pipeline.Pipeline(training, batch_size=BATCH_SIZE, shuffle=True, seed=seed), root)
         lost_row, lost = lost_pixels(root)
@@ -76,7 +78,13 @@ def run(settings: Settings) -> Answer:
     return Answer(QUESTION, tuple(rows), {"hashes": hashes, "lost": lost, "colors": colors})
 
 
-def _plain(pairs: list[tiles.Pair]) -> pipeline.Pipeline:
+def _pairs(root: Path, seed: int = 0) -> tuple[Pairs, Pairs]:
+    """Of training and of validation, as jaxseg finds them."""
+    split = folders.find_split(Data(data=root), seed)
+    return split.training, split.validation
+
+
+def _plain(pairs: Pairs) -> pipeline.Pipeline:
     return pipeline.Pipeline(pairs, batch_size=BATCH_SIZE)
 
 
@@ -150,7 +158,7 @@ def sha256(batch: Arrays) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in batch.values())).hexdigest()
 
 
-def shuffled_rows(training: list[tiles.Pair], root: Path, seed: int) -> list[Row]:
+def shuffled_rows(training: Pairs, root: Path, seed: int) -> list[Row]:
     """A shuffled epoch replayed by the reference, and what makes it an order."""
     ours = pipeline.Pipeline(training, batch_size=BATCH_SIZE, shuffle=True, seed=seed, workers=2)
     orders = {f"epoch {epoch}": ours.order(epoch) for epoch in range(41)}
@@ -170,14 +178,14 @@ def shuffled_rows(training: list[tiles.Pair], root: Path, seed: int) -> list[Row
 
 def lost_pixels(root: Path) -> tuple[Row, list[dict]]:
     """Mask pixels that `// 255` throws away, counted by file here and by jaxseg's survey; and the files."""
-    pairs = tiles.find_splits(Data(data=root), 0)
-    found = {split: np.array(tiles.survey(of).lost_pixels) for split, of in zip(SPLITS, pairs)}
+    pairs = _pairs(root)
+    found = {split: np.array(sum(map(_surveyed, of))) for split, of in zip(SPLITS, pairs)}
     files, expected, pixels = [], {}, 0
     for split in SPLITS:
         dataset, total = TileDataset(root / split, root / f"L{split}"), 0
         for index, name in enumerate(dataset.names):
             gray = dataset.read_gray(index)
-            lost = int(((gray > 0) & (gray < 255)).sum())
+            lost = _lost(gray)
             total, pixels = total + lost, pixels + gray.size
             files += [{"file": f"{split}/{name}", "lost": lost, "share": lost / gray.size}] if lost else []
         expected[split] = np.array(total)
@@ -186,6 +194,20 @@ def lost_pixels(root: Path) -> tuple[Row, list[dict]]:
     note = f"{total} of {pixels} mask pixels ({total / pixels:.2%}) in {len(files)} of {count} files"
     note += f", most in {files[0]['file']}: {files[0]['share']:.1%}" if files else ""
     return compare.equal_bytes(QUESTION, f"pixels lost to // 255, {root.name}", found, expected, note), files[:20]
+
+
+def _lost(gray: np.ndarray) -> int:
+    return int(((gray > 0) & (gray < 255)).sum())
+
+
+def _surveyed(pair: tiles.Pair) -> int:
+    """The same from the values that jaxseg's survey counts in a mask; without its cache, which would hide mistakes."""
+    facts = survey.look(pair, Data(), colors=True)
+    if facts.mask is None:
+        raise DataError("Cannot read the tiles.", [f"{pair.mask}: {facts.mask_error}"])
+    values = np.array(facts.mask.values)
+    grays = gray_of(np.stack([values, values >> 8, values >> 16], -1) & 255) if facts.mask.color else values
+    return int(np.array(facts.mask.pixels)[(grays > 0) & (grays < 255)].sum())
 
 
 def every_color(folder: Path, pace: int) -> tuple[list[Row], dict[str, int]]:
@@ -230,22 +252,22 @@ def gray_stays_gray(file: Path) -> Row:
 def awkward_rows(root: Path, seed: int) -> list[Row]:
     """Names with dots, antialiased masks, masks in color; then a mask that is not there, and one that is no picture."""
     make_awkward(root, seed)
-    _, validation = tiles.find_splits(Data(data=root), seed)
+    _, validation = _pairs(root, seed)
     rows = [batches_row("awkward names and masks", _plain(validation), root, "val"), lost_pixels(root)[0]]
-    mask = root / "Lval" / "a_mask.png"
+    image, mask = root / "val" / NAMES[0], root / "Lval" / "a_mask.png"
     mask.write_bytes(b"no picture")
     silent = {
-        "jaxseg, no picture": not names(mask, tiles.DataError, lambda: list(_plain(validation).epoch())),
+        "jaxseg, no picture": not names(mask, DataError, lambda: list(_plain(validation).epoch())),
         "the reference, no picture": not names(mask, FileNotFoundError, lambda: read_all(root, "val")),
     }
     mask.unlink()
     silent |= {
-        "jaxseg, missing since": not names(mask, tiles.DataError, lambda: list(_plain(validation).epoch())),
-        "jaxseg, missing": not names(mask, tiles.DataError, lambda: tiles.find_splits(Data(data=root), seed)),
+        "jaxseg, missing since": not names(mask, DataError, lambda: list(_plain(validation).epoch())),
+        "jaxseg, missing": not names(image, DataError, lambda: _pairs(root, seed)),
         "the reference, missing": not names(mask, FileNotFoundError, lambda: read_all(root, "val")),
     }
     wrong = [name for name, is_silent in silent.items() if is_silent]
-    note = f"{len(silent)} ways to meet one, each an error with the file's name"
+    note = f"{len(silent)} ways to meet one, each an error with the name of the mask, or of the image that lacks it"
     rows.append(compare.at_most(QUESTION, "missing and broken masks are named", len(wrong), 0, note, ", ".join(wrong)))
     return rows
 

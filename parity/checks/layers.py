@@ -27,7 +27,7 @@ from scipy import stats
 from parity import compare, laws
 from parity import layer_pairs as pairs
 from parity.answer import Answer, Settings
-from parity.checks import batch_norm, convolution
+from parity.checks import batch_norm, convolution, normalization
 from parity.compare import Row
 from parity.layer_pairs import Case, Results, Sides, normal
 
@@ -57,7 +57,9 @@ def run(settings: Settings) -> Answer:
     with jax.enable_x64(False):
         conv_row, bits = convolution.float32_row(rng)
         norm_rows, distances = batch_norm.float32_rows(rng, quick)
-    return Answer(QUESTION, (*rows, conv_row, *norm_rows), {"batch_norm": distances, "conv": bits})
+        image_rows = normalization.float32_rows(np.random.default_rng(settings.seed))
+        rows += [conv_row, *norm_rows, *image_rows]
+    return Answer(QUESTION, tuple(rows), {"batch_norm": distances, "conv": bits})
 
 
 def row(name: str, sides: Sides, note: str = "") -> Row:
@@ -238,7 +240,7 @@ def jax_dropout(x: np.ndarray, seed: int) -> Results:
     """`nnx.Dropout` of `x` [b c h w] at all RATES, element by element and channel by channel, and its gradient."""
 
     def drop(x, rate: float, dims: tuple[int, ...], seed: int):
-        return nnx.Dropout(rate, broadcast_dims=dims, rngs=nnx.Rngs(seed))(x)
+        return nnx.Dropout(rate, broadcast_dims=dims)(x, rngs=jax.random.key(seed))
 
     def drop_all(x):
         out = {}

@@ -9,6 +9,8 @@ samples), so padding is under test as well; sizes are odd, so pooling and paddin
 Gradients of biases that a BatchNorm follows are zero in exact arithmetic. Both sides return noise there, which is
 compared with the norm of the whole gradient instead.
 
+Two of the networks are asked again with dropout and recomputation: see `parity/checks/dropping.py`.
+
 Not seen: what continuous data do not meet, such as ties in pooling (layers has them), and rounding (precision). XLA
 compiles here without LLVM's optimizations, which change nothing but time and rounding.
 """
@@ -20,11 +22,12 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxseg import losses, step
+from jaxseg import losses, model, step
 from jaxseg.convert import from_torch
 from jaxseg.model import UNet
 from parity import compare, pairs, passes
 from parity.answer import Answer, Settings
+from parity.checks import dropping
 from parity.compare import Row
 from parity.reference import losses as reference_losses
 
@@ -74,8 +77,9 @@ def case_rows(name: str, case: Case, seed: int) -> list[Row]:
     padded = {key: np.concatenate([value, value[:1]]) for key, value in batch.items()}
     padded["valid"][-1], padded["mask"][-1] = False, losses.IGNORE_INDEX
 
-    found = passes.ours(net, getattr(losses, case.loss), optimized=False)(net, padded)
-    expected = passes.theirs(reference, padded, "float64", getattr(reference_losses, case.loss))
+    both = getattr(losses, case.loss), getattr(reference_losses, case.loss)
+    found = passes.ours(net, both[0], optimized=False)(net, padded)
+    expected = passes.theirs(reference, padded, "float64", both[1])
     names = passes.layer_names(reference)
 
     def row(what: str, found, expected, note: str = "") -> Row:
@@ -93,8 +97,12 @@ def case_rows(name: str, case: Case, seed: int) -> list[Row]:
         ),
         row(f"{len(expected.gradients)} gradients", found.gradients, expected.gradients),
         row(f"{len(expected.statistics)} running statistics", found.statistics, expected.statistics),
-        row("evaluation logits", *evaluated(net, found, reference, expected, padded)),
     ]
+    if name in QUICK:
+        net.dropout, net.remat = nnx.Dropout(dropping.RATE), True
+        bottom = expected.outputs[f"down.{len(case.widths) - 1}.relu2"].shape
+        rows += dropping.rows(row, net, reference, padded, both, bottom)
+    rows.append(row("evaluation logits", *evaluated(net, found, reference, expected, padded)))
     if expected.known_zeros:
         note = "zero in exact arithmetic; relative to the whole gradient"
         what = f"{len(expected.known_zeros)} biases before BatchNorm"
@@ -111,7 +119,7 @@ def evaluated(
     """Logits [b k h w] of the valid samples on both sides, each with the running statistics of its own pass."""
     from_torch(net, pairs.arrays(reference.state_dict()) | found.statistics)
     logits = jax.jit(
-        lambda image: nnx.view(net, use_running_average=True)(step.normalize(image)),
+        lambda image: model.evaluation(net)(step.normalize(image)),
         compiler_options=passes.UNOPTIMIZED,
     )(batch["image"])
     reference.load_state_dict({key: torch.from_numpy(x) for key, x in expected.statistics.items()}, strict=False)

@@ -29,6 +29,7 @@ import torch
 from jaxseg import optim
 from parity import compare
 from parity.answer import Answer, Settings
+from parity.checks import optimizer_state
 from parity.compare import Row
 
 QUESTION = "optimizers"
@@ -46,6 +47,8 @@ PYTORCH = {  # counterpart and peak of the learning rate
     "adamw": (torch.optim.AdamW, 0.01),
     "rmsprop": (torch.optim.RMSprop, 0.01),
 }
+OTHERWISE = {"build", "clip_by_global_norm", "average_parameters", "averaged", "rate_scale", "set_rate_scale"}
+"""Functions that are no optimizers."""
 FOR_SPEED = {"foreach", "fused", "capturable", "differentiable"}
 """Options of PyTorch's that have no meaning here."""
 
@@ -103,6 +106,7 @@ def run(settings: Settings) -> Answer:
         if case in asked32:
             rounding[case] = three_way(ask, start, grads, found32[case], expected)
     rows += [rounding_row(case, distances) for case, distances in rounding.items()]
+    rows += optimizer_state.rows(start, grads, RATES, LOOKS, GATE)
     return Answer(QUESTION, tuple(rows), {"three_way": rounding})
 
 
@@ -131,8 +135,12 @@ def gradients(seed: int) -> Arrays:
 
 def unmatched_row() -> Row:
     """Every optimizer that jaxseg offers is among the cases, and so is every option."""
-    offered = {name for name, thing in vars(optim).items() if isfunction(thing) and not name.startswith(("_", "scale"))}
-    left = sorted(offered - {*PYTORCH, "build", "clip_by_global_norm"})
+    offered = {
+        name
+        for name, thing in vars(optim).items()
+        if isfunction(thing) and name.islower() and name[0] not in "_" and name[:5] != "scale"
+    }
+    left = sorted(offered - {*PYTORCH, *OTHERWISE})
     for name in PYTORCH:
         tried = {option for case, options in (CASES | MORE_CASES).values() if case == name for option in options}
         left += [f"{name} {option}" for option in defaults(getattr(optim, name)) if option not in tried]

@@ -1,76 +1,52 @@
 """Is the learning rate the reference's, at every epoch or step, past the last one, asked in any order and when resumed?
 
-`article` is a table made in float64 with the reference's own order of operations, so the gate is equality in every
-bit: as it stands in float64, and rounded once in float32. `constant` has one value, so equality too. `warmup_cosine`
-is Optax's formula, which orders its operations otherwise than the textbook's, so the gate is an absolute error as a
-part of the peak: five roundings of 1, 1e-15 in float64 and 3e-7 in float32. PyTorch's `CosineAnnealingLR` makes each
-value from the one before, whose roundings add up over hundreds of steps: 1e-14 there. A relative error would say
-nothing: in float32 cancellation leaves the first value 7 % off, of a rate of 1e-9.
+`article`, `factor` and `multi_factor` are tables made in float64 with the reference's own order of operations, so the
+gate is equality in every bit: as they stand in float64, and rounded once in float32. `warmup_cosine` is Optax's
+formula, which orders its operations otherwise than the textbook's, so the gate is an absolute error as a part of the
+peak: five roundings of 1, 1e-15 in float64 and 3e-7 in float32. Most of PyTorch's schedulers make each value from the
+one before, whose roundings add up over hundreds of steps: 1e-14 for what is compared with them. A relative error would
+say nothing: in float32 cancellation leaves the first value of `warmup_cosine` 7 % off, of a rate of 1e-9.
 
 All are asked as an optimizer asks them, under `jax.jit` with an int32 count, to 5 ticks beyond the last, for the
-article's numbers and others. Past the end PyTorch's own rises again; jaxseg's stays, and is compared with its last.
+article's numbers and others. Where PyTorch's own goes on otherwise past the end (a cosine rises again, one cycle raises
+an error), jaxseg's stays. `Plateau`, which is asked on the host, is ReduceLROnPlateau to the bit.
 Not seen here: whether a trainer asks for the rate of the right step, which is compared under `training`.
 """
 
 import inspect
+import json
 import typing
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
 from jaxseg import schedules
 from jaxseg.config import Optimization
-from jaxseg.schedules import Schedule
 from parity import compare
 from parity.answer import Answer, Settings
 from parity.compare import Row
-from parity.reference.scheduler import (
-    WarmupCosineScheduler,
-    hazards,
-    textbook_warmup_cosine,
-    torch_constant,
-    torch_warmup_cosine,
+from parity.reference.scheduler import hazards, torch_plateau, torch_warmup_cosine
+from parity.schedule_pairs import (
+    ARTICLE,
+    BEYOND,
+    BUILDS,
+    CASES,
+    EXACT,
+    OWN,
+    RECIPES,
+    STEPS_PER_EPOCH,
+    Curve,
+    Rates,
+    article,
+    ask,
+    curves,
+    groups,
+    textbook,
 )
 
 QUESTION = "schedule"
-STEPS_PER_EPOCH = 7
-BEYOND = 5  # ticks after the last
-ARTICLE = "article's 40 epochs"
-CASES = {  # peak, warm-up, total, first and final learning rate
-    ARTICLE: (1e-2, 5, 40, 1e-9, 1e-9),
-    "peak 0.001": (1e-3, 5, 40, 1e-9, 1e-9),
-    "high ends": (0.3, 3, 17, 1e-5, 1e-3),
-    "no warm-up": (1e-2, 0, 12, 1e-9, 0.0),
-    "from 0": (1e-2, 4, 12, 0.0, 1e-4),
-    "48 of 576 steps": (1e-3, 48, 576, 1e-9, 1e-9),
-}
-BUILDS = {  # settings of a trainer; what should come of them: steps a tick, and how many ticks warm-up and run have
-    "warmup_cosine, by steps": (Optimization(epochs=16), 1, 14, 112),
-    "warmup_cosine, by epochs": (Optimization(epochs=16, schedule_per="epoch"), 7, 2, 16),
-    "warmup_cosine, 1 epoch": (Optimization(epochs=1, begin_lr=1e-4), 1, 1, 7),
-    "warmup_cosine, warm-up of 1.5": (Optimization(epochs=6, warmup_epochs=1.5, final_lr=1e-4), 1, 10, 42),
-    "article, by epochs": (Optimization(schedule="article", learning_rate=1e-2), 7, 5, 40),
-    "article, by steps": (Optimization(schedule="article", epochs=8, schedule_per="step"), 1, 7, 56),
-    "article, no warm-up": (Optimization(schedule="article", epochs=9, warmup_epochs=0.0), 7, 0, 9),
-    "constant, by steps": (Optimization(schedule="constant", epochs=3), 1, 0, 21),
-    "constant, by epochs": (Optimization(schedule="constant", epochs=3, schedule_per="epoch"), 7, 0, 3),
-}
-
-Case = tuple[float, int, int, float, float]
-Rates = dict[str, np.ndarray]
-EXACT: dict[bool, float] = {True: 0.0, False: 0.0}  # gates as a part of the peak, by whether in float64
-COSINE = {True: 1e-15, False: 3e-7}
-OWN = 1e-14
-
-
-class Curve(NamedTuple):
-    """A schedule of jaxseg, the rates that it should give at ticks 0, 1, ..., and how near."""
-
-    schedule: Schedule
-    expected: np.ndarray
-    gates: dict[bool, float]
+HISTORIES = 200  # of metrics, for Plateau
 
 
 def run(settings: Settings) -> Answer:
@@ -85,68 +61,8 @@ def run(settings: Settings) -> Answer:
         with jax.enable_x64(x64):
             rates[x64] = ask(asked)
         rows += [group_row(group, asked, rates[x64], x64) for group in groups(asked)]
-    rows += [*torch_rows(rates), *order_rows(settings.seed), every_schedule(asked)]
+    rows += [*torch_rows(rates), plateau_row(settings.seed), *order_rows(settings.seed), every_schedule(asked)]
     return Answer(QUESTION, tuple(rows), evidence(rates[True]))
-
-
-# What is asked --------------------------------------------------------------------------------------------------------
-
-
-def curves() -> dict[str, Curve]:
-    """Everything that is asked; names begin with the function of jaxseg that they are for."""
-    out = {}
-    for name, case in CASES.items():
-        out[f"article: {name}"] = Curve(_of(schedules.article, case), article(case), EXACT)
-        out[f"warmup_cosine: {name}"] = Curve(_of(schedules.warmup_cosine, case), textbook(case), COSINE)
-    out["constant: 0.0003"] = Curve(schedules.constant(3e-4), constant((3e-4, 0, 15, 0, 0)), EXACT)
-    for name in ("article", "warmup_cosine"):
-        schedule, expected, gates = out[f"{name}: {ARTICLE}"]
-        by_steps = schedules.per_epoch(schedule, STEPS_PER_EPOCH)
-        out[f"per_epoch: {name}"] = Curve(by_steps, expected.repeat(STEPS_PER_EPOCH), gates)
-    return out | {f"build: {name}": built(*case) for name, case in BUILDS.items()}
-
-
-def built(settings: Optimization, steps: int, warmup: int, total: int) -> Curve:
-    """What `schedules.build` makes of a trainer's settings, against the reference asked as the article asks: at the
-    start of every tick, which then holds for so many `steps`.
-    """
-    kinds = {"article": (article, EXACT), "warmup_cosine": (textbook, COSINE), "constant": (constant, EXACT)}
-    rates, gates = kinds[settings.schedule]
-    case = (settings.learning_rate, warmup, total, settings.begin_lr, settings.final_lr)
-    return Curve(schedules.build(settings, STEPS_PER_EPOCH), rates(case).repeat(steps), gates)
-
-
-def article(case: Case) -> np.ndarray:
-    """The rates of the article's class, asked once a tick and in order, to BEYOND the last."""
-    scheduler = WarmupCosineScheduler(*case)
-    return np.array([scheduler(tick) for tick in range(case[2] + BEYOND)])
-
-
-def textbook(case: Case) -> np.ndarray:
-    """One cosine, which stays at its end."""
-    return np.array([textbook_warmup_cosine(tick, *case) for tick in range(case[2] + BEYOND)])
-
-
-def constant(case: Case) -> np.ndarray:
-    """The peak, by PyTorch's ConstantLR."""
-    return np.array(torch_constant(case[2] + BEYOND, case[0]))
-
-
-def _of(schedule: Callable[..., Schedule], case: Case) -> Schedule:
-    base_lr, warmup, total, begin_lr, final_lr = case
-    return schedule(base_lr, warmup=warmup, total=total, begin_lr=begin_lr, final_lr=final_lr)
-
-
-def ask(asked: Mapping[str, Curve]) -> Rates:
-    """The rates of each schedule at all ticks, compiled, of one int32 count after the other."""
-    ticks = np.arange(max(len(curve.expected) for curve in asked.values()), dtype=np.int32)
-    every = jax.jit(lambda ticks: jax.lax.map(lambda t: {name: c.schedule(t) for name, c in asked.items()}, ticks))
-    return {name: np.asarray(rates)[: len(asked[name].expected)] for name, rates in every(ticks).items()}
-
-
-def groups(asked: Mapping[str, Curve]) -> list[str]:
-    """The functions of jaxseg that are asked."""
-    return list(dict.fromkeys(name.split(": ")[0] for name in asked))
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
@@ -175,8 +91,20 @@ def notes(rates: Rates) -> dict[str, str]:
         f"{tenth[1]}), sum of the rates {share():.3f} of the cosine's",
         "warmup_cosine": f"of the peak; textbook cosine; first value {abs(first / case[3] - 1):.1%} off 1e-9, harmless",
         "constant": "PyTorch's ConstantLR",
+        "piecewise_constant": "LambdaLR",
+        "factor": "StepLR, to the bit; Optax's staircase is a tick late in float32 for every eighth period",
+        "multi_factor": "MultiStepLR, to the bit",
+        "exponential": "ExponentialLR, whose gamma is that of a tick",
+        "linear": "LinearLR",
+        "polynomial": "PolynomialLR, scaled to end at the final rate",
+        "cosine": "CosineAnnealingLR, held at its end",
+        "cosine_restarts": "CosineAnnealingWarmRestarts; written out where cycles are not whole",
+        "cyclic": "CyclicLR, triangular",
+        "one_cycle": "OneCycleLR: peak at pct_start total - 1, end at total - 1",
+        "linear_warmup": "SequentialLR of LinearLR and each of the others",
         "per_epoch": f"{STEPS_PER_EPOCH} steps an epoch, all at that epoch's rate",
-        "build": f"{len(BUILDS)} settings of a trainer, against the reference asked once an epoch or step",
+        "build": f"{len(BUILDS)} settings of a trainer, against the reference asked once an epoch or step; "
+        f"{len(RECIPES)} schedules by steps and by epochs, with and without warm-up, against PyTorch's own",
     }
 
 
@@ -185,7 +113,7 @@ def torch_rows(rates: Mapping[bool, Rates]) -> list[Row]:
     own = {name: np.array(torch_warmup_cosine(c[2] + BEYOND, *c)) for name, c in CASES.items() if c[3] > 0}
     note = f"past the end PyTorch's rises again, to {own[ARTICLE][-1]:.3g} at epoch {len(own[ARTICLE]) - 1}"
     rows = []
-    for x64, gate in ((True, OWN), (False, COSINE[False])):
+    for x64, gate in OWN.items():
         found, expected = {}, {}
         for name, curve in own.items():
             peak, total = CASES[name][0], CASES[name][2]
@@ -194,6 +122,32 @@ def torch_rows(rates: Mapping[bool, Rates]) -> list[Row]:
         name = f"warmup_cosine, float{64 if x64 else 32}, PyTorch's own"
         rows.append(compare.close(QUESTION, name, found, expected, gate, measure=compare.max_abs, note=note))
     return rows
+
+
+def plateau_row(seed: int) -> Row:
+    """`Plateau` over many histories of a metric, half of them carried through JSON in the middle."""
+    rng, found, expected = np.random.default_rng(seed), {}, {}
+    for number in range(HISTORIES):
+        metrics = history(rng)
+        how = {"gamma": float(rng.choice([0.1, 0.5, 0.9])), "patience": int(rng.integers(0, 5))}
+        how |= {"final_lr": float(rng.choice([0.0, 1e-9, 1e-3]))}
+        plateau, scales = schedules.Plateau(2e-3, **how), []
+        for epoch, metric in enumerate(metrics):
+            if number % 2 and epoch == len(metrics) // 2:
+                plateau = schedules.Plateau(2e-3, **how, state=json.loads(json.dumps(plateau.state)))
+            scales.append(plateau.update(metric))
+        name = f"{number}: {how}"
+        found[name], expected[name] = np.array(scales), np.array(torch_plateau(metrics, 2e-3, **how)) / 2e-3
+    note = f"ReduceLROnPlateau, mode max, {HISTORIES} histories with ties and NaN; half resumed from JSON"
+    return compare.equal_bytes(QUESTION, "Plateau: scales", found, expected, note)
+
+
+def history(rng: np.random.Generator) -> list[float]:
+    """A metric that rises by less and less: rounded, so that it ties, a ten-thousandth better at times, or NaN."""
+    metrics = np.round(np.tanh(np.arange(60) / 15) + rng.normal(0, 0.05, 60), int(rng.integers(1, 4)))
+    repeated = rng.random(60) < 0.2
+    metrics[1:][repeated[1:]] = metrics[:-1][repeated[1:]] * rng.choice([1.00005, 1.0001, 1.0002])
+    return np.where(rng.random(60) < 0.1, np.nan, metrics).tolist()
 
 
 def order_rows(seed: int) -> list[Row]:
@@ -228,7 +182,7 @@ def every_schedule(asked: Mapping[str, Curve]) -> Row:
     public = {name for name, f in vars(schedules).items() if inspect.isfunction(f) and name[0] != "_"}
     here = {name for name in public if getattr(schedules, name).__module__ == schedules.__name__}
     choices = {*typing.get_args(typing.get_type_hints(Optimization)["schedule"]), *schedules.SCHEDULES}
-    built = {settings.schedule for settings, *_ in BUILDS.values()}
+    built = {settings.schedule for settings, *_ in BUILDS.values()} | set(RECIPES)
     left_out = sorted((here - set(groups(asked))) | (choices ^ built))
     note = f"{len(groups(asked))} functions, {len(choices)} choices"
     return compare.at_most(QUESTION, "none left out", len(left_out), 0, note, ", ".join(left_out))

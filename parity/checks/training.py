@@ -4,7 +4,9 @@ In float64, fifty steps of the very function that the trainer compiles beside fi
 optimizer with momentum, weight decay or clipping, learning rates that change, every fifth batch short and padded,
 networks of 8 to 64 channels, cross-entropy and losses for rare classes. Two steps with weight decay and a changing
 rate are the least that tell coupled decay from decoupled and the learning rate's place from its neighbor's.
-Evaluation afterwards sees what the loss does not: running statistics.
+Evaluation afterwards sees what the loss does not: running statistics, and the averaged weights where a recipe has them.
+Two recipes cut their batches into parts and accumulate, as PyTorch's users do by hand; of a short batch some parts are
+empty.
 
 Roundings do not grow in float64: fifty steps end 1e-16 to 1e-13 apart, the smallest mistake ever injected 1e-6, and
 the gate is 1e-12. Adam on a network with convolution biases has 1e-9: their gradients are zero in exact arithmetic
@@ -31,8 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jaxseg import convert, losses, optim, schedules, step
+from jaxseg import convert, losses, model, optim, schedules, step
 from jaxseg.config import Optimization
 from jaxseg.model import UNet
 from parity import compare, pairs
@@ -86,9 +89,18 @@ IMBALANCED = Recipe(
     upsample="bilinear",
     conv_bias=False,
 )
+ACCUMULATED = Recipe(
+    "SGD in parts, averaged",
+    settings_of("sgd", 0.05, weight_decay=1e-2, clip_norm=1.0, accumulate=2, ema=0.9),
+    (8, 16, 32),
+)
 RECIPES = (
     ARTICLE,
     IMBALANCED,
+    ACCUMULATED,
+    Recipe(
+        "AdamW, a sample at a time", settings_of("adamw", 1e-3, accumulate=4), (8, 16), conv_bias=False, size=(16, 16)
+    ),
     Recipe("Adam", settings_of("adam", 1e-3), DEEP, gate=1e-9, size=(48, 32)),
     Recipe(
         "SGD, nesterov", settings_of("sgd", 0.05, nesterov=True), (16, 32, 64), upsample="bilinear", conv_bias=False
@@ -102,7 +114,11 @@ RECIPES = (
     ),
     Recipe("AdamW, focal loss", settings_of("adamw", 1e-3, loss="focal"), (64, 128), conv_bias=False, size=(16, 16)),
 )
-QUICK_RECIPES = tuple(dataclasses.replace(r, widths=TINY, size=(16, 16)) for r in (ARTICLE, IMBALANCED))
+QUICK_RECIPES = tuple(
+    dataclasses.replace(recipe, widths=TINY, size=(16, 16), optimization=dataclasses.replace(o, accumulate=parts))
+    for recipe, parts in ((ARTICLE, 1), (IMBALANCED, 1), (ACCUMULATED, 3))
+    for o in (recipe.optimization,)
+)
 
 
 def run(settings: Settings) -> Answer:
@@ -197,12 +213,13 @@ class Ours:
     """
 
     def __init__(self, settings: Optimization, net: UNet, steps_per_epoch: int):
-        named = {name: getattr(schedules, name) for name in schedules.SCHEDULES}
+        named = {name: getattr(schedules, make.__name__) for name, make in schedules.SCHEDULES.items()}
         with mock.patch.dict(schedules.SCHEDULES, named):
             schedule = schedules.build(settings, steps_per_epoch)
         self.net, self.optimizer = net, nnx.Optimizer(net, optim.build(settings, schedule), wrt=nnx.Param)
         self._fresh = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(self.optimizer)))
-        self._step = step.compile_train_step(net, self.optimizer, schedule=schedule, loss=losses.build(settings))
+        how = {"schedule": schedule, "loss": losses.build(settings), "accumulate": settings.accumulate}
+        self._step = step.compile_train_step(net, self.optimizer, **how)
         self._logits = nnx.jit(lambda net, image: net(step.normalize(image)), graph=False)
 
     def start(self, weights: dict[str, np.ndarray]) -> None:
@@ -229,8 +246,8 @@ class Ours:
         return found
 
     def logits(self, batch: pairs.Batch) -> np.ndarray:
-        """Of the valid samples by running statistics, [b k h w]."""
-        view = nnx.view(self.net, use_running_average=True)
+        """Of the valid samples in evaluation, [b k h w]."""
+        view = model.evaluation(optim.averaged(self.net, self.optimizer))
         return pairs.nchw(self._logits(view, batch["image"]))[batch["valid"]]
 
 
@@ -251,7 +268,8 @@ class Theirs:
         self.optimizer = reference_training.OPTIMIZERS[self._settings.optimizer](
             self.model.parameters(), self._settings
         )
-        self.steps = 0
+        self.steps, ema = 0, self._settings.ema
+        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else self.model
 
     def use(self, layout: torch.memory_format) -> None:
         """Weights and images in this layout from now on."""
@@ -264,10 +282,13 @@ class Theirs:
         self.steps += 1
         reference_training.set_learning_rate(self.optimizer, rate)
         images, masks = self._tensors(batch)
-        clip_norm = self._settings.clip_norm
+        parts, clip_norm = self._settings.accumulate, self._settings.clip_norm
+        part = len(batch["mask"]) // parts if parts > 1 else None
         loss = reference_training.training_step(
-            self.model, self.optimizer, images, masks, self._loss, clip_norm=clip_norm
+            self.model, self.optimizer, images, masks, self._loss, clip_norm=clip_norm, part=part
         )
+        if self.averaged is not self.model:
+            self.averaged.update_parameters(self.model)
         return float(loss), rate
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -281,10 +302,10 @@ class Theirs:
 
     @torch.no_grad()
     def logits(self, batch: pairs.Batch) -> np.ndarray:
-        """Of the valid samples by running statistics, [b k h w]."""
-        self.model.eval()
-        found = pairs.array(self.model(self._tensors(batch)[0]))
-        self.model.train()
+        """Of the valid samples in evaluation, [b k h w]."""
+        self.averaged.eval()
+        found = pairs.array(self.averaged(self._tensors(batch)[0]))
+        self.averaged.train()
         return found
 
     def _tensors(self, batch: pairs.Batch) -> tuple[torch.Tensor, torch.Tensor]:

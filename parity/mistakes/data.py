@@ -1,12 +1,27 @@
 """Tiles read as others read them."""
 
+import dataclasses
+
 import cv2
 import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import step
-from jaxseg.data import pipeline, tiles
+from jaxseg.data import folders, pipeline, tiles
 from parity.mutations import mistake
+
+
+def other_image(change):
+    """An image that is changed after it was read."""
+
+    def wrap(right):
+        def read(path, reading=tiles.ARTICLE_READING):
+            image, has_data = right(path, reading)
+            return change(image), has_data
+
+        return read
+
+    return wrap
 
 
 def pil_gray(right):
@@ -34,11 +49,12 @@ def drop_last(right):
 def other_mask(right):
     """Masks taken from the next pair."""
 
-    def find(images, masks):
-        pairs = right(images, masks)
-        return [tiles.Pair(pair.image, pairs[(i + 1) % len(pairs)].mask) for i, pair in enumerate(pairs)]
+    def match(images, masks, settings, only=None):
+        found = right(images, masks, settings, only)
+        pairs = zip(found.pairs, found.pairs[1:] + found.pairs[:1])
+        return dataclasses.replace(found, pairs=tuple(tiles.Pair(pair.image, after.mask) for pair, after in pairs))
 
-    return find
+    return match
 
 
 def one_ulp(right):
@@ -47,24 +63,27 @@ def one_ulp(right):
 
 
 MISTAKES = [
-    mistake("images in RGB", tiles, "read_image", lambda right: lambda path: right(path)[..., ::-1]),
+    mistake("images in RGB", tiles, "read_tile", other_image(lambda image: image[..., ::-1])),
     mistake("divided by 255 as a product", step, "normalize", one_ulp),
     mistake("divided by 256", step, "normalize", lambda right: lambda image: right(image) * jnp.float32(255 / 256)),
     mistake("gray by Pillow's formula", tiles, "read_gray", pil_gray),
     mistake(
-        "mask above 0", tiles, "read_mask", lambda right: lambda path: (tiles.read_gray(path) > 0).astype(np.uint8)
+        "mask above 0",
+        tiles,
+        "read_mask",
+        lambda right: lambda path, reading=None: (tiles.read_gray(path) > 0).astype(np.uint8),
     ),
     mistake(
         "mask from 128 on",
         tiles,
         "read_mask",
-        lambda right: lambda path: (tiles.read_gray(path) >= 128).astype(np.uint8),
+        lambda right: lambda path, reading=None: (tiles.read_gray(path) >= 128).astype(np.uint8),
     ),
     mistake(
         "mask by its first channel",
         tiles,
         "read_mask",
-        lambda right: lambda path: tiles.read_image(path)[..., 0] // 255,
+        lambda right: lambda path, reading=None: tiles.read_image(path)[..., 0] // 255,
     ),
     mistake("last batch dropped", pipeline.Pipeline, "epoch", drop_last),
     mistake(
@@ -85,11 +104,11 @@ MISTAKES = [
             )
         ),
     ),
-    mistake("masks of the next tile", tiles, "find_pairs", other_mask),
+    mistake("masks of the next tile", folders, "match", other_mask),
     mistake(
         "images blurred by a resize there and back",
         tiles,
-        "read_image",
-        lambda right: lambda path: cv2.resize(cv2.resize(right(path), None, fx=2, fy=2), right(path).shape[1::-1]),
+        "read_tile",
+        other_image(lambda image: cv2.resize(cv2.resize(image, None, fx=2, fy=2), image.shape[1::-1])),
     ),
 ]

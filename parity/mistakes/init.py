@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxseg import initializers, model
+from jaxseg import initializers, layers, model
 from parity.mutations import mistake
 
 Rule = initializers.Rule
@@ -97,8 +97,8 @@ MISTAKES = [
         "RULES",
         article(up=initializers.kaiming_normal(mode="fan_out", nonlinearity="relu", transposed=True)),
     ),
-    mistake("biases zero", model, "torch_default_bias", bias_law(zero_bias)),
-    mistake("biases bound by fan_out", model, "torch_default_bias", bias_law(bias_of_other_fan)),
+    mistake("biases zero", layers, "torch_default_bias", bias_law(zero_bias)),
+    mistake("biases bound by fan_out", layers, "torch_default_bias", bias_law(bias_of_other_fan)),
     mistake("every key draws the same", initializers, "_drawn", same_draws),
     mistake(
         "BatchNorm's scale starts at 0",

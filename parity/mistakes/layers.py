@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg import model
+from jaxseg import model, step
 from parity.mutations import mistake
 
 
@@ -141,6 +141,41 @@ def without_bias(right):
     return wrong
 
 
+def unscaled(right):
+    """What stays is left as it is."""
+    return lambda self, x, **how: right(self, x, **how) * (1 - self.rate)
+
+
+def kept_share(right):
+    """Keras' and PyTorch's rate read as the share that stays."""
+    return lambda self, rate, **options: right(self, 1 - rate, **options)
+
+
+def normalized(formula):
+    """Another use of mean and deviation."""
+
+    def wrong(right):
+        def normalize(image, mean=None, std=None):
+            x = right(image)
+            if mean is None:
+                return x
+            return formula(x, *(jnp.array(y, x.dtype, ndmin=x.ndim) for y in (mean, std)))
+
+        return normalize
+
+    return wrong
+
+
+def powers_of_two(right):
+    """uint16 / 65536, int16 / 32768, uint8 / 256."""
+
+    def unit(image):
+        integers = jnp.issubdtype(image.dtype, jnp.integer)
+        return image.astype(jnp.float32) / (jnp.iinfo(image.dtype).max + 1 if integers else 1)
+
+    return unit
+
+
 NORM = model.BatchNorm
 MISTAKES = [
     mistake("convolution: no bias", model.Conv, "__call__", without_bias),
@@ -175,4 +210,15 @@ MISTAKES = [
     mistake("convolution: pads by wrapping round", model.Conv, "__call__", padded(1, 1, mode="wrap")),
     mistake("convolution: pads by reflection", model.Conv, "__call__", padded(1, 1, mode="reflect")),
     mistake("convolution: pads right and below only", model.Conv, "__call__", padded(0, 2)),
+    mistake("dropout: not scaled up", nnx.Dropout, "__call__", unscaled),
+    mistake("dropout: the share that stays", nnx.Dropout, "__init__", kept_share),
+    mistake("normalization: times the deviation", step, "normalize", normalized(lambda x, mean, std: (x - mean) * std)),
+    mistake("normalization: deviation first", step, "normalize", normalized(lambda x, mean, std: x / std - mean)),
+    mistake(
+        "normalization: eps beside the deviation",
+        step,
+        "normalize",
+        normalized(lambda x, mean, std: (x - mean) / (std + 1e-7)),
+    ),
+    mistake("normalization: bits, not range", step, "unit", powers_of_two),
 ]

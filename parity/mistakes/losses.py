@@ -15,7 +15,10 @@ def cross_entropy(per_pixel, total):
     """
 
     def wrong(right):
-        def loss(logits, labels, *, ignore_index=IGNORE, class_weights=None, label_smoothing=0.0):
+        def loss(logits, labels, *, ignore_index=IGNORE, class_weights=None, label_smoothing=0.0, ohem=None):
+            if ohem is not None:  # not what is broken
+                smoothing = {"label_smoothing": label_smoothing, "ohem": ohem}
+                return right(logits, labels, ignore_index=ignore_index, class_weights=class_weights, **smoothing)
             keep, target = labels != ignore_index, losses.one_hot(labels, logits.shape[-1])
             weights = jnp.ones(logits.shape[-1], logits.dtype)
             weights = weights if class_weights is None else jnp.asarray(class_weights, logits.dtype)
@@ -80,6 +83,96 @@ def index_itself(right):
     return lambda *args, **kwargs: 1 - right(*args, **kwargs)
 
 
+def all_ties(right):
+    """All pixels whose loss is that of the last one wanted."""
+    return lambda loss, keep, share: (right(loss, keep, share) > 0).astype(loss.dtype)
+
+
+def first_ties(right):
+    """The first of the ties, as a stable sort has them."""
+
+    def hardest(loss, keep, share):
+        places = jnp.argsort(-jnp.where(keep, loss, -1), axis=None).argsort().reshape(loss.shape)
+        return (places < right(loss, keep, share).sum().round()).astype(loss.dtype)
+
+    return hardest
+
+
+def chosen_without_weights(right):
+    """The hardest pixels by their losses without weights and smoothing."""
+
+    def loss(logits, labels, *, ohem=None, **options):
+        if ohem is None:
+            return right(logits, labels, **options)
+        target = losses.one_hot(labels, logits.shape[-1])
+        plain = -jnp.where(target, jax.nn.log_softmax(logits), 0).sum(-1)
+        hard = losses._hardest(plain, labels != IGNORE, ohem)
+        return right(logits, jnp.where(hard > 0, labels, IGNORE), **options)
+
+    return loss
+
+
+def all_classes(right):
+    """Berman's classes="all": the loss of an absent class is its largest probability."""
+
+    def loss(logits, labels, *, class_weights=None, **options):
+        k = logits.shape[-1]
+        each = jnp.stack([right(logits, labels, class_weights=jnp.arange(k) == i, **options) for i in range(k)])
+        keep = (labels != IGNORE)[..., None]
+        present = (losses.one_hot(labels, k) & keep).any((0, 1, 2))
+        each = jnp.where(present, each, jnp.where(keep, jax.nn.softmax(logits), 0).max((0, 1, 2)))
+        weights = jnp.ones(k) if class_weights is None else jnp.asarray(class_weights)
+        return (weights * each).sum() / weights.sum()
+
+    return loss
+
+
+def ties_in_reverse(right):
+    """Equal errors by falling place in the batch."""
+    back = (slice(None, None, -1),) * 3
+    return lambda error, target: right(error[back], target[back])[back]
+
+
+def mse(p=jax.nn.softmax, by_column=False):
+    """The squared error of `p(logits)`, with weights for the labels, or for the columns of the one-hot target."""
+
+    def wrong(right):
+        def loss(logits, labels, *, class_weights=None):
+            keep, target = labels != IGNORE, losses.one_hot(labels, logits.shape[-1])
+            weights = jnp.ones(logits.shape[-1]) if class_weights is None else jnp.asarray(class_weights)
+            weights = weights.astype(logits.dtype)[None, None, None, :]
+            if not by_column:
+                weights = jnp.where(target, weights, 0).sum(-1, keepdims=True)
+            square = jnp.where(keep[..., None], weights * jnp.square(p(logits) - target), 0)
+            count = jnp.where(keep, jnp.broadcast_to(weights, logits.shape).mean(-1), 0).sum()
+            return square.mean(-1).sum() / jnp.where(count > 0, count, 1)
+
+        return loss
+
+    return wrong
+
+
+def hinge(per_pixel, by_weight=False):
+    """The hinge by `per_pixel(z, target)` from z = 1 - x[y] + x[j] [b h w k] and one-hot labels."""
+
+    def wrong(right):
+        def loss(logits, labels, *, class_weights=None):
+            keep, target = labels != IGNORE, losses.one_hot(labels, logits.shape[-1])
+            z = 1 - jnp.where(target, logits, 0).sum(-1, keepdims=True) + logits
+            count = losses._pixel_weights(target, keep, class_weights, logits)
+            number = count.sum() if by_weight else keep.sum()
+            return jnp.where(keep, count * per_pixel(z, target), 0).sum() / jnp.where(number > 0, number, 1)
+
+        return loss
+
+    return wrong
+
+
+def others(margin):
+    """The mean over the k classes, the own one being 0, as PyTorch has it."""
+    return lambda z, target: jnp.where(target, 0, margin(z)).mean(-1)
+
+
 MISTAKES = [
     mistake("cross-entropy: sum", losses, "cross_entropy", cross_entropy(picked, lambda v, keep, n: v.sum())),
     mistake(
@@ -123,4 +216,71 @@ MISTAKES = [
     mistake("focal: gamma 1.5", losses, "focal", option("gamma", 1.5)),
     mistake("focal: torchvision's alpha", losses, "focal", option("alpha", 0.25)),
     mistake("focal: ignored pixels are class 0", losses, "focal", ignoring_nothing),
+    mistake("hard examples: none, all pixels", losses, "cross_entropy", option("ohem", None)),
+    mistake(
+        "hard examples: a share of the ignored pixels too",
+        losses,
+        "_hardest",
+        lambda right: lambda loss, keep, share: right(jnp.where(keep, loss, 0), jnp.ones_like(keep), share),
+    ),
+    mistake("hard examples: the easiest", losses, "_hardest", lambda right: lambda loss, *rest: right(-loss, *rest)),
+    mistake(
+        "hard examples: one less",
+        losses,
+        "_hardest",
+        lambda right: lambda loss, keep, share: right(loss, keep, share - 1 / keep.size),
+    ),
+    mistake("hard examples: all ties at the end", losses, "_hardest", all_ties),
+    mistake("hard examples: the first ties", losses, "_hardest", first_ties),
+    mistake("hard examples: chosen without weights", losses, "cross_entropy", chosen_without_weights),
+    mistake(
+        "hard examples: mean over all pixels",
+        losses,
+        "cross_entropy",
+        lambda right: lambda *args, ohem=None, **k: right(*args, ohem=ohem, **k) * (ohem or 1),
+    ),
+    mistake("Lovasz: all classes, not those present", losses, "lovasz", all_classes),
+    mistake("Lovasz: sample by sample", losses, "lovasz", by_sample),
+    mistake("Lovasz: ignored pixels are class 0", losses, "lovasz", ignoring_nothing),
+    mistake("Lovasz: no weights", losses, "lovasz", option("class_weights", None)),
+    mistake("Lovasz: Jaccard's soft form", losses, "lovasz", lambda right: losses.jaccard),
+    mistake(
+        "Lovasz: ignored pixels in the union, first",
+        losses,
+        "_jaccard_growth",
+        lambda right: lambda error, target: right(jnp.where(error < 0, 2, error), target),
+    ),
+    mistake(
+        "Lovasz: smallest errors first",
+        losses,
+        "_jaccard_growth",
+        lambda right: lambda error, target: right(jnp.where(error < 0, -2, -error), target),
+    ),
+    mistake("Lovasz: ties in reverse", losses, "_jaccard_growth", ties_in_reverse),
+    mistake(
+        "MSE: sum over the classes", losses, "mse", lambda right: lambda x, *a, **k: x.shape[-1] * right(x, *a, **k)
+    ),
+    mistake("MSE: of logits", losses, "mse", mse(p=lambda logits: logits)),
+    mistake("MSE: of sigmoids", losses, "mse", mse(p=jax.nn.sigmoid)),
+    mistake("MSE: weights for columns", losses, "mse", mse(by_column=True)),
+    mistake("MSE: ignored pixels are class 0", losses, "mse", ignoring_nothing),
+    mistake("MSE: sample by sample", losses, "mse", by_sample),
+    mistake("hinge: squared", losses, "hinge", hinge(others(lambda z: jax.nn.relu(z) ** 2))),
+    mistake("hinge: margin 0.5", losses, "hinge", hinge(others(lambda z: jax.nn.relu(z - 0.5)))),
+    mistake("hinge: half a gradient at the kink", losses, "hinge", hinge(others(lambda z: jnp.maximum(z, 0)))),
+    mistake("hinge: the own class too", losses, "hinge", hinge(lambda z, target: jax.nn.relu(z).mean(-1))),
+    mistake(
+        "hinge: sum over the classes",
+        losses,
+        "hinge",
+        hinge(lambda z, target: jnp.where(target, 0, jax.nn.relu(z)).sum(-1)),
+    ),
+    mistake(
+        "hinge: the worst class, Crammer and Singer's",
+        losses,
+        "hinge",
+        hinge(lambda z, target: jnp.where(target, 0, jax.nn.relu(z)).max(-1)),
+    ),
+    mistake("hinge: over the sum of the weights", losses, "hinge", hinge(others(jax.nn.relu), by_weight=True)),
+    mistake("hinge: ignored pixels are class 0", losses, "hinge", ignoring_nothing),
 ]

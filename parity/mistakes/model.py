@@ -1,7 +1,10 @@
 """The network put together wrongly."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from jaxseg import model, step
 from parity.mutations import mistake
@@ -50,7 +53,7 @@ def one_relu(right):
 
 def headless_bias(right):
     """Logits without the bias of the last convolution."""
-    return lambda self, x, valid=None: right(self, x, valid) - self.head.bias[...][None, None, None]
+    return lambda self, *args: right(self, *args) - self.head.bias[...][None, None, None]
 
 
 def batch_always(right):
@@ -62,6 +65,42 @@ def batch_always(right):
         mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
         scale, bias = (p[...][None, None, None] for p in (self.scale, self.bias))
         return (x - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
+
+    return wrong
+
+
+def twice(right):
+    """A block that is computed again on the way back moves its running statistics there, too."""
+
+    def remat(call, **how):
+        def wrong(*args):
+            call(*args)
+            return right(call, **how)(*args)
+
+        return wrong
+
+    return remat
+
+
+def always(right):
+    """Falls in evaluation as in training."""
+    return lambda self, x, rngs=None: right(
+        self, x, deterministic=False, rngs=jax.random.key(0) if rngs is None else rngs
+    )
+
+
+def by_channel(right):
+    """`Dropout2d`."""
+    return lambda self, rate, **options: right(self, rate, broadcast_dims=(1, 2), **options)
+
+
+def dropout_first(right):
+    """Pixels fall, not the features at the bottom."""
+
+    def wrong(self, x, valid=None, key=None):
+        x = self.dropout(x, rngs=key)
+        with mock.patch.object(type(self.dropout), "__call__", lambda dropout, x, rngs=None: x):
+            return right(self, x, valid, key)
 
     return wrong
 
@@ -83,8 +122,12 @@ MISTAKES = [
         "padding seen by the whole network",
         model.UNet,
         "__call__",
-        lambda right: lambda self, x, valid=None: right(self, x),
+        lambda right: lambda self, x, valid=None, key=None: right(self, x, None, key),
     ),
     mistake("evaluation with batch statistics", model.BatchNorm, "__call__", batch_always),
-    mistake("images in -1..1", step, "normalize", lambda right: lambda image: 2 * right(image) - 1),
+    mistake("images in -1..1", step, "unit", lambda right: lambda image: 2 * right(image) - 1),
+    mistake("recomputing: statistics updated twice", nnx, "remat", twice),
+    mistake("dropout in evaluation", nnx.Dropout, "__call__", always),
+    mistake("dropout of whole channels", nnx.Dropout, "__init__", by_channel),
+    mistake("dropout before the contracting path", model.UNet, "__call__", dropout_first),
 ]

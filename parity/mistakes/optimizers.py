@@ -1,6 +1,7 @@
 """Optimizers with the pieces in Optax's, Keras' or another order, or with other constants."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +143,75 @@ def clip_each(right):
     return clip_by_global_norm
 
 
+def averaging(average):
+    """`average_parameters` with other averages: `average(decay, count, old, params, updates)` of each array."""
+
+    def wrong(right):
+        def average_parameters(decay):
+            def update(updates, state, params=None):
+                of = partial(average, decay, state.count)
+                averages = jax.tree.map(of, state.averaged_parameters, params, updates)
+                return updates, optim.AveragedParameters(state.count + 1, averages)
+
+            return optax.GradientTransformation(right(decay).init, update)
+
+        return average_parameters
+
+    return wrong
+
+
+def of_gradients(decay, count, old, params, updates):
+    """`optax.ema`: of what it is given."""
+    return jnp.where(count == 0, updates, old + (1 - decay) * (updates - old))
+
+
+def one_late(decay, count, old, params, updates):
+    """The parameters that the gradient was taken at."""
+    return jnp.where(count == 0, params, old + (1 - decay) * (params - old))
+
+
+def from_initial(decay, count, old, params, updates):
+    """The first update is averaged like every other."""
+    return old + (1 - decay) * (params + updates - old)
+
+
+def debiased(decay, count, old, params, updates):
+    """From 0 on, divided by 1 - decay^t."""
+    before = jnp.where(count == 0, 0, old * (1 - decay**count))
+    return (decay * before + (1 - decay) * (params + updates)) / (1 - decay ** (count + 1))
+
+
+def plateau(change):
+    """Another number than the one that was set."""
+
+    def wrong(right):
+        def scale_by_plateau():
+            def update(updates, state, params=None):
+                return jax.tree.map(lambda u: change(state.rate_scale) * u, updates), state
+
+            return optax.GradientTransformation(right().init, update)
+
+        return scale_by_plateau
+
+    return wrong
+
+
+def compounding(right):
+    """Every step multiplies with the scale once more."""
+
+    def scale_by_plateau():
+        def init(params):
+            return optim.RateScale(jnp.ones([])), jnp.ones([])
+
+        def update(updates, state, params=None):
+            scale = state[1] * state[0].rate_scale
+            return jax.tree.map(lambda u: scale * u, updates), (state[0], scale)
+
+        return optax.GradientTransformation(init, update)
+
+    return scale_by_plateau
+
+
 MISTAKES = [
     mistake("SGD: learning rate inside the buffer", optim, "sgd", keras_momentum),
     mistake("SGD: weight decay decoupled", optim, "sgd", decoupled_sgd),
@@ -210,4 +280,17 @@ MISTAKES = [
         clipped(lambda most, norm: most / (norm + 1e-6)),
     ),
     mistake("clipping array by array", optim, "clip_by_global_norm", clip_each),
+    mistake("average of the gradients", optim, "average_parameters", averaging(of_gradients)),
+    mistake("average of the parameters before the update", optim, "average_parameters", averaging(one_late)),
+    mistake("average from the initial parameters on", optim, "average_parameters", averaging(from_initial)),
+    mistake("average corrected for its bias", optim, "average_parameters", averaging(debiased)),
+    mistake(
+        "average with the decay of the other side",
+        optim,
+        "average_parameters",
+        lambda right: lambda decay: right(1 - decay),
+    ),
+    mistake("plateau: no scale", optim, "scale_by_plateau", plateau(lambda scale: 1.0)),
+    mistake("plateau: the root of the scale", optim, "scale_by_plateau", plateau(jnp.sqrt)),
+    mistake("plateau: the scale of all steps so far", optim, "scale_by_plateau", compounding),
 ]

@@ -20,7 +20,7 @@ def low_statistics(right):
 
 def low_logits(right):
     """Logits in bfloat16."""
-    return lambda self, x, valid=None: right(self, x, valid).astype(jnp.bfloat16).astype(jnp.float32)
+    return lambda self, *args: right(self, *args).astype(jnp.bfloat16).astype(jnp.float32)
 
 
 def ten_bits(right):

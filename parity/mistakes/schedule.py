@@ -65,6 +65,116 @@ def rounded(right):
     return lambda *args, **kwargs: lambda tick: right(*args, **kwargs)(tick).astype(jnp.float16).astype(float)
 
 
+def given(**wrong):
+    """Other arguments, each made of the right ones by a function, or left out if that is None."""
+
+    def break_it(right):
+        def schedule(*args, **kwargs):
+            changed = {name: make(kwargs) for name, make in wrong.items() if make is not None}
+            kept = {name: value for name, value in kwargs.items() if name not in wrong}
+            return right(*args, **kept, **changed)
+
+        return schedule
+
+    return break_it
+
+
+def one_late(right):
+    """A step down or up comes one tick late: milestones themselves not counted."""
+    return lambda edges, tick: right(edges, jnp.asarray(tick) - 1)
+
+
+def optax_staircase(right):
+    """The floor of a quotient in floating point."""
+
+    def schedule(base_lr, *, period, total, gamma=0.1, final_lr=0.0):
+        return optax.exponential_decay(base_lr, period, gamma, staircase=True, end_value=final_lr)
+
+    return schedule
+
+
+def optax_polynomial(right):
+    """Whose fraction is below 0 at the end, and its power not a number."""
+
+    def schedule(base_lr, *, total, power=0.9, final_lr=0.0):
+        wrong = optax.polynomial_schedule(base_lr, final_lr, power, total)
+        return lambda tick: wrong(jnp.asarray(tick, float))
+
+    return schedule
+
+
+def optax_one_cycle(right):
+    """With the peak and the end one tick late."""
+
+    def schedule(base_lr, *, total, final_lr=0.0):
+        wrong = optax.cosine_onecycle_schedule(total, base_lr, 0.3, 25.0, base_lr / 25 / final_lr)
+        return lambda tick: wrong(jnp.asarray(tick, float))
+
+    return schedule
+
+
+def rises_again_too(right):
+    """CosineAnnealingLR as it is."""
+
+    def schedule(base_lr, *, total, final_lr=0.0):
+        angle = math.pi / total
+        return lambda tick: final_lr + (base_lr - final_lr) * (1 + jnp.cos(angle * jnp.asarray(tick, float))) / 2
+
+    return schedule
+
+
+def counted_twice(right):
+    """After its warm-up a schedule goes on from where it would be without."""
+
+    def warm_up(schedule, *, warmup, begin_lr=1e-9):
+        warmed_up = right(schedule, warmup=warmup, begin_lr=begin_lr)
+        return lambda tick: jnp.where(jnp.asarray(tick) < warmup, warmed_up(tick), schedule(tick))
+
+    return warm_up
+
+
+def to_the_peak(right):
+    """Rises to the largest rate, not to the first."""
+
+    def warm_up(schedule, *, warmup, begin_lr=1e-9):
+        peak = max(float(schedule(tick)) for tick in range(30))
+        rise = optax.linear_schedule(begin_lr, peak, max(warmup, 1))
+        return lambda tick: jnp.where(
+            jnp.asarray(tick) < warmup, rise(jnp.asarray(tick, float)), right(schedule, warmup=warmup)(tick)
+        )
+
+    return warm_up
+
+
+def unique(arguments):
+    """Milestones, each once."""
+    return tuple(dict.fromkeys(arguments["milestones"]))
+
+
+def whole_run(right):
+    """A schedule told the ticks of the whole run, warm-up and all."""
+    return lambda o, epoch, total, warmup: right(o, epoch, total + warmup, warmup)
+
+
+def later_milestones(right):
+    """Milestones not brought forward by the warm-up."""
+    return lambda o, epoch, total, warmup: right(o, epoch, total, 0)
+
+
+def plateau(**wrong):
+    """Plateau with other arguments."""
+    return lambda right: lambda *args, **kwargs: right(*args, **kwargs | {n: f(kwargs) for n, f in wrong.items()})
+
+
+def nan_is_better(right):
+    """A comparison the wrong way round, which NaN passes."""
+
+    def update(self, metric):
+        return right(self, metric if metric == metric else float("inf"))
+
+    return update
+
+
 MISTAKES = [
     mistake("article: one tick late", schedules, "article", shifted(-1)),
     mistake("article: one tick early", schedules, "article", shifted(1)),
@@ -87,4 +197,41 @@ MISTAKES = [
         "per_epoch",
         lambda right: lambda schedule, steps: lambda step: schedule((step - 1) // steps),
     ),
+    mistake("piecewise_constant, factor, multi_factor: milestones a tick late", schedules, "_passed", one_late),
+    mistake(
+        "piecewise_constant: rates from the second on",
+        schedules,
+        "piecewise_constant",
+        lambda right: lambda rates, *, milestones: right([*rates[1:], rates[-1]], milestones=milestones),
+    ),
+    mistake("factor: Optax's staircase", schedules, "factor", optax_staircase),
+    mistake("factor: no lowest rate", schedules, "factor", given(final_lr=None)),
+    mistake("multi_factor: the same milestone twice is once", schedules, "multi_factor", given(milestones=unique)),
+    mistake("exponential: gamma of a tick", schedules, "exponential", given(period=lambda k: 1.0)),
+    mistake("linear: to 0", schedules, "linear", given(final_lr=None)),
+    mistake("linear: one tick short", schedules, "linear", given(total=lambda k: k["total"] - 1)),
+    mistake("polynomial: Optax's, NaN at the end", schedules, "polynomial", optax_polynomial),
+    mistake("polynomial: power left at 1", schedules, "polynomial", given(power=lambda k: 1.0)),
+    mistake("cosine: rises again after the end", schedules, "cosine", rises_again_too),
+    mistake("cosine_restarts: a tick late", schedules, "cosine_restarts", shifted(-1)),
+    mistake("cosine_restarts: all cycles alike", schedules, "cosine_restarts", given(cycle_factor=None)),
+    mistake("cosine_restarts: ends at 0", schedules, "cosine_restarts", given(final_lr=None)),
+    mistake("cyclic: the period is of the way up", schedules, "cyclic", given(period=lambda k: 2 * k["period"])),
+    mistake("cyclic: half a period on", schedules, "cyclic", shifted(10)),
+    mistake("one_cycle: Optax's", schedules, "one_cycle", optax_one_cycle),
+    mistake("one_cycle: begins at a tenth", schedules, "one_cycle", given(div_factor=lambda k: 10.0)),
+    mistake("linear_warmup: counted twice", schedules, "linear_warmup", counted_twice),
+    mistake("linear_warmup: to the peak, not to the first rate", schedules, "linear_warmup", to_the_peak),
+    mistake("linear_warmup: from 0", schedules, "linear_warmup", given(begin_lr=lambda k: 0.0)),
+    mistake(
+        "linear_warmup: one tick short", schedules, "linear_warmup", given(warmup=lambda k: max(k["warmup"] - 1, 0))
+    ),
+    mistake("build: the run not shortened by the warm-up", schedules, "_options", whole_run),
+    mistake("build: milestones counted from the end of the warm-up", schedules, "_options", later_milestones),
+    mistake("Plateau: patience one less", schedules, "Plateau", plateau(patience=lambda k: max(k["patience"] - 1, 0))),
+    mistake("Plateau: patience one more", schedules, "Plateau", plateau(patience=lambda k: k["patience"] + 1)),
+    mistake("Plateau: no lowest rate", schedules, "Plateau", plateau(final_lr=lambda k: 0.0)),
+    mistake("Plateau: forgets what was before a resumption", schedules, "Plateau", plateau(state=lambda k: None)),
+    mistake("Plateau: any better metric counts", schedules.Plateau, "THRESHOLD", lambda right: 0.0),
+    mistake("Plateau: NaN is better", schedules.Plateau, "update", nan_is_better),
 ]

@@ -92,6 +92,16 @@ def _without_head_bias(path, leaf):
     return jnp.zeros_like(leaf) if "head" in names and "bias" in names else leaf
 
 
+def as_one(right):
+    """All parts at once, for all BatchNorm knows."""
+    return lambda parts, *args: step.gradients(*args)
+
+
+def from_nothing(right):
+    """A part without any valid sample counts as a full one for the running statistics."""
+    return lambda self, x, valid: right(self, x, valid | ~valid.any())
+
+
 MISTAKES = [
     mistake("the next step's learning rate", optim, "sgd", next_rate),
     mistake("the previous step's learning rate", schedules, "article", shifted(-1)),
@@ -105,4 +115,9 @@ MISTAKES = [
     mistake(
         "momentum 0.99", optim, "sgd", lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum and 0.99, **k)
     ),
+    mistake("parts: gradients summed", step, "shares", lambda right: lambda masks: jnp.ones(len(masks))),
+    mistake("parts: all count alike", step, "shares", lambda right: lambda masks: jnp.full(len(masks), 1 / len(masks))),
+    mistake("parts: BatchNorm sees the whole batch", step, "accumulated_gradients", as_one),
+    mistake("parts: an empty one moves the statistics", model.BatchNorm, "_statistics", from_nothing),
+    mistake("evaluation of the weights that are not averaged", optim, "averaged", lambda right: lambda net, _: net),
 ]

@@ -13,9 +13,18 @@ Where the package is odd:
 - Of a batch with every pixel ignored Dice, Jaccard and Tversky make 0, focal NaN (so here, too).
 - `TverskyLoss(gamma)` raises the mean over the classes to gamma, where the paper raises each class's (so here, too).
 - `SoftCrossEntropyLoss(ignore_index)` divides by the number of all pixels, ignored ones too, unlike PyTorch's.
+- The Lovasz loss is not to be had in float64 (it mixes types), and takes differences of losses next to 1, in which
+  digits cancel: in float32 its gradient is off by 1e-4 of 10,000 pixels and by 5e-3 of 262,144, and in float64, were
+  there one, by 1e-12 and 1e-11. Here the difference of the two fractions is taken in integers.
+- Its sort is not stable, so where pixels have equal errors its gradient is one of many (here: the stable sort's); of a
+  batch with every pixel ignored it makes an empty tensor (here 0); it takes no class weights.
+
+PyTorch's `multi_margin_loss` of no pixels is a number from uninitialized memory; the mean of the losses is NaN.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +32,28 @@ import torch.nn.functional as F
 IGNORE_INDEX = 255
 
 
-def cross_entropy(logits, labels, *, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0):
-    """`torch.nn.functional.cross_entropy`."""
+def cross_entropy(
+    logits,
+    labels,
+    *,
+    class_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    ohem: float | None = None,
+):
+    """`torch.nn.functional.cross_entropy`; with `ohem`, of the pixels that `torch.topk` finds in its losses."""
     weight = None if class_weights is None else logits.new_tensor(class_weights)
-    return F.cross_entropy(logits, labels, weight, ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing)
+    options = {"weight": weight, "ignore_index": IGNORE_INDEX, "label_smoothing": label_smoothing}
+    if ohem is None:
+        return F.cross_entropy(logits, labels, **options)
+    kept = labels != IGNORE_INDEX
+    losses = F.cross_entropy(logits, labels, **options, reduction="none")[kept]
+    if not len(losses):
+        return losses.mean()
+    chosen = math.ceil(Fraction(str(ohem)) * len(losses))
+    limit = losses.detach().topk(chosen).values[-1]
+    share = (losses > limit).to(losses.dtype)  # of equals at the end topk takes any; the mean of its choices is this
+    share[losses == limit] = (chosen - share.sum()) / (losses == limit).sum()
+    return (share * losses).sum() / (share if weight is None else share * weight[labels[kept]]).sum()
 
 
 def dice(logits, labels, **options):
@@ -69,6 +96,44 @@ def focal(
     if alpha is not None:
         loss = (alpha * target + (1 - alpha) * (1 - target)) * loss
     return _mean(loss.mean(0), class_weights)
+
+
+def lovasz(logits, labels, *, class_weights: Sequence[float] | None = None):
+    """`LovaszLoss`: class by class, errors by falling size times the steps of the Jaccard loss."""
+    logits, target = _pixels(logits, labels)
+    p, present = logits.softmax(dim=1), target.any(0).nonzero()[:, 0].tolist()
+    losses = [(p[:, i] - target[:, i]).abs() @ _jaccard_steps(p.detach()[:, i], target[:, i]) for i in present]
+    if not losses:
+        return p.sum()
+    return _mean(torch.stack(losses), None if class_weights is None else [class_weights[i] for i in present])
+
+
+def _jaccard_steps(p: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """For each pixel [n] the Jaccard loss of the pixels up to it, in the order of their errors, less that before it."""
+    order = (p - target).abs().sort(descending=True, stable=True).indices
+    wrong = target[order].long()
+    size = wrong.sum()
+    intersection = torch.cat([size[None], size - wrong.cumsum(0)])
+    union = torch.cat([size[None], size + (1 - wrong).cumsum(0)])
+    steps = intersection[:-1] * union[1:] - intersection[1:] * union[:-1]
+    return torch.empty_like(p).index_copy_(0, order, steps.to(p.dtype) / (union[1:] * union[:-1]).to(p.dtype))
+
+
+def mse(logits, labels, *, class_weights: Sequence[float] | None = None):
+    """`torch.nn.functional.mse_loss` of probabilities; PyTorch's takes no weights for classes."""
+    logits, target = _pixels(logits, labels)
+    if class_weights is None:
+        return F.mse_loss(logits.softmax(dim=1), target)
+    weights = target @ logits.new_tensor(class_weights)
+    return (weights * F.mse_loss(logits.softmax(dim=1), target, reduction="none").mean(1)).sum() / weights.sum()
+
+
+def hinge(logits, labels, *, class_weights: Sequence[float] | None = None):
+    """`torch.nn.functional.multi_margin_loss`."""
+    kept = labels != IGNORE_INDEX
+    weight = None if class_weights is None else logits.new_tensor(class_weights)
+    losses = F.multi_margin_loss(logits.movedim(1, -1)[kept], labels[kept], weight=weight, reduction="none")
+    return losses.mean()
 
 
 def dice_ce(logits, labels, *, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0):

@@ -1,9 +1,12 @@
 """The article's learning rate, which compounds, the textbook curve it sets out to be, and PyTorch's own schedulers."""
 
 import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupCosineScheduler:
@@ -91,10 +94,106 @@ def torch_warmup_cosine(
     return _rates(optimizer, lr_scheduler.SequentialLR(optimizer, schedulers, [warmup] * (warmup > 0)), count)
 
 
-def torch_constant(count: int, value: float) -> list[float]:
-    """The rates of `count` ticks by `ConstantLR` with a factor of 1."""
-    optimizer = _optimizer(value)
-    return _rates(optimizer, lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=count // 2), count)
+def torch_rates(
+    name: str,
+    count: int,
+    base_lr: float,
+    *,
+    total: int,
+    warmup: int = 0,
+    begin_lr: float = 1e-9,
+    final_lr: float = 0.0,
+    **options: object,
+) -> list[float]:
+    """The rates of `count` ticks by PyTorch's scheduler for what jaxseg calls `name`, each read before its update.
+
+    After a warm-up, whose ticks `total` is without, by `SequentialLR` of `LinearLR`; where that cannot begin (at 0, or
+    above the first rate) the line is written out. What PyTorch has no end for ends at `final_lr` here: PolynomialLR is
+    scaled to it, and what is multiplied by `gamma` goes no lower.
+    """
+    optimizer = _optimizer(base_lr)
+    scheduler = SCHEDULERS[name](optimizer, base_lr, total, final_lr, **options)
+    first, line = optimizer.param_groups[0]["initial_lr"], []
+    if warmup and 0 < begin_lr <= first:
+        # made second, for some schedulers set the first rate themselves
+        rise = lr_scheduler.LinearLR(optimizer, begin_lr / first, 1.0, total_iters=warmup)
+        rates = _rates(optimizer, lr_scheduler.SequentialLR(optimizer, [rise, scheduler], [warmup]), count)
+        line, rates = rates[:warmup], rates[warmup:]
+    else:
+        line = [begin_lr + (first - begin_lr) * tick / warmup for tick in range(warmup)]
+        rates = _rates(optimizer, scheduler, count - warmup)
+    if name == "polynomial":
+        rates = [final_lr + (base_lr - final_lr) * (rate / base_lr) for rate in rates]
+    if name in ("factor", "multi_factor", "exponential"):
+        rates = [max(rate, min(final_lr, base_lr)) for rate in rates]
+    return line + rates
+
+
+def _restarts(
+    optimizer: torch.optim.Optimizer, base: float, total: int, final: float, period: float, cycle_factor: float = 1.0
+) -> LRScheduler:
+    """`CosineAnnealingWarmRestarts`; the same written out where cycles are not whole: each from the nearest tick."""
+    if float(period).is_integer() and float(cycle_factor).is_integer():
+        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, int(period), int(cycle_factor), final)
+    edges = [0.0]
+    while edges[-1] < total:
+        edges.append(edges[-1] + period * cycle_factor ** (len(edges) - 1))
+    ticks = [math.floor(edge + 0.5) for edge in edges]
+
+    def part(tick: int) -> float:
+        cycle = bisect_right(ticks, tick) - 1
+        angle = math.pi * (tick - ticks[cycle]) / (ticks[cycle + 1] - ticks[cycle])
+        return (final + (base - final) * (1 + math.cos(angle)) / 2) / base
+
+    return lr_scheduler.LambdaLR(optimizer, lambda tick: part(min(tick, ticks[-1] - 1)))
+
+
+def _piecewise(
+    optimizer: torch.optim.Optimizer,
+    base: float,
+    total: int,
+    final: float,
+    rates: Sequence[float],
+    milestones: Sequence[int],
+) -> LRScheduler:
+    return lr_scheduler.LambdaLR(optimizer, lambda tick: rates[bisect_right(milestones, tick)] / base)
+
+
+SCHEDULERS: dict[str, Callable[..., LRScheduler]] = {
+    "constant": lambda optimizer, base, total, final: lr_scheduler.ConstantLR(optimizer, 1.0, total // 2),
+    "piecewise_constant": _piecewise,
+    "factor": lambda optimizer, base, total, final, period, gamma: lr_scheduler.StepLR(optimizer, period, gamma),
+    "multi_factor": lambda optimizer, base, total, final, milestones, gamma: lr_scheduler.MultiStepLR(
+        optimizer, milestones, gamma
+    ),
+    "exponential": lambda optimizer, base, total, final, period, gamma: lr_scheduler.ExponentialLR(
+        optimizer, gamma ** (1 / period)
+    ),
+    "linear": lambda optimizer, base, total, final: lr_scheduler.LinearLR(optimizer, 1.0, final / base, total),
+    "polynomial": lambda optimizer, base, total, final, power: lr_scheduler.PolynomialLR(optimizer, total, power),
+    "cosine": lambda optimizer, base, total, final: lr_scheduler.CosineAnnealingLR(optimizer, total, final),
+    "cosine_restarts": _restarts,
+    "cyclic": lambda optimizer, base, total, final, period: lr_scheduler.CyclicLR(
+        optimizer, final, base, period / 2, cycle_momentum=False
+    ),
+    "one_cycle": lambda optimizer, base, total, final: lr_scheduler.OneCycleLR(
+        optimizer, base, total, final_div_factor=base / 25 / final if final else math.inf, cycle_momentum=False
+    ),
+}
+"""jaxseg's name -> PyTorch's scheduler, of (optimizer, base_lr, total, final_lr, options)."""
+
+
+def torch_plateau(
+    metrics: Iterable[float], base_lr: float, *, gamma: float, patience: int, final_lr: float
+) -> list[float]:
+    """The rates after each of `metrics` by `ReduceLROnPlateau(mode="max")`."""
+    optimizer = _optimizer(base_lr)
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, "max", gamma, patience, min_lr=final_lr)
+    rates = []
+    for metric in metrics:
+        scheduler.step(metric)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
 
 
 def _optimizer(lr: float) -> torch.optim.Optimizer:

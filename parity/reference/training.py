@@ -1,5 +1,6 @@
 """Training in PyTorch: the step and the evaluation, and what each word of a jaxseg recipe means here."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -8,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxseg.config import Config, Optimization
+from jaxseg.config import Config, Optimization, UserError
 from parity.reference import losses
 from parity.reference.losses import IGNORE_INDEX
-from parity.reference.scheduler import WarmupCosineScheduler, textbook_warmup_cosine
+from parity.reference.scheduler import SCHEDULERS, WarmupCosineScheduler, textbook_warmup_cosine, torch_rates
 from parity.reference.unet import UNet
 
 CLASSES = 2
@@ -29,14 +30,19 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Optimization], torch.opt
 """Names of `jaxseg.config`; the learning rate is set before every step."""
 
 LOSSES: dict[str, Callable[[Optimization], Loss]] = {
-    "cross_entropy": lambda o: partial(losses.cross_entropy, label_smoothing=o.label_smoothing),
+    "cross_entropy": lambda o: partial(losses.cross_entropy, label_smoothing=o.label_smoothing, ohem=o.ohem),
     "dice_ce": lambda o: partial(losses.dice_ce, label_smoothing=o.label_smoothing),
     "dice": lambda o: losses.dice,
     "jaccard": lambda o: losses.jaccard,
-    "focal": lambda o: losses.focal,
+    "tversky": lambda o: partial(losses.tversky, alpha=o.tversky_alpha, beta=o.tversky_beta),
+    "focal": lambda o: partial(losses.focal, gamma=o.focal_gamma),
+    "lovasz": lambda o: losses.lovasz,
+    "mse": lambda o: losses.mse,
+    "hinge": lambda o: losses.hinge,
 }
 
-SCHEDULES = ("article", "warmup_cosine", "constant")
+SCHEDULES = ("article", "warmup_cosine", *SCHEDULERS)
+"""Not `plateau`, with which the rates of each side would follow from its own scores."""
 
 
 def training_step(
@@ -46,15 +52,25 @@ def training_step(
     masks: torch.Tensor,
     loss: Loss = F.cross_entropy,
     clip_norm: float | None = None,
+    part: int | None = None,
 ) -> torch.Tensor:
-    """One update on images float [b c h w] and masks int64 [b h w]; returns the loss before it."""
-    value = loss(model(images), masks)
+    """One update on images float [b c h w] and masks int64 [b h w]; returns the loss before it.
+
+    With `part` the batch goes through in parts of so many samples, whose gradients add up: `(loss / k).backward()` for
+    k parts in which as many pixels count, else each by its share of them.
+    """
     optimizer.zero_grad()
-    value.backward()
+    total, counted = 0.0, int((masks != IGNORE_INDEX).sum())
+    for some, their_masks in zip(images.split(part or len(images)), masks.split(part or len(masks))):
+        value = loss(model(some), their_masks)
+        if part is not None:
+            value = value * (int((their_masks != IGNORE_INDEX).sum()) / counted)
+        value.backward()
+        total = total + value.detach()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
-    return value.detach()
+    return total
 
 
 @torch.no_grad()
@@ -73,10 +89,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def learning_rates(o: Optimization, steps_per_epoch: int) -> list[float]:
-    """The learning rate of every step: the article's class asked once a tick in order, or the textbook curve."""
-    ticks_per_epoch = 1 if o.per == "epoch" else steps_per_epoch
-    total = o.epochs * ticks_per_epoch
-    warmup = min(round(o.warmup * ticks_per_epoch), total - 1)
+    """The learning rate of every step: of the article's class asked once a tick in order, the textbook curve, or
+    PyTorch's own scheduler. Raises UserError for "plateau".
+    """
+    if o.schedule not in SCHEDULES:
+        raise UserError(
+            f"--schedule {o.schedule} has no rates before the run: each side's follow from its own scores. "
+            f"Give one of {', '.join(SCHEDULES)}."
+        )
+    steps = o.epochs * steps_per_epoch if o.steps is None else o.steps
+    steps_per_tick = steps_per_epoch if o.per == "epoch" else 1
+    total = math.ceil(steps / steps_per_tick)
+    warmup_steps = o.warmup * steps_per_epoch
+    if o.warmup_epochs is None:  # a part of the run, whose length --steps may change
+        warmup_steps *= steps / (o.epochs * steps_per_epoch)
+    warmup = min(round(warmup_steps / steps_per_tick), total - 1)
     if o.schedule == "article":
         scheduler = WarmupCosineScheduler(o.learning_rate, warmup, total, o.begin_lr, o.final_lr)
         rates = [scheduler(tick) for tick in range(total)]
@@ -84,8 +111,28 @@ def learning_rates(o: Optimization, steps_per_epoch: int) -> list[float]:
         spans = (o.learning_rate, warmup, total, o.begin_lr, o.final_lr)
         rates = [textbook_warmup_cosine(tick, *spans) for tick in range(total)]
     else:
-        rates = [o.learning_rate] * total
-    return [rate for rate in rates for _ in range(steps_per_epoch // ticks_per_epoch)]
+        base_lr = o.rates[0] if o.schedule == "piecewise_constant" else o.learning_rate
+        spans = {"total": total - warmup, "warmup": warmup, "begin_lr": o.begin_lr, "final_lr": o.final_lr}
+        options = schedule_options(o, total - warmup, warmup, steps_per_epoch // steps_per_tick)
+        rates = torch_rates(o.schedule, total, base_lr, **spans, **options)
+    return [rate for rate in rates for _ in range(steps_per_tick)][:steps]
+
+
+def schedule_options(o: Optimization, total: int, warmup: int, ticks_per_epoch: int) -> dict:
+    """What `torch_rates` is told besides: milestones and period in ticks after the warm-up, the defaults filled in."""
+    milestones = [round(epoch * ticks_per_epoch) - warmup for epoch in o.milestones]
+    period = {"factor": 10 * ticks_per_epoch, "exponential": total}.get(o.schedule, max(2.0, total / 4))
+    if o.period is not None:
+        period = o.period * ticks_per_epoch
+    return {
+        "piecewise_constant": {"rates": o.rates, "milestones": milestones},
+        "factor": {"period": round(period), "gamma": o.gamma},
+        "multi_factor": {"milestones": milestones, "gamma": o.gamma},
+        "exponential": {"period": period, "gamma": o.gamma},
+        "polynomial": {"power": o.power},
+        "cosine_restarts": {"period": period, "cycle_factor": o.cycle_factor},
+        "cyclic": {"period": period},
+    }.get(o.schedule, {})
 
 
 def confusion_matrix(masks: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,125 @@
+"""Picture files of any kind -> their pixels, in the file's own type."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from jaxseg.config import UserError
+from jaxseg.data import decode, tiff
+from jaxseg.data.decode import Unreadable
+
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".gif"}
+)
+
+
+class DataError(UserError):
+    """Something is wrong with the files; the message lists everything that is."""
+
+    def __init__(self, headline: str, problems: Sequence[str], advice: str = "", most: int = 20):
+        shown = [f"  {problem}" for problem in problems[:most]]
+        if len(problems) > most:
+            shown.append(f"  ... and {len(problems) - most} more")
+        super().__init__("\n".join([headline, *shown, *([advice] if advice else [])]))
+        self.headline, self.problems, self.advice = headline, tuple(problems), advice
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a picture file holds."""
+
+    array: Shaped[np.ndarray, "h w c"]
+    """[h w c] in the file's own dtype."""
+    nodata: float | None
+    """GeoTIFF's value of pixels without data, if it names one."""
+    color: bool
+    """A color picture: the array is blue, green, red and perhaps alpha. If not, bands in the file's order."""
+
+
+def list_images(folder: Path, recursive: bool = False) -> list[Path]:
+    """The images in a folder, sorted, without dot files; with `recursive` those of its folders too, each once.
+
+    Raises DataError when the folder cannot be read.
+    """
+    try:
+        files = _walk(folder) if recursive else folder.iterdir()
+        return sorted(
+            file
+            for file in files
+            if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+        )
+    except OSError as error:
+        raise problem(Path(error.filename or folder), f"cannot be listed ({error.strerror or error})") from None
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files in it and below, through symlinks but never twice into one folder, so that loops end."""
+    seen = {os.path.realpath(folder)}
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in sorted(folders) if name[0] != "."}
+        folders[:] = [name for name, path in real.items() if path not in seen]
+        seen.update(real.values())
+        yield from (Path(parent, name) for name in names)
+
+
+def read_pixels(path: Path, *, indices: bool = False) -> Pixels:
+    """A picture's pixels. EXIF's orientation is applied; a palette's colors are put in.
+
+    With `indices` a palette's numbers come instead of its colors, and samples of fewer than 8 bits as they are stored:
+    0 and 1 of a bit, not 0 and 255. Raises DataError, whatever is wrong, also when only a part of the picture is there.
+    """
+    data = _read(path)
+    with _naming(path):
+        if data.startswith(tiff.MAGIC):
+            array, color, nodata = tiff.read(data, indices)
+        else:
+            array, nodata = decode.read(data, indices), None
+            color = array.shape[2] >= 3
+    return Pixels(array, nodata, color)
+
+
+def read_palette(path: Path) -> UInt8[np.ndarray, "n 3"] | None:
+    """The colors, RGB, that the numbers of a picture with a palette stand for; None without one. Raises DataError."""
+    data = _read(path)
+    with _naming(path):
+        return tiff.palette(data) if data.startswith(tiff.MAGIC) else decode.palette(data)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Unreadable as error:
+        raise problem(path, str(error)) from None
+    except MemoryError:
+        raise problem(path, "needs more memory than there is") from None
+
+
+def problem(path: Path, what: str, advice: str = "") -> DataError:
+    """The error that one file is wrong."""
+    return DataError("Cannot read the tiles.", [f"{path}: {what}"], advice)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never end
+            raise problem(path, "is a folder" if path.is_dir() else "is no file but a pipe, device or socket")
+        data = path.read_bytes()
+    except OSError as error:
+        raise problem(path, f"cannot be opened ({error.strerror or error})") from None
+    except MemoryError:
+        raise problem(path, "needs more memory than there is") from None
+    if not data:
+        raise problem(path, "is empty (0 bytes)")
+    return data

@@ -1,0 +1,203 @@
+"""The layers of which Flax has none with PyTorch's meaning. Images are `b h w c`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Num
+
+from jaxseg.initializers import Rule, torch_default_bias
+
+
+class BatchNorm(nnx.Module):
+    """BatchNorm over `b h w` as `torch.nn.BatchNorm2d` computes it; `nnx.BatchNorm` differs in three ways.
+
+    The batch is normalized with its biased variance, from two passes over it; the running variance takes the
+    *unbiased* one; the statistics have the parameters' dtype. `momentum` is the weight of the *new* value, PyTorch's
+    convention (Flax would say 0.9). Evaluation is a view: `nnx.view(model, use_running_average=True)`.
+    """
+
+    def __init__(
+        self, features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=jnp.float32, param_dtype=jnp.float32
+    ):
+        self.scale = nnx.Param(jnp.ones(features, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
+        self.var = nnx.BatchStat(jnp.ones(features, param_dtype))
+        self.momentum, self.eps, self.dtype = momentum, eps, dtype
+        self.use_running_average = False
+
+    def set_view(self, use_running_average: bool | None = None):
+        """For `nnx.view`."""
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], valid: Bool[Array | np.ndarray, " b"] | None = None
+    ) -> Float[Array, "b h w c"]:
+        """Normalizes `x`; in training, samples that are not `valid` take no part in the statistics.
+
+        That makes a short batch, padded to the full shape, the same as the short batch itself; one without any valid
+        sample moves nothing.
+        Raises ValueError in training when there is one value per channel, as PyTorch does.
+        """
+        x = x.astype(self.mean.dtype)
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = self._statistics(x, valid)
+        scale = self.scale[...] * jax.lax.rsqrt(var + self.eps)
+        return ((x - _channels(mean)) * _channels(scale) + _channels(self.bias[...])).astype(self.dtype)
+
+    def _statistics(self, x, valid):
+        """Mean and biased variance of the batch; moves the running ones."""
+        b, h, w, _ = x.shape
+        if b * h * w == 1:
+            raise ValueError(
+                f"BatchNorm got one value per channel (shape {x.shape}) and cannot train on it: "
+                "use larger tiles or batches"
+            )
+        if valid is None:
+            weight, n = jnp.ones((), x.dtype), b * h * w
+        else:
+            weight = valid.astype(x.dtype)[:, None, None, None]
+            n = jnp.maximum(weight.sum(), 1) * (h * w)
+
+        def average(values):
+            return (values * weight).sum((0, 1, 2)) / n
+
+        # Both moments about `near`, the mean but for rounding, and so both exact whatever `near` is (corrected two-pass
+        # algorithm, Chan, Golub and LeVeque 1983): a constant for the gradient, which is as exact and cheaper so.
+        near = jax.lax.stop_gradient(average(x))
+        centered = x - _channels(near)
+        rest = average(centered)
+        mean = near + rest
+        var = jnp.maximum(average(jnp.square(centered)) - jnp.square(rest), 0)  # by rounding below 0
+        for running, new in ((self.mean, mean), (self.var, var * (n / (n - 1)))):
+            moved = (1 - self.momentum) * running[...] + self.momentum * jax.lax.stop_gradient(new)
+            running[...] = moved if valid is None else jnp.where(valid.any(), moved, running[...])
+        return mean, var
+
+
+def _channels(x: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
+    return x[None, None, None, :]
+
+
+@jax.custom_vjp
+def _max_pool_even(x):
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+
+def _max_pool_fwd(x):
+    y = _max_pool_even(x)
+    return y, (x, y)
+
+
+def _max_pool_bwd(residuals, g):
+    x, y = residuals
+    b, h, w, c = x.shape
+    windows = x.reshape(b, h // 2, 2, w // 2, 2, c)
+    taken = jnp.zeros(y.shape, bool)
+    rows = []
+    for i in range(2):
+        row = []
+        for j in range(2):
+            first = (windows[:, :, i, :, j] == y) & ~taken
+            taken |= first
+            row.append(jnp.where(first, g, 0))
+        rows.append(jnp.stack(row, 3))
+    return (jnp.stack(rows, 2).reshape(x.shape),)
+
+
+_max_pool_even.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
+    """2x2 max-pooling, as `torch.nn.MaxPool2d(2)`: an odd last row or column is left out.
+
+    Of equal values the first in row-major order gets the gradient, as in PyTorch. Written with comparisons, because
+    the gradient of `lax.reduce_window` is a scatter, which is slow on CPU and GPU alike.
+    """
+    _, h, w, _ = x.shape
+    return _max_pool_even(x[:, : h // 2 * 2, : w // 2 * 2])
+
+
+class Conv(nnx.Module):
+    """Convolution that keeps the size, as `torch.nn.Conv2d(inputs, outputs, size, padding=size // 2)` for odd `size`:
+    kernel `h w i o` by `rule`, PyTorch's default bias.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        rule: Rule,
+        use_bias: bool = True,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = (size, size, inputs, outputs)
+        self.kernel = nnx.Param(rule.conv(rngs.params(), shape, param_dtype))
+        bias = torch_default_bias(shape)
+        self.bias = nnx.Param(bias(rngs.params(), (outputs,), param_dtype)) if use_bias else None
+        self.padding = ((size // 2, size // 2),) * 2
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """The same height and width."""
+        kernel = self.kernel[...].astype(self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel, (1, 1), self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y if self.bias is None else _add_bias(y, self.bias[...])
+
+
+def _add_bias(y: Float[Array, "b h w o"], bias: Float[Array, " o"]) -> Float[Array, "b h w o"]:
+    """y + bias in the type of `bias`, rounded to that of `y`.
+
+    The gradient of a bias is a sum over all pixels. XLA on a CPU adds bfloat16 to bfloat16 one after the other, until
+    the sum is so large that nothing moves it: of 16,384 pixels it loses nine tenths. Here the summands are float32.
+    """
+    return (y.astype(bias.dtype) + _channels(bias)).astype(y.dtype)
+
+
+class UpConv(nnx.Module):
+    """2x2 transposed convolution of stride 2, as `torch.nn.ConvTranspose2d(inputs, outputs, 2, 2)`.
+
+    Windows do not overlap, so it is one matrix product and a rearrangement: exact, and much faster under XLA than a
+    dilated convolution. `kernel[i, j]` makes the output pixels (2y + i, 2x + j); PyTorch's weight `(in, out, h, w)`
+    is its transpose (2, 3, 0, 1).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, rule: Rule, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        shape = (2, 2, inputs, outputs)
+        self.kernel = nnx.Param(rule.up(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(torch_default_bias(shape, transposed=True)(rngs.params(), (outputs,), param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b 2*h 2*w o"]:
+        """Twice the height and width."""
+        b, h, w, _ = x.shape
+        y = jnp.einsum("bhwi,yxio->bhywxo", x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        return _add_bias(y.reshape(b, 2 * h, 2 * w, -1), self.bias[...])
+
+
+def upsample_bilinear(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Twice the size, as `torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)`, which `jax.image`
+    lacks.
+    """
+    _, h, w, _ = x.shape
+    rows, columns = (jnp.asarray(_interpolation(n), x.dtype) for n in (h, w))
+    return jnp.einsum("yh,bhwc,xw->byxc", rows, x, columns)
+
+
+def _interpolation(n: int) -> np.ndarray:
+    """Matrix [2n n] that interpolates n samples at 2n positions from the first sample to the last."""
+    position = np.arange(2 * n) * ((n - 1) / (2 * n - 1))
+    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(n)[None, :]))

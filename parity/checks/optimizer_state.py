@@ -1,0 +1,147 @@
+"""The part of the optimizers question about what comes after the update: an average of the parameters, and the scale
+of a plateau; see `parity/checks/optimizers.py` for the command and the gates.
+
+The average is that of `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn`, beside the same 100 steps of
+Adam. The scale is a learning rate that is cut to a tenth twice on the way, which decay that is decoupled, momentum and
+the average have to feel as PyTorch's do.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from jaxseg import optim
+from parity import compare
+from parity.compare import Row
+
+QUESTION = "optimizers"
+Arrays = dict[str, np.ndarray]
+
+DECAYS = (0.9, 0.999)
+SCALED = {
+    "SGD, momentum and decay": (
+        lambda rate: optim.sgd(rate, momentum=0.9, weight_decay=0.1),
+        lambda params: torch.optim.SGD(params, momentum=0.9, weight_decay=0.1),
+        0.1,
+    ),
+    "AdamW, decay": (
+        lambda rate: optim.adamw(rate, weight_decay=0.3),
+        lambda params: torch.optim.AdamW(params, weight_decay=0.3),
+        0.01,
+    ),
+}
+"""jaxseg's optimizer at a rate, PyTorch's, and the peak of the rate."""
+
+
+def rows(start: Arrays, grads: Arrays, rates: np.ndarray, looks: tuple[int, ...], gate: float) -> Iterable[Row]:
+    """Both parts in float64 after `looks` steps, the average in float32 as well; `grads` are [steps, ...]."""
+    one, scales = np.ones(len(rates)), 0.1 ** (np.arange(len(rates)) // (len(rates) // 3))
+    asked = {f"average, decay {decay:g}": (adam_with_average(decay), torch_adam, 0.01, decay, one) for decay in DECAYS}
+    asked |= {
+        f"{name}, plateau": (with_scale(make), theirs, peak, DECAYS[0], scales)
+        for name, (make, theirs, peak) in SCALED.items()
+    }
+    for name, (make, make_theirs, peak, decay, scale) in asked.items():
+        sides = partial(expected, make_theirs, start, grads, peak * rates * scale, decay, looks)
+        with jax.enable_x64(True):
+            ours = found(make, start, grads, peak * rates, scale, looks, np.float64)
+        exact = sides(torch.float64)
+        for look in looks:
+            yield compare.close(
+                QUESTION, f"{name}: step {look}", *(at_step(look, side) for side in (ours, exact)), gate, each=True
+            )
+        if scale is one:
+            with jax.enable_x64(False):
+                ours = found(make, start, grads, peak * rates, scale, looks, np.float32)
+            yield rounding_row(name, ours, sides(torch.float32), exact)
+
+
+def rounding_row(name: str, ours: Arrays, theirs: Arrays, exact: Arrays) -> Row:
+    """The average in float32, by its distance from float64's over PyTorch's own."""
+    ours, theirs, exact = (
+        {key: x for key, x in side.items() if key.startswith("average")} for side in (ours, theirs, exact)
+    )
+    distance, baseline = (compare.relative_l2(side, exact) for side in (ours, theirs))
+    note = "distance from float64 over PyTorch's own distance from it"
+    return compare.envelope(QUESTION, f"{name}: float32", distance, {"PyTorch": baseline}, note=note)
+
+
+def adam_with_average(decay: float) -> Callable:
+    """jaxseg's, at a rate."""
+    return lambda rate: optax.chain(optim.adam(rate), optim.average_parameters(decay))
+
+
+def with_scale(make: Callable) -> Callable:
+    """jaxseg's, as `optim.build` puts it together for a plateau with an average."""
+    return lambda rate: optax.chain(make(rate), optim.scale_by_plateau(), optim.average_parameters(DECAYS[0]))
+
+
+def torch_adam(params: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
+    """PyTorch's."""
+    return torch.optim.Adam(params)
+
+
+def at_step(step: int, looks: Arrays) -> Arrays:
+    """Those of one step."""
+    return {name: array for name, array in looks.items() if name.endswith(f", step {step}")}
+
+
+def found(
+    make: Callable, start: Arrays, grads: Arrays, rates: np.ndarray, scales: np.ndarray, looks: tuple[int, ...], dtype
+) -> Arrays:
+    """jaxseg's parameters and their average after `looks` steps; a scale other than 1 is set before its step."""
+    tx, scaled = make(lambda step: jnp.asarray(rates)[step]), bool((scales != 1).any())
+
+    def step(carry, given):
+        (params, state), (grads, scale) = carry, given
+        state = optax.tree.set(state, rate_scale=scale) if scaled else state
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), {"parameters": params, "average": optax.tree.get(state, "averaged_parameters")}
+
+    @jax.jit
+    def program(start, grads):
+        return jax.lax.scan(step, (start, tx.init(start)), (grads, jnp.asarray(scales)))[1]
+
+    history = jax.device_get(program(*jax.tree.map(lambda x: jnp.asarray(x, dtype), (start, grads))))
+    return {
+        f"{part} {name}, step {look}": array[look - 1]
+        for part, arrays in history.items()
+        for name, array in arrays.items()
+        for look in looks
+    }
+
+
+def expected(
+    make: Callable,
+    start: Arrays,
+    grads: Arrays,
+    rates: np.ndarray,
+    decay: float,
+    looks: tuple[int, ...],
+    dtype: torch.dtype,
+) -> Arrays:
+    """PyTorch's: the average is taken after every step of the optimizer."""
+    net = torch.nn.ParameterDict({name: torch.tensor(x, dtype=dtype) for name, x in start.items()})
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    optimizer, out = make(net.parameters()), {}
+    for step, rate in enumerate(rates, start=1):
+        optimizer.param_groups[0]["lr"] = float(rate)
+        for name, param in net.items():
+            param.grad = torch.tensor(grads[name][step - 1], dtype=dtype)
+        optimizer.step()
+        average.update_parameters(net)
+        if step in looks:
+            parts: Mapping[str, Mapping] = {"parameters": net, "average": average.module}
+            out |= {
+                f"{part} {name}, step {step}": x.detach().numpy().copy()
+                for part, of in parts.items()
+                for name, x in of.items()
+            }
+    return out

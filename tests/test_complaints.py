@@ -1,0 +1,297 @@
+"""What users of such trainers complain about most: what is put in, what is said, and the exit status.
+
+Every test goes through a command, as a user would.
+"""
+
+import contextlib
+import io
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import tifffile
+
+from jaxseg import check, evaluate, predict, train
+from jaxseg.data.images import read_pixels
+from jaxseg.data.labels import read_values
+
+TINY = ["--widths", "2", "4", "-e", "1", "-b", "2", "--workers", "0", "--no-augment"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def command(module, *argv) -> SimpleNamespace:
+    """Exit status and all output of a command, in this process."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = module.main([str(arg) for arg in argv])
+    text = out.getvalue() + err.getvalue()
+    assert "Traceback" not in text
+    return SimpleNamespace(code=code, text=text, words=" ".join(text.split()))
+
+
+def picture(height=16, width=16, seed=0, channels=3, dtype=np.uint8) -> np.ndarray:
+    most = 256 if dtype == np.uint8 else 3000
+    return np.random.default_rng(seed).integers(0, most, (height, width, channels)).astype(dtype)
+
+
+def mask(height=16, width=16, values=(0, 255)) -> np.ndarray:
+    """Columns of the values, in turn."""
+    return np.tile(np.array(values, np.uint8)[np.arange(width) * len(values) // width], (height, 1))
+
+
+def write(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+    else:
+        path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Five good pairs."""
+    for i in range(5):
+        write(tmp_path / f"data/images/a{i}.png", picture(seed=i))
+        write(tmp_path / f"data/masks/a{i}.png", mask())
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def trains(tmp_path):
+    """Trains for an epoch and returns what it said."""
+    return lambda root, *argv: command(train, "--data", root, "--out", tmp_path / "run", *TINY, *argv)
+
+
+@pytest.mark.parametrize(("suffix", "said"), [("_label", "a3.png"), ("_roof", "--mask-suffix _roof")])
+def test_images_without_masks_are_counted_and_named_or_the_suffix_is_proposed(tmp_path, trains, suffix, said):
+    for i in range(40):
+        write(tmp_path / f"data/images/a{i}.png", picture(seed=i))
+        if i != 3:
+            write(tmp_path / f"data/masks/a{i}{suffix}.png", mask())
+    (tmp_path / "data/images/.hidden.png").touch()
+    found = trains(tmp_path / "data")
+    assert found.code == 2
+    assert said in found.text
+    assert "of 40 images" in found.text
+    (tmp_path / "data/images/a3.png").unlink()
+    assert trains(tmp_path / "data", "--mask-suffix", suffix).code == 0
+
+
+def test_a_label_beyond_the_classes_is_named_with_its_file(folder, trains):
+    write(folder / "masks/a2.png", mask(values=(0, 1, 7)))
+    for i in (0, 1, 3, 4):
+        write(folder / f"masks/a{i}.png", mask(values=(0, 1)))
+    found = trains(folder, "--classes", "2")
+    assert found.code == 2
+    assert "a2.png" in found.text
+    assert "7" in found.text
+    assert "--labels" in found.text
+
+
+def test_255_is_a_class_of_two_values_and_ignored_beside_two_others(folder, trains):
+    found = trains(folder)
+    assert found.code == 0
+    assert "ignored" not in found.text
+    write(folder / "masks/a0.png", mask(values=(0, 1, 255)))
+    for i in range(1, 5):
+        write(folder / f"masks/a{i}.png", mask(values=(0, 1)))
+    found = trains(folder, "--overwrite")
+    assert found.code == 0
+    assert "ignored" in found.text
+
+
+def test_antialiased_masks_are_refused_with_the_flags_that_mend_them(folder, trains):
+    for i in range(5):
+        write(folder / f"images/a{i}.png", picture(64, 64, seed=i))
+        write(folder / f"masks/a{i}.png", cv2.GaussianBlur(mask(64, 64), (0, 0), 1.5))
+    found = trains(folder)
+    assert found.code == 2
+    for part in ("looks resampled or JPEG", "--binarize 128", "--snap-colors"):
+        assert part in found.words
+    assert trains(folder, "--binarize", "128").code == 0
+
+
+def test_predictions_of_one_class_only_are_noticed(folder, trains, monkeypatch):
+    def black(eval_step, data, epoch, real=train.evaluate):
+        return real(eval_step, data, epoch) | {"predicted": [1.0, 0.0]}
+
+    monkeypatch.setattr(train, "evaluate", black)
+    found = trains(folder, "-e", "4")
+    assert found.code == 0
+    assert found.text.count("100 % background for 3 evaluations") == 1
+    for part in ("foreground is 50.0%", "--class-weights auto", "--loss dice_ce"):
+        assert part in found.words
+
+
+def test_other_numbers_of_channels_are_listed(folder, trains):
+    write(folder / "images/a1.png", picture(channels=4))
+    found = trains(folder)
+    assert found.code == 2
+    assert "a1.png" in found.text
+    assert "--channels 1 2 3" in found.words
+    assert trains(folder, "--channels", "1", "2", "3").code == 0
+
+
+def test_sixteen_bits_and_twelve_bands_are_read_whole(tmp_path, trains):
+    for i in range(4):
+        bands = picture(seed=i, channels=12, dtype=np.int16)
+        bands[:2] = -9999
+        write(tmp_path / f"data/images/a{i}.tif", bands)
+        write(tmp_path / f"data/masks/a{i}.png", mask())
+    found = trains(tmp_path / "data", "--nodata", "-9999", "--normalize", "dataset")
+    assert found.code == 0
+    assert "12 channels of int16, normalized by dataset" in found.text
+    assert "ignored 96 pixels" in found.text  # of three training images
+
+
+def test_sizes_that_differ_are_cropped_and_padded_not_stacked(folder, trains):
+    write(folder / "images/a1.png", picture(21, 33))
+    write(folder / "masks/a1.png", mask(21, 33))
+    found = trains(folder)
+    assert found.code == 0
+    assert "random crops of" in found.text
+
+
+def test_another_architecture_on_resume_is_refused_in_two_columns(folder, trains, tmp_path):
+    assert trains(folder).code == 0
+    found = command(train, "--resume", tmp_path / "run", "--widths", "4", "8", "--upsample", "bilinear")
+    assert found.code == 2
+    for part in ("the run command line", "--widths (2, 4) (4, 8)", "--upsample transpose bilinear"):
+        assert part in found.words
+
+
+def test_another_class_map_on_resume_is_refused_in_two_columns(folder, trains, tmp_path):
+    assert trains(folder, "-e", "2").code == 0
+    for i in range(5):
+        write(folder / f"masks/a{i}.png", mask(values=(0, 1, 2)))
+    found = command(train, "--resume", tmp_path / "run", "-e", "3")
+    assert found.code == 2
+    assert "labels: values 0 255 0 1 2" in found.words
+
+
+@pytest.mark.parametrize(
+    "what", ["RESOURCE_EXHAUSTED: Out of memory", "Failed to determine best cudnn convolution algorithm"]
+)
+def test_memory_that_does_not_suffice_is_told_with_what_to_try(folder, trains, monkeypatch, what):
+    def step(*_, **__):
+        def run(batch):
+            raise jax.errors.JaxRuntimeError(what)
+
+        return run
+
+    monkeypatch.setattr(train, "compile_train_step", step)
+    found = trains(folder)
+    assert found.code == 1
+    places = [
+        found.words.index(part) for part in ("2 samples of 16x16", "--accumulate 2", "--precision bf16", "--remat")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_reader_that_fails_says_which_file(folder, trains, monkeypatch, workers):
+    def vanish(*args, real=train.compile_train_step, **how):
+        (folder / "images/a0.png").unlink()
+        (folder / "images/a1.png").unlink()
+        return real(*args, **how)
+
+    monkeypatch.setattr(train, "compile_train_step", vanish)
+    found = trains(folder, "--workers", workers, "--cache-mb", "0")
+    assert found.code == 2
+    assert "a0.png" in found.text or "a1.png" in found.text
+
+
+def test_resuming_says_where_and_at_which_rate(folder, trains, tmp_path):
+    assert trains(folder, "-e", "2").code == 0
+    found = command(train, "--resume", tmp_path / "run", "-e", "4")
+    assert found.code == 0
+    assert "resumed at epoch 3, step 4, learning rate" in found.words
+    assert "was" in found.words
+
+
+def test_a_class_that_does_not_occur_has_no_score_and_is_left_out(tmp_path, trains):
+    for i in range(6):
+        write(tmp_path / f"data/{'train' if i < 4 else 'val'}/images/a{i}.png", picture(seed=i))
+        values = (0, 1, 2) if i == 0 else (0, 1)
+        write(tmp_path / f"data/{'train' if i < 4 else 'val'}/masks/a{i}.png", mask(values=values))
+    found = trains(tmp_path / "data", "--class-names", "a", "b", "never-seen")
+    assert found.code == 0
+    scores = [line for line in found.text.splitlines() if "never-seen" in line and "│" in line]
+    assert len(scores) == 1
+    assert found.text.count("never-seen") >= 2
+
+
+def test_a_folder_of_ignored_pixels_counts_only_the_others(folder, trains):
+    for i in range(5):
+        write(folder / f"masks/a{i}.png", mask(values=(0, 1, 9)))
+    found = trains(folder, "--ignore-index", "9")
+    assert found.code == 0
+    assert "ignored 320 pixels" in found.text  # 5 of 16 columns of each of the 4 training images
+
+
+def test_values_far_from_0_and_1_are_told(tmp_path, trains):
+    for i in range(4):
+        write(tmp_path / f"data/images/a{i}.png", picture(seed=i, dtype=np.uint16))
+        write(tmp_path / f"data/masks/a{i}.png", mask())
+    found = trains(tmp_path / "data")
+    assert found.code == 0
+    assert "input first batch" in found.text
+    assert "--normalize dataset" in found.text
+    better = trains(tmp_path / "data", "--normalize", "dataset", "--overwrite")
+    assert "far from 0 and 1" not in better.text
+
+
+def test_no_network_is_needed(folder, trains, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert trains(folder).code == 0
+    assert command(predict, tmp_path / "run", folder / "images", "-o", tmp_path / "out").code == 0
+
+
+def test_any_names_will_do(tmp_path, trains):
+    for i, name in enumerate(["田 1", "x.y.z", "ÄÖ", "-dash", "a" * 200]):
+        write(tmp_path / f"my data/IMAGES/{name}.png", picture(seed=i))
+        write(tmp_path / f"my data/labels/{name}.png", mask())
+    assert trains(tmp_path / "my data").code == 0
+
+
+def test_a_broken_file_is_found_before_training_or_skipped_if_asked(folder, trains):
+    whole = (folder / "images/a2.png").read_bytes()
+    (folder / "images/a2.png").write_bytes(whole[: len(whole) // 2])
+    found = trains(folder, "-v", "40")
+    assert found.code == 2
+    assert "a2.png" in found.text
+    assert "--on-bad-file skip" in found.text
+    found = trains(folder, "-v", "40", "--on-bad-file", "skip")
+    assert found.code == 0
+    assert "2 training images" in found.text
+    assert "a2.png" in found.text
+
+
+def test_a_run_in_a_relative_folder_is_predicted_from_another_one(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert command(train, "--data", "data", "--out", "some/run", *TINY).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command(predict, "../some/run", "../data/images", "-o", "maps").code == 0
+    image, predicted = read_pixels(folder / "images/a0.png").array, read_values(tmp_path / "elsewhere/maps/a0.png")[0]
+    assert predicted.shape == image.shape[:2]
+
+
+def test_the_doctor_and_the_evaluation_go_by_the_same_folder(folder, trains, tmp_path):
+    assert command(check, folder).code == 0
+    assert trains(folder).code == 0
+    found = command(evaluate, tmp_path / "run")
+    assert found.code == 0
+    assert (tmp_path / "run/evaluation/metrics.json").is_file()

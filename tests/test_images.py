@@ -1,0 +1,644 @@
+"""Picture files of every kind come back as they were written; what is wrong with one is a DataError with its name."""
+
+import io
+import logging
+import os
+import socket
+import struct
+import sys
+import threading
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jaxseg.data import decode, tiff
+from jaxseg.data.images import EXTENSIONS, DataError, list_images, read_palette, read_pixels
+
+SIZE = (12, 17)
+
+
+def noise(*shape: int, dtype="uint8", seed=0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(0, 1e3, shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+
+
+def soft(*shape: int) -> np.ndarray:
+    return cv2.GaussianBlur(noise(*shape), (0, 0), 3)
+
+
+def pillow(kind: str, picture: Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def as_tiff(array: np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, bits: int, color: int, rows: bytes, *more: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    return decode.PNG + b"".join(
+        [chunk(b"IHDR", header), *more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    )
+
+
+RGB = Image.fromarray(soft(*SIZE, 3))
+GRAY = Image.fromarray(soft(*SIZE))
+ALPHA = Image.fromarray(noise(*SIZE, seed=1))
+RGBA = Image.merge("RGBA", [*RGB.split(), ALPHA])
+NUMBERS = noise(*SIZE) % 5
+COLORS = [(0, 0, 0), (200, 10, 20), (30, 210, 40), (50, 60, 220), (250, 250, 90)]
+
+
+def indexed() -> Image.Image:
+    picture = Image.fromarray(NUMBERS)
+    picture.putpalette([channel for color in COLORS for channel in color])
+    return picture
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+FILES = {
+    "png": pillow("PNG", RGB),
+    "png, alpha": pillow("PNG", RGBA, exif=TURNED),
+    "png, palette": pillow("PNG", indexed()),
+    "png, 16 bits": cv2.imencode(".png", noise(*SIZE, dtype="uint16"))[1].tobytes(),
+    "jpeg": pillow("JPEG", RGB, exif=TURNED),
+    "jpeg, progressive": pillow("JPEG", RGB, progressive=True),
+    "jpeg, gray": pillow("JPEG", GRAY),
+    "jpeg, CMYK": pillow("JPEG", RGB.convert("CMYK")),
+    "webp": pillow("WEBP", RGB),
+    "webp, lossless": pillow("WEBP", RGBA, lossless=True),
+    "bmp": pillow("BMP", RGB),
+    "bmp, palette": pillow("BMP", indexed()),
+    "ppm": pillow("PPM", RGB),
+    "pgm": pillow("PPM", GRAY),
+    "gif": pillow("GIF", indexed()),
+    "jpeg 2000": pillow("JPEG2000", RGB),
+    "tiff": as_tiff(np.asarray(RGB), photometric="rgb", rowsperstrip=4, metadata=None),
+    "tiff, palette": pillow("TIFF", indexed()),
+    "tiff, deflate": as_tiff(np.asarray(GRAY), compression="zlib", rowsperstrip=4),
+    "tiff, LZW": pillow("TIFF", RGB, compression="tiff_lzw"),
+    "tiff, tiles": as_tiff(np.asarray(RGB), photometric="rgb", compression="zlib", tile=(16, 16)),
+    "tiff, bands": as_tiff(noise(12, *SIZE, dtype="int16"), photometric="minisblack", planarconfig="separate"),
+    "tiff, big": as_tiff(noise(*SIZE, dtype="float32"), bigtiff=True),
+    "tiff, pages": as_tiff(noise(3, *SIZE, dtype="float32"), photometric="minisblack"),
+}
+
+
+@pytest.fixture(scope="module")
+def put(tmp_path_factory):
+    """put(content, name) -> a file with that content."""
+    folder = tmp_path_factory.mktemp("files")
+
+    def write(content: bytes, name: str = "file.png") -> Path:
+        path = folder / name
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+def reason(path: Path) -> str:
+    """What the error says is wrong with the file, which it names."""
+    with pytest.raises(DataError) as caught:
+        read_pixels(path)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}: ")
+    assert problem in str(caught.value)
+    return problem.removeprefix(f"{path}: ")
+
+
+# what was written comes back
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_content_decides_and_not_the_name(kind, put):
+    first, second = (read_pixels(put(FILES[kind], f"file.{end}")) for end in ("bin", "jpg"))
+    assert first.array.tobytes() == second.array.tobytes()
+    assert first.array.shape[:2] in (SIZE, SIZE[::-1])
+
+
+@given(
+    bands=st.sampled_from([1, 3, 4]),
+    dtype=st.sampled_from(["uint8", "uint16"]),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 99),
+)
+def test_png_comes_back_exactly_as_blue_green_red(put, bands, dtype, size, seed):
+    array = noise(*size, bands, dtype=dtype, seed=seed)
+    pixels = read_pixels(put(cv2.imencode(".png", array)[1].tobytes()))
+    assert (pixels.array.dtype, pixels.color, pixels.nodata) == (array.dtype, bands > 1, None)
+    assert pixels.array.tobytes() == array.tobytes()
+
+
+@given(
+    bands=st.integers(1, 13),
+    dtype=st.sampled_from(
+        ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "float16", "float32", "float64"]
+    ),
+    planar=st.sampled_from(["contig", "separate"]),
+    big=st.booleans(),
+    compression=st.sampled_from([None, "zlib", "lzma"]),
+    tile=st.sampled_from([None, (16, 32)]),
+    byteorder=st.sampled_from("<>"),
+    size=st.tuples(st.integers(2, 70), st.integers(2, 70)),
+)
+@settings(max_examples=80)
+def test_tiff_comes_back_exactly_in_the_files_order(put, bands, dtype, planar, big, compression, tile, byteorder, size):
+    array = noise(*size, bands, dtype=dtype)
+    written = array[..., 0] if bands == 1 else np.moveaxis(array, -1, 0) if planar == "separate" else array
+    layout = {"planarconfig": planar} if bands > 1 else {}
+    how = {"bigtiff": big, "compression": compression, "tile": tile, "byteorder": byteorder}
+    pixels = read_pixels(put(as_tiff(written, photometric="minisblack", **layout, **how), "file.tif"))
+    assert not pixels.color
+    assert pixels.array.dtype == array.dtype
+    assert pixels.array.dtype.isnative
+    np.testing.assert_array_equal(pixels.array, array)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_lzw_is_read_without_imagecodecs_where_opencv_can(dtype, bands, put):
+    array = noise(*SIZE, bands, dtype=dtype)
+    file = cv2.imencode(".tif", array, [cv2.IMWRITE_TIFF_COMPRESSION, 5])[1].tobytes()
+    pixels = read_pixels(put(file, "file.tif"))
+    assert pixels.array.dtype == array.dtype
+    np.testing.assert_array_equal(pixels.array, array)
+
+
+def compressed_as(number: int, array: np.ndarray, **options) -> bytes:
+    """A TIFF that says it is compressed so."""
+    file = io.BytesIO(as_tiff(array, **options))
+    with tifffile.TiffFile(file, mode="r+") as opened:
+        opened.pages[0].tags[259].overwrite(number)
+    return file.getvalue()
+
+
+@pytest.mark.skipif("imagecodecs" in sys.modules, reason="imagecodecs is installed")
+@pytest.mark.parametrize(("number", "name"), [(5, "LZW"), (50000, "ZSTD"), (34887, "LERC"), (4, "CCITTFAX4")])
+def test_what_needs_imagecodecs_says_so(number, name, put):
+    bands = noise(*SIZE, 12, dtype="int16")
+    said = reason(put(compressed_as(number, bands, photometric="minisblack", planarconfig="contig"), "file.tif"))
+    assert name in said
+    assert "pip install imagecodecs" in said
+
+
+def test_colors_of_a_tiff_come_as_blue_green_red_and_alpha(put):
+    array = noise(*SIZE, 4)
+    for bands in (3, 4):
+        pixels = read_pixels(put(as_tiff(array[..., :bands], photometric="rgb"), "file.tif"))
+        assert pixels.color
+        assert pixels.array.tolist() == array[..., [2, 1, 0, 3][:bands]].tolist()
+    planar = as_tiff(np.moveaxis(array[..., :3], -1, 0), photometric="rgb", planarconfig="separate")
+    assert read_pixels(put(planar, "file.tif")).array.tolist() == array[..., 2::-1].tolist()
+
+
+def test_red_green_blue_and_infrared_are_bands_and_no_color_picture(put):
+    array = noise(*SIZE, 4)
+    pixels = read_pixels(put(as_tiff(array, photometric="rgb", extrasamples=["unspecified"]), "file.tif"))
+    assert not pixels.color
+    assert pixels.array.tolist() == array.tolist()
+
+
+def test_pages_of_one_band_are_bands_and_overviews_are_left_out(put):
+    array = noise(5, *SIZE, dtype="int16")
+    assert read_pixels(put(as_tiff(array, photometric="minisblack"), "a.tif")).array.tolist() == (
+        np.moveaxis(array, 0, -1).tolist()
+    )
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(array[0], photometric="minisblack")
+        writer.write(array[0, ::2, ::2], photometric="minisblack", subfiletype=1)
+    assert read_pixels(put(file.getvalue(), "b.tif")).array[..., 0].tolist() == array[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("pages", "said"),
+    [
+        ([noise(4, 5), noise(5, 4)], "2 pictures of several sizes or types"),
+        ([noise(4, 5), noise(4, 5, dtype="uint16")], "2 pictures of several sizes or types"),
+        ([noise(4, 5, 3), noise(4, 5, 3)], "2 pictures of 3 bands"),
+        ([noise(4, 5).astype(np.complex64)], "complex64"),
+    ],
+)
+def test_a_tiff_that_is_no_single_picture_is_refused(pages, said, put):
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for page in pages:
+            writer.write(page, photometric="rgb" if page.ndim == 3 else "minisblack", metadata=None)
+    assert said in reason(put(file.getvalue(), "file.tif"))
+
+
+@pytest.mark.parametrize(
+    ("text", "nodata"),
+    [("-9999", -9999.0), ("0", 0.0), ("-3.4028234663852886e+38", -3.4028234663852886e38), ("nan", None), ("?", None)],
+)
+def test_gdals_nodata_is_read(text, nodata, put):
+    file = as_tiff(noise(*SIZE, dtype="float32"), extratags=[(42113, "s", 0, text, True)])
+    assert read_pixels(put(file, "file.tif")).nodata == nodata
+
+
+def test_tiles_that_gdal_left_out_hold_nodata(put):
+    array = noise(32, 48, dtype="int16")
+    file = io.BytesIO(as_tiff(array, tile=(16, 16), compression="zlib", extratags=[(42113, "s", 0, "-7", True)]))
+    with tifffile.TiffFile(file, mode="r+") as opened:
+        tags = opened.pages[0].tags
+        for code in (324, 325):  # where tiles begin, and how long they are
+            values = list(tags[code].value)
+            values[1] = 0
+            tags[code].overwrite(values)
+    array[:16, 16:32] = -7
+    assert read_pixels(put(file.getvalue(), "file.tif")).array[..., 0].tolist() == array.tolist()
+
+
+def test_min_is_white_is_turned_over(put):
+    array = noise(*SIZE)
+    assert read_pixels(put(as_tiff(array, photometric="miniswhite"), "a.tif")).array[..., 0].tolist() == (
+        (255 - array).tolist()
+    )
+
+
+# palettes and few bits
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF"])
+def test_a_palette_gives_its_colors_or_its_numbers(kind, put):
+    path = put(pillow(kind, indexed()))
+    pixels = read_pixels(path)
+    assert pixels.color
+    assert pixels.array.tolist() == np.array(COLORS, np.uint8)[NUMBERS][..., ::-1].tolist()
+    numbers = read_pixels(path, indices=True)
+    assert not numbers.color
+    assert numbers.array[..., 0].tolist() == NUMBERS.tolist()
+    assert read_palette(path)[: len(COLORS)].tolist() == [list(color) for color in COLORS]
+
+
+@pytest.mark.skipif("imagecodecs" in sys.modules, reason="imagecodecs is installed")
+def test_a_palette_in_lzw_keeps_its_numbers(put):
+    path = put(pillow("TIFF", indexed(), compression="tiff_lzw"))
+    assert read_pixels(path, indices=True).array[..., 0].tolist() == NUMBERS.tolist()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "pgm", "webp"])
+def test_a_picture_without_a_palette_has_none(kind, put):
+    assert read_palette(put(FILES[kind])) is None
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_are_seen_from_black_to_white_and_stored_from_0_on(bits, put):
+    stored = noise(8, 16) % 2**bits
+    packed = np.packbits(np.unpackbits(stored[..., None], axis=-1)[..., 8 - bits :].reshape(8, -1), axis=-1)
+    path = put(png(16, 8, bits, 0, b"".join(b"\0" + row.tobytes() for row in packed)))
+    assert read_pixels(path).array[..., 0].tolist() == (stored * (255 // (2**bits - 1))).tolist()
+    assert read_pixels(path, indices=True).array[..., 0].tolist() == stored.tolist()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "GIF"])
+def test_a_bit_is_0_and_255_or_0_and_1(kind, put):
+    bits = noise(*SIZE) > 128
+    path = put(pillow(kind, Image.fromarray(bits)))
+    assert (read_pixels(path).array == np.where(bits, 255, 0)[..., None]).all()
+    if kind != "GIF":  # is always a palette
+        assert read_pixels(path, indices=True).array[..., 0].tolist() == bits.astype(int).tolist()
+
+
+# orientation, alpha
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exifs_orientation_is_applied_as_imread_does(kind, orientation, put):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    path = put(pillow(kind, RGB, exif=exif, **options))
+    expected = cv2.imread(str(path))
+    assert read_pixels(path).array.tobytes() == expected.tobytes()
+    if kind != "JPEG":  # alpha and palettes take other ways through the decoders
+        alpha = read_pixels(put(pillow(kind, RGBA, exif=exif, **options))).array
+        assert alpha[..., :3].tolist() == expected.tolist()
+        assert alpha[..., 3].tolist() == decode.turn(np.asarray(ALPHA), orientation).tolist()
+    if kind == "PNG":
+        path = put(pillow(kind, indexed(), exif=exif))
+        seen, numbers = read_pixels(path).array, read_pixels(path, indices=True).array[..., 0]
+        assert np.array(COLORS)[numbers][..., ::-1].tolist() == seen.tolist()
+        assert numbers.tolist() == decode.turn(NUMBERS, orientation).tolist()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiffs_orientation_is_applied(orientation, put):
+    array = noise(*SIZE, 3)
+    path = put(as_tiff(array, photometric="rgb", extratags=[(274, "H", 1, orientation, True)]))
+    assert read_pixels(path).array.tolist() == decode.turn(array[..., ::-1], orientation).tolist()
+    if orientation < 5:  # what is on its side OpenCV does not read
+        assert read_pixels(path).array.tolist() == cv2.imread(str(path)).tolist()
+
+
+def test_gray_with_an_opaque_alpha_is_gray_and_with_another_a_color_picture(put):
+    opaque = Image.merge("LA", [GRAY, Image.new("L", GRAY.size, 255)])
+    assert read_pixels(put(pillow("PNG", opaque))).array.tolist() == np.asarray(GRAY)[..., None].tolist()
+    pixels = read_pixels(put(pillow("PNG", Image.merge("LA", [GRAY, ALPHA]))))
+    assert pixels.color
+    assert pixels.array.tolist() == np.dstack([GRAY, GRAY, GRAY, ALPHA]).tolist()
+
+
+def test_chunks_that_change_no_pixel_are_not_complained_about(put, capfd):
+    whole = FILES["png"]
+    junk = [
+        chunk(b"iCCP", b"x\0\0no profile"),
+        chunk(b"sRGB", b"\x07"),
+        chunk(b"bKGD", b"1"),
+        chunk(b"teSt", b"?" * 99),
+    ]
+    assert read_pixels(put(whole[:33] + b"".join(junk) + whole[33:])).array.tobytes() == (
+        read_pixels(put(whole)).array.tobytes()
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+# what is wrong
+
+
+@given(kind=st.sampled_from(list(FILES)), part=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=300)
+def test_a_file_cut_anywhere_is_an_error_and_never_half_a_picture(put, kind, part):
+    whole = FILES[kind]
+    path = put(whole[: int(part * len(whole))])
+    try:
+        found = read_pixels(path).array
+    except DataError as error:
+        assert "file.png: " in str(error)  # noqa: PT017
+    else:  # a GIF without its last two bytes, a TIFF without the end of its remarks
+        assert part > 0.9
+        assert found.tobytes() == read_pixels(put(whole)).array.tobytes()
+
+
+@pytest.mark.parametrize("kind", sorted(set(FILES) - {"gif", "tiff, pages"}))
+def test_the_last_bytes_are_missed_and_nothing_is_printed(kind, put, capfd):
+    whole = FILES[kind]
+    for missing in (1, 2, 3, 5, 9, 13):
+        assert reason(put(whole[:-missing]))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("more", [b"\0" * 64, b"\xff\xd8\xff\xe0 another", b"junk"])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "jpeg, progressive"])
+def test_what_follows_the_end_of_a_picture_is_nothing_to_it(kind, more, put):
+    assert read_pixels(put(FILES[kind] + more)).array.tobytes() == read_pixels(put(FILES[kind])).array.tobytes()
+
+
+def test_a_preview_that_ends_does_not_end_the_jpeg(put):
+    preview = FILES["jpeg, gray"]
+    whole = FILES["jpeg, progressive"]
+    content = whole[:2] + b"\xff\xe2" + struct.pack(">H", len(preview) + 2) + preview + whole[2:]
+    assert read_pixels(put(content)).array.tobytes() == read_pixels(put(whole)).array.tobytes()
+    assert "cut off" in reason(put(content[:-2]))
+
+
+@given(position=st.integers(8, len(FILES["png"]) - 1), bit=st.integers(0, 7))
+@settings(max_examples=200)
+def test_a_bit_that_fell_over_in_a_png_is_seen(put, position, bit):
+    content = bytearray(FILES["png"])
+    content[position] ^= 1 << bit
+    with pytest.raises(DataError):
+        read_pixels(put(bytes(content)))
+
+
+@st.composite
+def damaged(draw) -> bytes:
+    content = bytearray(draw(st.sampled_from(list(FILES.values()))))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(content) - 1))
+        how = draw(st.sampled_from(["flip", "zero", "insert", "delete", "head"]))
+        if how == "flip":
+            content[at] ^= 1 << draw(st.integers(0, 7))
+        elif how == "zero":
+            content[at : at + 30] = bytes(len(content[at : at + 30]))
+        elif how == "insert":
+            content[at:at] = draw(st.binary(max_size=20))
+        elif how == "delete" and len(content) > 60:
+            del content[at : at + draw(st.integers(1, 30))]
+        else:
+            content[at % 40] = draw(st.integers(0, 255))
+    return bytes(content)
+
+
+@given(content=damaged())
+@settings(max_examples=400)
+def test_a_damaged_file_is_read_or_is_a_data_error(put, content):
+    path = put(content)
+    for read in (read_pixels, lambda p: read_pixels(p, indices=True), read_palette):
+        try:
+            read(path)
+        except DataError as error:
+            assert "file.png" in str(error)  # noqa: PT017
+
+
+MAGIC = [b"", *decode.PLUGINS, decode.JPEG, b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0"]
+
+
+@given(magic=st.sampled_from(MAGIC), content=st.binary(max_size=300), end=st.sampled_from(sorted(EXTENSIONS)))
+@example(magic=b"", content=b"a,b,c\n1,2,3\n", end=".png")
+@settings(max_examples=300)
+def test_bytes_that_are_no_picture_are_a_data_error_under_every_extension(put, magic, content, end):
+    path = put(magic + content, f"file{end}")
+    with pytest.raises(DataError, match="file"):
+        read_pixels(path)
+
+
+def test_a_text_is_no_picture_and_its_beginning_is_shown(put):
+    said = reason(put(b"hello world"))
+    assert said.startswith("is no picture: it begins with b'hello wo'")
+    assert "TIFF" in said
+
+
+def bmp(width: int, height: int) -> bytes:
+    return b"BM" + struct.pack("<IHHIIiiHHIIIIII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+HUGE = {
+    "png": png(100_000, 100_000, 8, 2, b""),
+    "png below the limit": png(30_000, 30_000, 8, 2, b""),
+    "png of a bit": png(32_000, 32_000, 1, 0, b""),
+    "jpeg": FILES["jpeg, gray"].replace(struct.pack(">HH", *SIZE), struct.pack(">HH", 65_500, 65_500)),
+    "bmp": bmp(100_000, 100_000),
+    "bmp below the limit": bmp(30_000, 30_000),
+    "ppm": b"P6 100000 100000 255\n" + bytes(50),
+    "gif": FILES["gif"].replace(struct.pack("<HH", *SIZE[::-1]), struct.pack("<HH", 60_000, 60_000)),
+    "gif below the limit": FILES["gif"].replace(struct.pack("<HH", *SIZE[::-1]), struct.pack("<HH", 30_000, 30_000)),
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_a_huge_claim_is_refused_before_memory_is_taken(kind, put, capfd):
+    resource = pytest.importorskip("resource")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = reason(put(HUGE[kind]))
+    assert "claims" in said or "cut off" in said or "cannot decode" in said
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 100e6
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_huge_claim_is_told_with_its_size(put):
+    assert "claims 100000x100000 pixels" in reason(put(HUGE["png"]))
+    assert "claims 1100000x2 pixels; more than 2^30, or 2^20 on a side," in reason(put(png(1_100_000, 2, 8, 0, b"")))
+    assert "claims 65500x65500 pixels" in reason(put(HUGE["jpeg"]))
+    assert "claims 30000x30000 pixels, which 65 bytes cannot hold" in reason(put(HUGE["png below the limit"]))
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
+def test_a_tiff_that_claims_more_than_it_can_hold_is_refused(options, put):
+    file = io.BytesIO(as_tiff(noise(32, 32), **options))
+    with tifffile.TiffFile(file, mode="r+") as opened:
+        for code in (256, 257):
+            opened.pages[0].tags[code].overwrite(60_000)
+    assert "claims 60000x60000 pixels, which" in reason(put(file.getvalue(), "file.tif"))
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (0, 0)])
+def test_a_picture_without_pixels_is_refused(width, height, put):
+    assert reason(put(png(width, height, 8, 0, b"")))
+    assert reason(put(b"P5 %d %d 255\n" % (width, height)))
+
+
+def test_an_animation_is_refused(put):
+    frames = [Image.fromarray(noise(8, 8, seed=seed)) for seed in range(3)]
+    assert "animation of 3 pictures" in reason(put(pillow("GIF", frames[0], save_all=True, append_images=frames[1:])))
+
+
+def test_what_tifffile_logs_is_the_error_and_goes_nowhere_else(put, capfd):
+    records, handler = [], logging.Handler()
+    handler.emit = records.append
+    logging.getLogger().addHandler(handler)
+    whole = bytearray(FILES["tiff, deflate"])
+    with tifffile.TiffFile(io.BytesIO(whole)) as opened:
+        at = opened.pages[0].tags[258].offset  # bits of a sample
+    whole[at + 2 : at + 4] = b"\xee\xee"  # a type that there is not
+    try:
+        assert "invalid data type" in reason(put(bytes(whole)))
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capfd.readouterr() == ("", "")
+    assert records == []
+
+
+def test_a_thread_is_not_blamed_for_what_tifffile_says_in_another(put, monkeypatch):
+    check = tiff._check
+
+    def noisy(pages, size):
+        other = threading.Thread(target=logging.getLogger("tifffile").error, args=("of another file",))
+        other.start(), other.join()
+        check(pages, size)
+
+    monkeypatch.setattr(tiff, "_check", noisy)
+    assert read_pixels(put(FILES["tiff"])).array.shape == (*SIZE, 3)
+
+
+def test_where_a_tiff_is_cut_off_is_told(put):
+    for kind in ("tiff", "tiff, deflate", "tiff, tiles"):
+        whole = FILES[kind]
+        assert f"is cut off after {len(whole) - 9} bytes" in reason(put(whole[:-9]))
+
+
+# files that cannot be opened
+
+
+def test_an_empty_file_is_named(put):
+    assert reason(put(b"")) == "is empty (0 bytes)"
+
+
+def test_a_folder_and_a_missing_file_are_named(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    assert "folder" in reason(tmp_path / "a.png")
+    assert "cannot be opened" in reason(tmp_path / "b.png")
+    assert "cannot be opened" in reason(tmp_path / "a.png" / "b.png" / "c.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.png"))
+        said = []
+        reader = threading.Thread(
+            target=lambda: said.extend(reason(tmp_path / name) for name in ("pipe.png", "zero.png", "s.png")),
+            daemon=True,
+        )
+        reader.start()
+        reader.join(timeout=5)
+    assert said == ["is no file but a pipe, device or socket"] * 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights there")
+def test_a_loop_of_links_is_named(tmp_path):
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    assert "cannot be opened" in reason(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(os.name == "nt" or getattr(os, "geteuid", int)() == 0, reason="everything is readable here")
+def test_a_file_that_may_not_be_read_is_named(put):
+    path = put(FILES["png"], "secret.png")
+    path.chmod(0)
+    assert "Permission denied" in reason(path)
+
+
+@pytest.mark.parametrize("stem", ["Größe", "田んぼ", "поле 1", "a b'c", "x" * 251, "é" * 125])
+def test_names_of_any_script_and_of_255_bytes_are_read(stem, put):
+    path = put(FILES["png"], f"{stem}.png")
+    assert len(os.fsencode(path.name)) <= 255
+    assert read_pixels(path).array.shape == (*SIZE, 3)
+
+
+def test_a_name_that_is_too_long_is_an_error_with_the_name(tmp_path):
+    assert "cannot be opened" in reason(tmp_path / f"{'x' * 300}.png")
+
+
+# listing
+
+
+def test_images_are_listed_sorted_without_dot_files_folders_and_others(tmp_path):
+    for name in ("b.png", "a.JPG", ".c.png", "d.txt", "e.tif"):
+        (tmp_path / name).touch()
+    (tmp_path / "f.png").mkdir()
+    (tmp_path / "f.png" / "inside.gif").touch()
+    assert list_images(tmp_path) == [tmp_path / name for name in ("a.JPG", "b.png", "e.tif")]
+    inside = tmp_path / "f.png" / "inside.gif"
+    assert list_images(tmp_path, recursive=True) == [tmp_path / "a.JPG", tmp_path / "b.png", tmp_path / "e.tif", inside]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights there")
+def test_links_are_followed_and_loops_end(tmp_path):
+    inside, outside = tmp_path / "root" / "a", tmp_path / "elsewhere"
+    inside.mkdir(parents=True), outside.mkdir()
+    (inside / "1.png").touch(), (outside / "2.png").touch()
+    (inside / "loop").symlink_to(tmp_path / "root"), (inside / "other").symlink_to(outside)
+    (inside / "dead.png").symlink_to("nothing")
+    assert list_images(tmp_path / "root", recursive=True) == [inside / "1.png", inside / "other" / "2.png"]
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_a_folder_that_cannot_be_listed_is_named(recursive, tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: cannot be listed \(No such file"):
+        list_images(tmp_path / "nowhere", recursive)
