@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from jaxseg import cli, config, score_files, terminal
+from jaxseg import cli, config, score_files, terminal, troubles
 from jaxseg.checkpoint import load_model
 from jaxseg.config import Config, Data, UserError, flag
 from jaxseg.data.folders import Split, find_pairs, find_split
@@ -24,7 +24,7 @@ from jaxseg.data.images import DataError
 from jaxseg.data.layouts import recognize
 from jaxseg.data.tiles import ARTICLE_READING, Pair, Reading
 from jaxseg.inference import Predictor
-from jaxseg.predict import OUT_OF_MEMORY, Bar
+from jaxseg.predict import Bar
 from jaxseg.prepare import LARGEST, given_or_made_up
 from jaxseg.scoring import Scores
 from jaxseg.terminal import command, console
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if options.debug or not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        if options.debug or not troubles.is_about_memory(error):
             raise
         what = f"out of memory with {options.batch_size} tiles of {options.tile}x{options.tile} at a time"
         print(f"error: {what}; try --batch-size 1, then a smaller --tile", file=sys.stderr)

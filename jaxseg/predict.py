@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if options.debug or not (isinstance(error, MemoryError) or any(sign in str(error) for sign in troubles.SIGNS)):
+        if options.debug or not troubles.is_about_memory(error):
             raise
         what = f"out of memory with {options.batch_size} tiles of {options.tile}x{options.tile} at a time"
         print(f"error: {what}; try --batch-size 1, then a smaller --tile", file=sys.stderr)

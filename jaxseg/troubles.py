@@ -9,9 +9,14 @@ SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Failed to dete
 EVALUATIONS = 3
 
 
+def is_about_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, in whatever words."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
 def out_of_memory(error: BaseException, config: Config, tile: tuple[int, int]) -> str | None:
     """What to say of `error` if it is about memory: how large the step was, and what to try, in order; else None."""
-    if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)):
+    if not is_about_memory(error):
         return None
     o, m = config.optimization, config.model
     part = o.batch_size // o.accumulate
