@@ -275,7 +275,7 @@ def test_a_broken_file_is_found_before_training_or_skipped_if_asked(folder, trai
     assert "--on-bad-file skip" in found.text
     found = trains(folder, "-v", "40", "--on-bad-file", "skip")
     assert found.code == 0
-    assert "2 training images" in found.text
+    assert "1 pair left out" in found.text
     assert "a2.png" in found.text
 
 
