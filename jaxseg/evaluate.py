@@ -8,15 +8,13 @@ mistake that a person can mend, 130 stopped by Ctrl-C; nothing is written before
 import dataclasses
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax
 import tyro
 
-from jaxseg import cli, config, score_files, terminal, troubles
+from jaxseg import cli, config, score_files, terminal
 from jaxseg.checkpoint import load_model
 from jaxseg.config import Config, Data, UserError, flag
 from jaxseg.data.folders import Split, find_pairs, find_split
@@ -24,7 +22,7 @@ from jaxseg.data.images import DataError
 from jaxseg.data.layouts import recognize
 from jaxseg.data.tiles import ARTICLE_READING, Pair, Reading
 from jaxseg.inference import Predictor
-from jaxseg.predict import Bar
+from jaxseg.predict import Bar, run
 from jaxseg.prepare import LARGEST, given_or_made_up
 from jaxseg.scoring import Scores
 from jaxseg.terminal import command, console
@@ -70,23 +68,7 @@ class Options:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(Options, args=argv, prog="python -m jaxseg.evaluate", compact_help=True)
-    try:
-        evaluate(options)
-    except UserError as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if options.debug or not troubles.is_about_memory(error):
-            raise
-        what = f"out of memory with {options.batch_size} tiles of {options.tile}x{options.tile} at a time"
-        print(f"error: {what}; try --batch-size 1, then a smaller --tile", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return run(evaluate, options, "nothing was written")
 
 
 def evaluate(options: Options) -> Path:

@@ -11,7 +11,7 @@ import itertools
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -73,8 +73,13 @@ class Options:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(Options, args=argv, prog="python -m jaxseg.predict")
+    return run(predict, options, "--skip-existing goes on")
+
+
+def run(do: Callable, options, stopped: str) -> int:
+    """Does what a command of predictions is told and returns its exit status; `stopped`: what to know after Ctrl-C."""
     try:
-        predict(options)
+        do(options)
     except UserError as error:
         if options.debug:
             traceback.print_exc()
@@ -87,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {what}; try --batch-size 1, then a smaller --tile", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; --skip-existing goes on", file=sys.stderr)
+        print(f"stopped; {stopped}", file=sys.stderr)
         return 130
     return 0
 
