@@ -11,9 +11,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import orbax.checkpoint as ocp
-import tensorstore
 from flax import nnx
 
 from jaxseg import __version__, config, convert, model, optim, schedules
@@ -41,16 +38,17 @@ class Checkpoints:
     def __init__(self, run: Path, settings: Config, description: dict):
         saved = {"config": json.loads(config.dumps(settings)), "description": json.loads(json.dumps(description))}
         self._meta = {"jaxseg": __version__, **saved}
-        self._managers = {which: _manager(run, which) for which in ("last", "best")}
+        self._places = {which: _place(run, which) for which in ("last", "best")}
+        for place in self._places.values():
+            place.mkdir(parents=True, exist_ok=True)
+        self._folders = {}
 
     def save(self, which: str, step: int, net: nnx.Module, optimizer: nnx.Optimizer, progress: Progress) -> None:
         """Writes checkpoint `which`, "last" or "best"; the same step, which is the same bits, is not written twice."""
-        manager = self._managers[which]
-        if manager.latest_step() == step:
+        if self._folder(which).step == step:
             return
         meta = self._meta | {"progress": dataclasses.asdict(progress)}
-        parts = {"model": ocp.args.StandardSave(_arrays(net)), "optimizer": ocp.args.StandardSave(_arrays(optimizer))}
-        manager.save(step, args=ocp.args.Composite(**parts, meta=ocp.args.JsonSave(meta)), force=True)
+        self._folder(which).save(step, meta, {"model": _arrays(net), "optimizer": _arrays(optimizer)})
 
     def restore(self, which: str, net: nnx.Module, optimizer: nnx.Optimizer) -> Progress:
         """Puts checkpoint `which` into `net` and `optimizer`, bit for bit.
@@ -58,17 +56,22 @@ class Checkpoints:
         Raises UserError when there is none, when it cannot be read, and when it was made with another architecture,
         class map or optimizer; then nothing is changed.
         """
-        manager = self._managers[which]
-        meta = _read_meta(manager)
+        folder = self._folder(which)
+        meta = folder.meta()
         if differences := _table("run has", _identity(meta), "now", _identity(self._meta)):
-            raise UserError(f"{manager.directory}: was made with other settings, and cannot go on:\n{differences}")
-        _restore(manager, model=net, optimizer=optimizer)
+            raise UserError(f"{folder.path}: was made with other settings, and cannot go on:\n{differences}")
+        _restore(folder, model=net, optimizer=optimizer)
         return Progress(**meta["progress"])
 
     def close(self) -> None:
         """Lets go of Orbax's threads."""
-        for manager in self._managers.values():
-            manager.close()
+        for folder in self._folders.values():
+            folder.close()
+
+    def _folder(self, which: str):
+        if which not in self._folders:
+            self._folders[which] = _open(self._places[which])
+        return self._folders[which]
 
 
 def load_model(run: Path, which: str = "best") -> tuple[model.UNet, dict]:
@@ -77,23 +80,23 @@ def load_model(run: Path, which: str = "best") -> tuple[model.UNet, dict]:
     Its weights are the averaged ones when the run averages them (--ema). Raises UserError when `run` is no run, has no
     such checkpoint, or one that is damaged or of another version.
     """
-    with _manager(run, which, create=False) as manager:
-        meta = _read_meta(manager)
+    with _open(_place(run, which, there=True)) as folder:
+        meta = folder.meta()
         try:
             settings, description = config.from_dict(meta["config"]), meta["description"]
         except UserError as error:
             raise UserError(
-                f"{manager.directory}: was written by jaxseg {meta['jaxseg']}, and this one, {__version__}, does not "
+                f"{folder.path}: was written by jaxseg {meta['jaxseg']}, and this one, {__version__}, does not "
                 f"know its settings ({error}). Read it with the version that wrote it."
             ) from None
         classes = len(description["classes"])
         net = model.build(settings.model, in_channels=description["in_channels"], classes=classes, seed=0)
         if settings.optimization.ema is None:
-            _restore(manager, model=net)
+            _restore(folder, model=net)
         else:  # the average is in the optimizer's state
             tx = optim.build(settings.optimization, schedules.constant(0.0))
             optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
-            _restore(manager, model=net, optimizer=optimizer)
+            _restore(folder, model=net, optimizer=optimizer)
             nnx.update(net, nnx.to_pure_dict(nnx.state(optim.averaged(net, optimizer))))
     return model.evaluation(net), description
 
@@ -117,70 +120,38 @@ def load_weights(net: model.UNet, path: Path) -> None:
 # Orbax ----------------------------------------------------------------------------------------------------------------
 
 
-def _manager(run: Path, which: str, create: bool = True) -> ocp.CheckpointManager:
-    """Raises UserError when the folder is missing and may not be made, or Orbax could not find what it saved there."""
+def _place(run: Path, which: str, there: bool = False) -> Path:
+    """The folder of checkpoint `which`, absolute. Raises UserError when Orbax cannot use it, or it is not `there`."""
     folder = (run / "checkpoints" / which).resolve()  # Orbax refuses relative paths, TensorStore those with ..
     if set("[]*?") & set(str(folder)):  # it takes these for a pattern, when it looks for its checkpoints
         raise UserError(
             f"{run}: checkpoints cannot be kept in a folder with one of []*? in its path; give another --out"
         )
-    if not create and not folder.is_dir():
+    if there and not folder.is_dir():
         around = [parent for parent in run.absolute().parents if (parent / "checkpoints").is_dir()]
         what = "no such folder" if not run.exists() else f"not the folder of a run, it has no checkpoints/{which}"
         raise UserError(
             f"{run}: {what}" + (f"; did you mean {around[0]}?" if around else " (runs are kept in runs/ by default)")
         )
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=create, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(folder, options=options)
+    return folder
 
 
-def _read_meta(manager: ocp.CheckpointManager) -> dict:
-    """What the newest step says of itself."""
-    if (step := manager.latest_step()) is None:
-        raise UserError(f"{manager.directory}: no checkpoint in it; the run stopped before its first one")
-    try:
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    except Exception as error:
-        raise _damaged(manager, error) from error
-    if missing := {"jaxseg", "config", "description", "progress"} - meta.keys():
-        raise _damaged(manager, KeyError(*missing))
-    return meta
+def _open(folder: Path):
+    """Its `OrbaxFolder`."""
+    from jaxseg.orbax_folder import OrbaxFolder  # takes a quarter of a second: not before the first step
 
-
-def _restore(manager: ocp.CheckpointManager, **objects: nnx.Module | nnx.Optimizer) -> None:
-    """Fills `objects`, by the name they were saved under, from the newest step, each array where it lies now."""
-    wanted = {name: jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(thing)) for name, thing in objects.items()}
-    parts = {name: ocp.args.StandardRestore(shapes) for name, shapes in wanted.items()}
-    step = manager.latest_step()
-    try:
-        for name in objects:
-            _read_through(Path(manager.directory) / str(step) / name)
-        restored = manager.restore(step, args=ocp.args.Composite(**parts))
-    except Exception as error:
-        raise _damaged(manager, error) from error
-    for name, thing in objects.items():
-        nnx.update(thing, restored[name])
-
-
-def _read_through(folder: Path) -> None:
-    """Reads all arrays once, one after the other: what cannot be read is one exception here, and in Orbax's threads as
-    many tracebacks on the screen as there are arrays.
-    """
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
-    if not (keys := store.list().result()):
-        raise FileNotFoundError(f"no arrays in {folder.name}")
-    for key in keys:
-        store.read(key).result()
-
-
-def _damaged(manager: ocp.CheckpointManager, error: Exception) -> UserError:
-    folder, reason = Path(manager.directory), f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-    other = {"best": "last", "last": "best"}[folder.name]
-    return UserError(f"{folder}: cannot be read, it is damaged or incomplete ({reason}). Try the {other} one.")
+    return OrbaxFolder(folder)
 
 
 def _arrays(thing: nnx.Module | nnx.Optimizer) -> dict:
     return nnx.to_pure_dict(nnx.state(thing))
+
+
+def _restore(folder, **objects: nnx.Module | nnx.Optimizer) -> None:
+    """Fills `objects`, by the name they were saved under, each array where it lies now."""
+    restored = folder.restore({name: _arrays(thing) for name, thing in objects.items()})
+    for name, thing in objects.items():
+        nnx.update(thing, restored[name])
 
 
 # Differences ----------------------------------------------------------------------------------------------------------

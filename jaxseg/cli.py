@@ -23,8 +23,8 @@ PRESETS = {
     ),
 }
 MAY_CHANGE = {
-    "data", "images", "masks", "val_images", "val_masks", "train_list", "val_list", "workers", "cache_mb",
-    "epochs", "steps", "early_stopping", "log_every", "dry_run", "debug",
+    "data", "images", "masks", "val_images", "val_masks", "train_list", "val_list", "workers", "cache",
+    "cache_mb", "epochs", "steps", "early_stopping", "log_every", "dry_run", "debug",
 }  # fmt: skip
 """Settings that a resumed run may be given anew: where its data lies now, how long it goes on, how it is watched."""
 

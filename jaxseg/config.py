@@ -10,14 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+import platformdirs
 import tyro
 
 IGNORE_INDEX = 255
 """The label of pixels that count for nothing: no loss, no gradient, no metric."""
 
 
+LARGEST = 1024
+"""Pixels a side up to which images are trained, validated and scored whole."""
+
+
 class UserError(ValueError):
     """A mistake that a person can mend. Commands print its message and exit with 2, without a traceback."""
+
+
+def cache_folder() -> Path:
+    """Where is kept what need not be found out twice: the user's cache folder, or what JAXSEG_CACHE_DIR names."""
+    root = os.environ.get("JAXSEG_CACHE_DIR")
+    return Path(root) if root else platformdirs.user_cache_path("jaxseg")
 
 
 def flag(name: str) -> str:
@@ -84,8 +95,11 @@ class Data:
     """Whether a pair that cannot be read ends the run or is left out and named."""
     workers: int = min(os.cpu_count() or 1, 8)
     """Reader threads; 0 reads in the main thread."""
+    cache: Literal["auto", "none", "memory", "disk", "device"] = "auto"
+    """Where decoded images are kept after the first epoch: `memory`; `disk`, a file in the user's cache folder, for
+    later runs too; `device`, where batches are then made; `auto`: memory if they fit, else read anew each epoch."""
     cache_mb: int = 1024
-    """Keep decoded tiles in memory when they fit in this many MiB; 0 always reads from disk."""
+    """Most MiB of memory for decoded images."""
 
 
 @dataclasses.dataclass(frozen=True)

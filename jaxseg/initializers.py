@@ -68,7 +68,7 @@ def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -
 
     `jax.random` would compile a program for every shape, 25 of them for a U-Net, which takes longer than everything
     else before the first step; and these numbers are the same with every version of JAX. Works under `jit` and
-    `eval_shape` as well.
+    `eval_shape` as well, as a callback.
     """
 
     def init(key, shape, dtype=jnp.float32):
@@ -79,6 +79,8 @@ def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -
             return draw(rng, shape).astype(dtype)
 
         words = key if jnp.issubdtype(key.dtype, jnp.unsignedinteger) else jax.random.key_data(key)
+        if not isinstance(words, jax.core.Tracer):  # a callback is a program to compile, and no cache keeps it
+            return jax.device_put(on_host(words), may_alias=False)
         return jax.pure_callback(on_host, jax.ShapeDtypeStruct(shape, dtype), words, vmap_method="sequential")
 
     return init

@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
+from jaxseg.convolution import conv3x3
 from jaxseg.initializers import Rule, torch_default_bias
 
 
@@ -57,14 +58,11 @@ class BatchNorm(nnx.Module):
                 f"BatchNorm got one value per channel (shape {x.shape}) and cannot train on it: "
                 "use larger tiles or batches"
             )
-        if valid is None:
-            weight, n = jnp.ones((), x.dtype), b * h * w
-        else:
-            weight = valid.astype(x.dtype)[:, None, None, None]
-            n = jnp.maximum(weight.sum(), 1) * (h * w)
+        weight = jnp.ones(b, x.dtype) if valid is None else jnp.asarray(valid, x.dtype)
+        n = jnp.maximum(weight.sum(), 1) * (h * w)
 
         def average(values):
-            return (values * weight).sum((0, 1, 2)) / n
+            return _sum(values, weight) / n
 
         # Both moments about `near`, the mean but for rounding, and so both exact whatever `near` is (corrected two-pass
         # algorithm, Chan, Golub and LeVeque 1983): a constant for the gradient, which is as exact and cheaper so.
@@ -77,6 +75,21 @@ class BatchNorm(nnx.Module):
             moved = (1 - self.momentum) * running[...] + self.momentum * jax.lax.stop_gradient(new)
             running[...] = moved if valid is None else jnp.where(valid.any(), moved, running[...])
         return mean, var
+
+
+def _sum(x: Float[Array, "b h w c"], weight: Float[Array, " b"]) -> Float[Array, " c"]:
+    """Over all pixels, each with its sample's weight.
+
+    A GPU multiplies on the way to the sum; XLA on a CPU would first fill an array of x's size with the weights.
+    """
+
+    def by_pixel(x, weight):
+        return (x * weight[:, None, None, None]).sum((0, 1, 2))
+
+    def by_sample(x, weight):
+        return (x.sum((1, 2)) * weight[:, None]).sum(0)
+
+    return jax.lax.platform_dependent(x, weight, cpu=by_sample, default=by_pixel)
 
 
 def _channels(x: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
@@ -149,10 +162,8 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """The same height and width."""
-        kernel = self.kernel[...].astype(self.dtype)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype), kernel, (1, 1), self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        y = conv3x3(x, kernel) if len(kernel) == 3 else x @ kernel[0, 0]
         return y if self.bias is None else _add_bias(y, self.bias[...])
 
 
@@ -183,8 +194,10 @@ class UpConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b 2*h 2*w o"]:
         """Twice the height and width."""
-        b, h, w, _ = x.shape
-        y = jnp.einsum("bhwi,yxio->bhywxo", x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        b, h, w, inputs = x.shape
+        kernel = self.kernel[...].astype(self.dtype).transpose(2, 0, 1, 3)
+        y = x.astype(self.dtype).reshape(-1, inputs) @ kernel.reshape(inputs, -1)  # XLA is slow at this by einsum
+        y = y.reshape(b, h, w, 2, 2, -1).swapaxes(2, 3)
         return _add_bias(y.reshape(b, 2 * h, 2 * w, -1), self.bias[...])
 
 

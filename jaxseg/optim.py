@@ -182,7 +182,9 @@ def build(settings: Optimization, schedule: Schedule) -> optax.GradientTransform
         parts.append(scale_by_plateau())
     if settings.ema is not None:
         parts.append(average_parameters(settings.ema))
-    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+    tx = optax.chain(*parts) if len(parts) > 1 else parts[0]
+    # one program for the first state, where each shape of its zeros would be one
+    return optax.GradientTransformation(jax.jit(tx.init), tx.update)
 
 
 # What an optimizer keeps ----------------------------------------------------------------------------------------------

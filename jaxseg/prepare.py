@@ -1,24 +1,24 @@
 """From the settings of a run to its batches: finds the files, has them examined, says what it found, and decides what
-is cropped and what is kept in memory.
+is cropped and what is kept where.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
+import psutil
 
-from jaxseg.config import Config, Data, UserError
+from jaxseg.config import LARGEST, Config, Data, UserError, cache_folder
 from jaxseg.data.doctor import Examination, Part, examine
 from jaxseg.data.fields import make_fields
 from jaxseg.data.folders import find_split
-from jaxseg.data.pipeline import Pipeline
+from jaxseg.data.pipeline import Cache, Pipeline
 from jaxseg.data.shapes import Size
 from jaxseg.data.tiles import Reading
 from jaxseg.terminal import console
 
-LARGEST = 1024
-"""Pixels a side up to which images are trained and validated whole."""
 CROP = 512
 """Side of the crops of larger ones, if not given."""
 
@@ -30,8 +30,8 @@ class Dataset:
     config: Config
     found: Examination
     crop: Size | None
-    cached: bool
-    """Whether decoded images are kept in memory."""
+    cache: Cache
+    """Where decoded images are kept."""
 
     @property
     def reading(self) -> Reading:
@@ -72,11 +72,12 @@ class Dataset:
         """Training and validation batches."""
         split, data = self.found.split, self.config.data
         how = {"batch_size": self.config.optimization.batch_size, "reading": self.reading}
-        how |= {"workers": workers, "cache": self.cached}
-        sizes = self.found.validation.sizes
+        how |= {"workers": workers, "cache": self.cache}
+        sizes = self.found.training.sizes, self.found.validation.sizes
+        crops = {"crop": self.crop, "crops": data.crops}
         return (
-            Pipeline(split.training, shuffle=True, seed=seed, crop=self.crop, crops=data.crops, **how),
-            Pipeline(split.validation, sizes=sizes, largest=LARGEST, **how),
+            Pipeline(split.training, sizes=sizes[0], shuffle=True, seed=seed, **crops, **how),
+            Pipeline(split.validation, sizes=sizes[1], largest=LARGEST, **how),
         )
 
 
@@ -100,14 +101,60 @@ def open_data(config: Config, limit: int | None = None) -> Dataset:
     tell(found)
     found.raise_errors()
     crop = choose_crop(config, found.training.sizes)
-    need = sum(part.decoded_bytes for part in (found.training, found.validation))
-    cached = need <= data.cache_mb * 2**20
-    if data.cache_mb and not cached:
-        what = f"{need / 2**20:.0f} MiB decoded do not fit in --cache-mb {data.cache_mb}: read from disk each epoch"
-        console.print(f"data  {what}")
-    dataset = Dataset(config, found, crop, cached)
+    dataset = Dataset(config, found, crop, choose_cache(data, found))
     check_sizes(dataset)
     return dataset
+
+
+def choose_cache(data: Data, found: Examination) -> Cache:
+    """Where decoded images are kept; says so. Raises UserError where they do not fit in the place asked for."""
+    parts = (found.training, found.validation)
+    need = sum(part.decoded_bytes for part in parts)
+    images = f"{sum(part.pairs for part in parts)} images, {need / 2**20:,.0f} MiB decoded"
+    room, what = memory_for_images(data)
+    cache = data.cache if data.cache != "auto" else "memory" if need <= room else "none"
+    if cache == "device":
+        check_sizes_for_device(found)
+        room, what = memory_on_device() or (room, what)
+    if cache in ("memory", "device") and need > room:
+        raise UserError(
+            f"--cache {cache}: {images}, do not fit in {what}. "
+            "Give --cache disk, which needs no memory, or --cache none, which reads the files each epoch."
+        )
+    kept = {
+        "none": "read from the files each epoch",
+        "memory": "kept in memory",
+        "disk": f"kept in {cache_folder()}, for later runs too",
+        "device": "kept on the device",
+    }[cache]
+    if data.cache == "auto" and cache == "none":
+        kept = f"more than {what}: {kept}; --cache disk would keep them in {cache_folder()}"
+    console.print(f"data  {images}, {kept}")
+    return cache
+
+
+def memory_for_images(data: Data) -> tuple[int, str]:
+    """Bytes of memory that decoded images may take, and what sets this limit."""
+    free = psutil.virtual_memory().available
+    if data.cache_mb * 2**20 <= 0.8 * free:
+        return data.cache_mb * 2**20, f"--cache-mb {data.cache_mb}"
+    return int(0.8 * free), f"four fifths of the {free / 2**20:,.0f} MiB of memory that are free"
+
+
+def memory_on_device() -> tuple[int, str] | None:
+    """The same on a device with memory of its own, of which the network needs its share; None on a CPU."""
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit and (limit // 2, f"half of the device's {limit / 2**20:,.0f} MiB, the network's share left aside")
+
+
+def check_sizes_for_device(found: Examination) -> None:
+    """Raises UserError where images differ in size: what is cut from them could not lie in one array."""
+    for name, part in (("training", found.training), ("validation", found.validation)):
+        if len(set(part.sizes)) > 1:
+            raise UserError(
+                f"--cache device needs images of one size; the {name} images are {sizes_text(part)}. "
+                "Bring them to one size, or give --cache memory."
+            )
 
 
 def spread(items: Sequence, count: int) -> tuple:

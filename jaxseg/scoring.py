@@ -13,7 +13,7 @@ from jaxseg.data.mapped import open_tile
 from jaxseg.data.tiles import Pair, Reading, read_mask
 from jaxseg.inference import Predictor, Raster
 from jaxseg.pictures import thin
-from jaxseg.predict import Bar
+from jaxseg.terminal import ImageBar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Scores:
         self.boundary = BoundaryTotals(classes)
         self.images: list[ImageScore] = []
 
-    def add(self, name: str, pair: Pair, reading: Reading, predictor: Predictor | None, bar: Bar) -> None:
+    def add(self, name: str, pair: Pair, reading: Reading, predictor: Predictor | None, bar: ImageBar) -> None:
         """Predicts and scores an image; without a predictor it is only read. Raises DataError."""
         image, has_data = open_tile(pair.image, reading)
         mask = read_mask(pair.mask, reading)

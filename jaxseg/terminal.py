@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -43,7 +44,7 @@ class Bar(AbstractContextManager):
         self._total, self._batch_size = total, batch_size
         self._since: float | None = None
         self._compiled = False
-        self._steps, self._seconds = 0, 0.0
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
     def __enter__(self):
         self._progress.start()
@@ -55,14 +56,15 @@ class Bar(AbstractContextManager):
     def start_epoch(self) -> None:
         """From here on time is training's again, and images/s the new epoch's."""
         self._since = time.monotonic() if self._compiled else None
-        self._steps, self._seconds = 0, 0.0
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
     def update(self, epoch: int, records: list[dict]) -> None:
-        """`records`: what the steps since the last call returned, on the host, with "step"."""
+        """`records`: what the steps since the last call returned, on the host, with "step" and "waited"."""
         now, last = time.monotonic(), records[-1]
         if self._since is not None:
             self._steps += len(records)
             self._seconds += now - self._since
+            self._waited += sum(record["waited"] for record in records)
         self._since, self._compiled = now, True
         numbers = f"loss {last['loss']:.4f} lr {last['learning_rate']:.1e}"
         if self._steps:
@@ -74,6 +76,63 @@ class Bar(AbstractContextManager):
     def images_per_second(self) -> float:
         """Of the running epoch; NaN before its second step."""
         return self._steps * self._batch_size / self._seconds if self._seconds else float("nan")
+
+    @property
+    def waited(self) -> float:
+        """Share of the running epoch's training in which no step ran for want of a batch; NaN as above."""
+        return self._waited / self._seconds if self._seconds else float("nan")
+
+
+class ImageBar(AbstractContextManager):
+    """Progress over images and the pixels of each: a bar on a terminal, elsewhere a line every 10 seconds."""
+
+    def __init__(self, total: int):
+        columns = (TextColumn("{task.fields[image]}"), BarColumn(24), TextColumn("{task.fields[numbers]}"))
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", total=total, image="", numbers="compiling")
+        self._total, self._images, self._pixels, self._part = total, 0, 0, 0.0
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self):
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self._progress.stop()
+
+    def start(self, image: Path, pixels: int) -> None:
+        """The next image."""
+        self._size, self._part = pixels, 0.0
+        self._progress.update(self._task, image=image.name)
+
+    def advance(self, pixels: int) -> None:
+        """Some of its pixels are done."""
+        self._pixels += pixels
+        self._part += pixels / self._size
+        self._show()
+
+    def next(self) -> None:
+        """The image is done, or not to be had."""
+        self._images, self._part = self._images + 1, 0.0
+        self._show()
+
+    def _show(self) -> None:
+        now, done = time.monotonic(), self._images + self._part
+        left = (self._total - done) * (now - self._began) / done
+        numbers = f"{done:.1f}/{self._total} images, {self._rate(now)}, {clock(left)} left"
+        self._progress.update(self._task, completed=done, numbers=numbers)
+        if self._progress.disable and now - self._told > 10:
+            self._told = now
+            console.print(numbers)
+
+    def _rate(self, now: float) -> str:
+        return f"{self._pixels / 1e6 / (now - self._began):.3g} megapixels/s"
+
+    def speed(self, done: int) -> str:
+        """Of so many images, and of their pixels."""
+        now = time.monotonic()
+        rate = f"{done / (now - self._began):.3g} images/s, {self._rate(now)}"
+        return f"{clock(now - self._began)}, {rate} with compilation, reading and writing"
 
 
 def command(module: str, *words: object) -> str:

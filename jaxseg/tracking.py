@@ -57,8 +57,9 @@ class Tracker:
                 self._scalar(f"step/{name}", record[name], int(record["step"]))
 
     def epoch(self, record: dict) -> None:
-        """An epoch's {"epoch" (from 0), "step", "train", "validation", "learning_rate", ...}: one line of log.jsonl,
-        TensorBoard scalars, curves.png. What is not finite is written as null."""
+        """An epoch's {"epoch" (from 0), "step", "train", "validation", "learning_rate", "waited" (share of the time in
+        which no step ran for want of data), ...}: one line of log.jsonl, TensorBoard scalars, curves.png. What is not
+        finite is written as null."""
         record = _plain(record)
         self._log.write(json.dumps(record, allow_nan=False) + "\n")
         self._log.flush()
@@ -70,7 +71,7 @@ class Tracker:
             self._scalar(f"{name}/gap", gap(record, name), step)
         for number, iou in enumerate(record["validation"].get("iou", [])):
             self._scalar(f"iou/class_{number}", iou, step)
-        for name in ("learning_rate", "images_per_second", "seconds"):
+        for name in ("learning_rate", "images_per_second", "seconds", "waited"):
             self._scalar(f"epoch/{name}", record.get(name), step)
         self._writer.flush()
         if time.monotonic() >= self._next_drawing:

@@ -1,17 +1,58 @@
-"""What goes wrong in training without an error of ours: memory that does not suffice, predictions of one class."""
+"""What goes wrong in training and prediction: early ends, memory that does not suffice, one class everywhere, steps
+that wait for data."""
 
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 
-from jaxseg.config import Config
+from jaxseg.config import Config, UserError
+from jaxseg.options import Evaluation, Prediction
 
 SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Failed to determine best cudnn convolution algorithm")
 """What JAX says when a device's memory does not suffice; the last hides it."""
 EVALUATIONS = 3
+LONG = 0.05  # share of the time
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training left the numbers; the message says where and what to try."""
+
+
+class OutOfMemory(RuntimeError):
+    """The device's memory did not suffice; the message says for what, and what to try."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to end; everything is saved."""
+
+    def __init__(self, signum: int):
+        self.exit_code = 128 + signum
 
 
 def is_about_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice, in whatever words."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
+def status(do: Callable, options: Prediction | Evaluation, stopped: str) -> int:
+    """Does what a command of predictions is told and returns its exit status; `stopped`: what to know after Ctrl-C."""
+    try:
+        do(options)
+    except UserError as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if options.debug or not is_about_memory(error):
+            raise
+        what = f"out of memory with {options.batch_size} tiles of {options.tile}x{options.tile} at a time"
+        print(f"error: {what}; try --batch-size 1, then a smaller --tile", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped; {stopped}", file=sys.stderr)
+        return 130
+    return 0
 
 
 def out_of_memory(error: BaseException, config: Config, tile: tuple[int, int]) -> str | None:
@@ -54,3 +95,21 @@ def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels:
         f"validation predictions are 100 % {classes[last[0]]} for {EVALUATIONS} evaluations; of the training pixels "
         f"{', '.join(others[:5])}. Try --class-weights auto or --loss dice_ce; look at samples/batch.png"
     )
+
+
+def waits_for_data(epochs: Sequence[dict], cache: str, workers: int) -> str | None:
+    """Advice when steps wait for data, once: in an epoch that reads files, or in two on end where only the first does.
+
+    `epochs`: lines of log.jsonl with "waited", the share of the time.
+    """
+
+    def long(record: dict) -> bool:
+        return (record.get("waited") or 0) > LONG
+
+    number = 1 if cache == "none" else 2
+    last, before = epochs[-number:], epochs[-number - 1 : -number]
+    if len(last) < number or not all(map(long, last)) or any(map(long, before)):
+        return None
+    faster = {"none": "memory, disk or device", "disk": "memory or device", "memory": "device"}.get(cache)
+    advice = f"more --workers (now {workers})" + (f", or --cache {faster}" if faster else "")
+    return f"training waited for data {last[-1]['waited']:.0%} of the time. Try {advice}"

@@ -179,8 +179,8 @@ def race(options: Options) -> bool:
 def open_data(options: Options) -> tuple[Dataset, dict]:
     """The data as the trainer finds them and then limited, and what race.json says of them.
 
-    "training", "validation": number of tiles; "size": their height and width; "cached": whether they are kept in
-    memory; "constant_miou": validation mIoU of giving every pixel the more frequent class, which is to be beaten.
+    "training", "validation": number of tiles; "size": their height and width; "cache": where they are
+    kept; "constant_miou": validation mIoU of giving every pixel the more frequent class, which is to be beaten.
     Raises UserError for data that the reference cannot read.
     """
     data = prepare.open_data(options.config, options.race.limit)
@@ -193,7 +193,7 @@ def open_data(options: Options) -> tuple[Dataset, dict]:
         "training": found.training.pairs,
         "validation": found.validation.pairs,
         "size": data.tile,
-        "cached": data.cached,
+        "cache": data.cache,
         "constant_miou": max(pixels) / sum(pixels) / sum(n > 0 for n in pixels),
     }
     return data, facts
@@ -203,7 +203,7 @@ def batches(training: Pipeline, epoch: int, seed: int, augment: bool) -> Iterato
     """The trainer's batches of an epoch, augmented as its step would, back on the host for both sides."""
     move = jax.jit(flips_and_turns)
     for step, batch in enumerate(training.epoch(epoch), start=epoch * len(training)):
-        yield jax.device_get(move(step_key(seed, step), batch)) if augment else batch
+        yield jax.device_get(move(step_key(seed, step), batch) if augment else batch)
 
 
 def run_epoch(racers: dict, training: Pipeline, validation: Pipeline, epoch: int, seed: int, augment: bool) -> dict:

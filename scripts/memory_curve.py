@@ -1,15 +1,17 @@
-"""Host memory of an epoch against the number of tiles: a list of arrays, an iterator, an iterator with the cache.
+"""Host memory of two epochs against the number of tiles: a list of arrays, an iterator, an iterator with a cache.
 
     python scripts/memory_curve.py [--data FOLDER] [--tiles 256] [--out memory.png]
 
 The article's point about lists and iterators, on real batches. Every figure is the peak resident memory of a process
 of its own, less that of one which reads a single batch. Tiles are made up unless --data names a folder in the
-article's layout; to reach a number of tiles its pairs are read over and over. Linux and macOS (`resource`).
+article's layout; to reach a number of tiles its pairs are read over and over. Pages of a file that are mapped count,
+as do those of memory. Linux and macOS (`resource`).
 """
 
 import argparse
 import itertools
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from jaxseg.data.folders import find_split
 from jaxseg.data.pipeline import Pipeline
 
 BATCH_SIZE = 8
-MODES = ("list", "iterator", "iterator, cache")
+MODES = ("list", "iterator", "iterator, memory cache", "iterator, disk cache")
 
 
 def main() -> None:
@@ -40,6 +42,7 @@ def main() -> None:
         data = args.data or make_fields(Path(folder) / "fields", train=32, val=1, size=256)
         counts = [args.tiles, 4 * args.tiles, 16 * args.tiles]
         nothing = in_own_process(data, "iterator", BATCH_SIZE)
+        os.environ["JAXSEG_CACHE_DIR"] = folder
         curves = {mode: [in_own_process(data, mode, n) - nothing for n in counts] for mode in MODES}
     print(f"MiB above one batch  {'':>6}" + "".join(f"{n:>8} tiles" for n in counts))
     for mode, curve in curves.items():
@@ -53,15 +56,16 @@ def in_own_process(data: Path, mode: str, count: int) -> float:
 
 
 def peak_mib(data: Path, mode: str, count: int) -> float:
-    """Reads `count` tiles once and returns the peak resident memory of this process in MiB."""
+    """Reads `count` tiles twice and returns the peak resident memory of this process in MiB."""
     known = find_split(Data(data=data), 0).training
     pairs = list(itertools.islice(itertools.cycle(known), count))
     if mode == "list":
         samples = [tiles.read_sample(pair) for pair in pairs]
         seen = len(samples)
     else:
-        batches = Pipeline(pairs, batch_size=BATCH_SIZE, shuffle=True, workers=2, cache="cache" in mode).epoch()
-        seen = sum(int(batch["valid"].sum()) for batch in batches)
+        cache = next((name for name in ("memory", "disk") if name in mode), "none")
+        data = Pipeline(pairs, batch_size=BATCH_SIZE, shuffle=True, workers=2, cache=cache)
+        seen = sum(int(batch["valid"].sum()) for epoch in range(2) for batch in data.epoch(epoch)) // 2
     assert seen == count
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

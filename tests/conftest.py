@@ -23,6 +23,19 @@ else:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory):
+    """What jaxseg and XLA keep for the next process stays with this one and its children, and is compiled once."""
+    compiled, least = str(tmp_path_factory.mktemp("compiled")), 0.1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(least))
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+        yield
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg import evaluate, metrics, train
+from jaxseg import evaluate, evaluation, metrics, train
 from jaxseg.checkpoint import load_model
 from jaxseg.data.folders import find_pairs
 from jaxseg.data.tiles import Reading, read_sample
 from jaxseg.inference import Predictor
-from jaxseg.predict import Bar
+from jaxseg.terminal import ImageBar
 
 FILES = {"metrics.json", "per_image.csv", "confusion.png", "worst.png"}
 
@@ -141,7 +141,7 @@ def parts(run, tiles_root):
     predictors = {
         size: Predictor(net, reading, tile=16, overlap=0.25, batch_size=size, sides=[32]) for size in (1, 2, 3)
     }
-    return pairs, reading, predictors, evaluate.score(pairs, reading, predictors[1], 2)
+    return pairs, reading, predictors, evaluation.score(pairs, reading, predictors[1], 2)
 
 
 @settings(max_examples=8)
@@ -149,7 +149,7 @@ def parts(run, tiles_root):
 def test_scores_depend_neither_on_the_order_nor_on_the_batch_size(parts, data):
     pairs, reading, predictors, expected = parts
     order = data.draw(st.permutations(pairs))
-    found = evaluate.score(order, reading, predictors[data.draw(st.sampled_from([1, 2, 3]))], 2)
+    found = evaluation.score(order, reading, predictors[data.draw(st.sampled_from([1, 2, 3]))], 2)
     np.testing.assert_array_equal(found.confusion, expected.confusion)
     assert found.summary() == expected.summary()
     assert sorted(found.images, key=lambda s: s.name) == sorted(expected.images, key=lambda s: s.name)
@@ -271,7 +271,7 @@ def test_ctrl_c_leaves_nothing(launch, monkeypatch):
     def stops(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Bar, "next", stops)
+    monkeypatch.setattr(ImageBar, "next", stops)
     done = launch()
     assert done.code == 130
     assert not done.folder.exists()

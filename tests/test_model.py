@@ -81,10 +81,11 @@ def test_bfloat16_is_for_computing_only():
     assert logits_of(abstract(dtype=jnp.bfloat16), 1, 8, 8, 3).dtype == jnp.float32
     net = nnx.eval_shape(lambda: models.build(Model(precision="bf16"), in_channels=3, classes=2, seed=0))
     assert {x.dtype for x in jax.tree.leaves(nnx.state(net))} == {jnp.dtype(jnp.float32)}
-    text = str(jax.make_jaxpr(lambda x: UNet((2, 4), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x))(jnp.ones((1, 4, 4, 3))))
-    convolutions = [line for line in text.splitlines() if "= conv_general_dilated" in line]
-    assert len(convolutions) == 7
-    assert all("bf16[" in line.split("=")[0] for line in convolutions)
+    net = jax.jit(lambda x: UNet((2, 4), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x))
+    text = net.trace(jnp.ones((1, 4, 4, 3))).lower().as_text()
+    products = [x for x in text.splitlines() if "stablehlo.convolution" in x or "stablehlo.dot_general" in x]
+    assert len(products) == 8  # six convolutions, the one up, and the last, which is a product
+    assert all(line.rsplit("->")[-1].strip().endswith("xbf16>") for line in products)
 
 
 def test_build_follows_the_settings_and_the_seed():

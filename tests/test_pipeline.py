@@ -9,13 +9,14 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.data import pipeline
+from jaxseg.data.buffers import Buffers
 from jaxseg.data.images import DataError
 from jaxseg.data.pipeline import Pipeline, to_device
-from jaxseg.data.tiles import Pair, read_sample
+from jaxseg.data.tiles import Pair, Reading, read_sample
 from jaxseg.losses import IGNORE_INDEX
 
 COUNT, HEIGHT, WIDTH = 13, 6, 8
@@ -34,6 +35,13 @@ def write_pairs(root: Path, count: int, height: int, width: int) -> list[Pair]:
             path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
         pairs.append(pair)
     return pairs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +78,7 @@ def same(batches, others) -> bool:
 
 seeds = st.integers(0, 2**32)
 epochs = st.integers(0, 1000)
+host_caches = st.sampled_from(["none", "memory"])
 
 
 # order
@@ -81,7 +90,13 @@ def test_every_epoch_reads_every_tile_once(pairs, seed, epoch, count):
     assert sorted(data.order(epoch).tolist()) == list(range(count))
 
 
-@given(seed=seeds, epoch=epochs, size=st.integers(1, 20), workers=st.integers(0, 3), cache=st.booleans())
+@given(
+    seed=seeds,
+    epoch=epochs,
+    size=st.integers(1, 20),
+    workers=st.integers(0, 3),
+    cache=host_caches,
+)
 def test_the_order_follows_from_seed_and_epoch_alone(pairs, seed, epoch, size, workers, cache):
     data = Pipeline(pairs, batch_size=size, shuffle=True, seed=seed, workers=workers, cache=cache)
     for other in (epoch + 1, 0):  # whatever was asked before
@@ -119,7 +134,7 @@ def test_without_shuffling_the_order_is_that_of_the_pairs(pairs):
     size=st.integers(1, COUNT + 2),
     workers=st.integers(0, 3),
     shuffle=st.booleans(),
-    cache=st.booleans(),
+    cache=host_caches,
     epoch=epochs,
 )
 def test_batches_hold_the_tiles_in_order_and_the_last_is_padded(
@@ -157,7 +172,7 @@ def test_an_epoch_can_go_on_from_any_batch(pairs, size, epoch, start, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_epochs_at_once_do_not_disturb_each_other(pairs, workers):
-    data = Pipeline(pairs, batch_size=4, shuffle=True, workers=workers, cache=True)
+    data = Pipeline(pairs, batch_size=4, shuffle=True, workers=workers, cache="memory")
     together = list(zip(data.epoch(0), data.epoch(1)))
     assert same([a for a, _ in together], data.epoch(0))
     assert same([b for _, b in together], data.epoch(1))
@@ -168,23 +183,137 @@ def test_no_pairs_are_no_data():
         Pipeline([], batch_size=4)
 
 
+# where samples are kept
+
+
+@settings(max_examples=12)
+@given(
+    count=st.integers(1, COUNT),
+    size=st.integers(1, COUNT + 1),
+    workers=st.integers(0, 2),
+    epoch=epochs,
+    start=st.integers(0, 4),
+    crop=st.sampled_from([None, (4, 4), (6, 11), (9, 5)]),  # smaller and larger than the tiles
+    crops=st.integers(1, 2),
+    shuffle=st.booleans(),
+)
+def test_batches_are_the_same_wherever_samples_are_kept(
+    pairs, count, size, workers, epoch, start, crop, crops, shuffle
+):
+    how = {"batch_size": size, "shuffle": shuffle, "workers": workers, "crop": crop, "crops": crops if crop else 1}
+    expected = list(Pipeline(pairs[:count], **how).epoch(epoch, start=start))
+    for cache in ("memory", "disk", "device"):
+        data = Pipeline(pairs[:count], cache=cache, **how)
+        for _ in range(2):  # as it is filled, and filled
+            batches = data.epoch(epoch, start=start)
+            assert same([jax.device_get(batch) for batch in to_device(batches)], expected), cache
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk", "device"])
+def test_windows_of_large_images_are_the_same_wherever_they_are_kept(mixed, cache):
+    how = {"batch_size": 3, "sizes": SIZES, "largest": 64}
+    data, expected = Pipeline(mixed, cache=cache, **how), list(Pipeline(mixed, **how).epoch())
+    for _ in range(2):
+        assert same([jax.device_get(batch) for batch in data.epoch()], expected)
+
+
+def test_crops_of_different_sizes_are_not_made_on_the_device(mixed):
+    with pytest.raises(ValueError, match="`sizes` differ"):
+        Pipeline(mixed, batch_size=1, cache="device", sizes=SIZES, crop=(32, 32))
+
+
+def test_from_a_set_on_the_device_no_pixel_crosses(pairs, monkeypatch):
+    data = Pipeline(pairs, batch_size=4, shuffle=True, cache="device", crop=(4, 4))
+    list(data.epoch(0))
+    crossed, put = [], jax.device_put
+
+    def counted(what, *args):
+        crossed.extend(leaf.nbytes for leaf in jax.tree.leaves(what) if isinstance(leaf, np.ndarray))
+        return put(what, *args)
+
+    monkeypatch.setattr(jax, "device_put", counted)
+    with jax.transfer_guard_host_to_device("disallow"):  # of what is not put there
+        batches = list(to_device(data.epoch(1)))
+    assert len(batches) == 4
+    assert sum(crossed) == 4 * (4 + 2 * 4) * 4  # for each batch of 4: rows, and corners
+
+
+def test_a_batch_is_nobody_elses_while_it_is_in_use(pairs):
+    """Device arrays may be the same memory as the batch, which is used again when the last of them is gone."""
+    data = Pipeline(pairs, batch_size=2, shuffle=True, workers=2, cache="memory")
+    expected = [list(Pipeline(pairs, batch_size=2, shuffle=True).epoch(epoch)) for epoch in range(4)]
+    kept = [list(to_device(data.epoch(epoch))) for epoch in range(4)]
+    parts = [[batch["image"][0, 1:] for batch in data.epoch(epoch)] for epoch in range(4)]
+    for epoch in range(4):
+        assert same([jax.device_get(batch) for batch in kept[epoch]], expected[epoch])
+        assert all((part == batch["image"][0, 1:]).all() for part, batch in zip(parts[epoch], expected[epoch]))
+
+
+def test_the_memory_of_a_batch_is_used_again_when_nobody_refers_to_it():
+    buffers = Buffers()
+    array = buffers.empty((2, 3), np.dtype(np.float32))
+    address, part = array.ctypes.data, array[1:]
+    del array
+    assert buffers.empty((2, 3), np.dtype(np.float32)).ctypes.data != address
+    del part
+    addresses = {buffers.empty((6,), np.dtype(np.int32)).ctypes.data for _ in range(2)}
+    assert addresses & {address} or len(addresses) == 1
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])
+@pytest.mark.parametrize("size", [(1, 1), (HEIGHT, WIDTH + 1)])
+def test_a_tile_of_another_size_is_named_and_not_spread_over_its_place(tmp_path, cache, size):
+    pairs = write_pairs(tmp_path, 3, HEIGHT, WIDTH)
+    odd = write_pairs(tmp_path / "odd", 1, *size)
+    with pytest.raises(DataError) as caught:
+        list(Pipeline([*pairs, *odd], batch_size=4, cache=cache).epoch())
+    assert f"{odd[0].image}: is {size[1]}x{size[0]}; expected {WIDTH}x{HEIGHT}" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])
+def test_the_device_gets_the_type_of_the_files(tmp_path, cache, dtype, monkeypatch):
+    pairs = write_pairs(tmp_path, 5, HEIGHT, WIDTH)
+    for i, pair in enumerate(pairs):
+        image = np.random.default_rng(i).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8).astype(dtype) * 7
+        pair.image.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    put, seen = jax.device_put, set()
+
+    def watched(what, *args):
+        seen.update(str(leaf.dtype) for leaf in jax.tree.leaves(what))
+        return put(what, *args)
+
+    monkeypatch.setattr(jax, "device_put", watched)
+    data = Pipeline(pairs, batch_size=2, reading=Reading(dtype=dtype), cache=cache, workers=2)
+    batches = list(to_device(data.epoch()))
+    assert {name: str(array.dtype) for name, array in batches[0].items()} == {
+        "image": dtype,
+        "mask": "uint8",
+        "valid": "bool",
+    }
+    assert seen <= {dtype, "uint8", "bool", "int32"}  # int32: which tiles, where from
+
+
 # files and memory
 
 
+@pytest.mark.parametrize("cache", ["memory", "disk"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_cache_reads_each_file_once_and_gives_the_same_bytes(pairs, reads, workers):
+def test_the_cache_reads_each_file_once_and_gives_the_same_bytes(pairs, reads, workers, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path))
     how = {"batch_size": 4, "shuffle": True, "workers": workers}
-    cached, plain = Pipeline(pairs, cache=True, **how), Pipeline(pairs, **how)
+    plain = Pipeline(pairs, **how)
     fresh = [list(plain.epoch(epoch)) for epoch in range(3)]
     assert set(reads.values()) == {3}
     reads.clear()
+    cached = Pipeline(pairs, cache=cache, **how)
     for epoch in range(3):
         assert same(cached.epoch(epoch), fresh[epoch])
     assert reads == dict.fromkeys(pairs, 1)
 
 
 def test_a_cached_tile_is_not_spoiled_by_who_changes_a_batch(pairs):
-    data = Pipeline(pairs, batch_size=1, cache=True)
+    data = Pipeline(pairs, batch_size=1, cache="memory")
     for batch in data.epoch():
         for array in batch.values():
             array[...] = 77
@@ -215,25 +344,26 @@ def test_a_file_that_is_spoiled_during_a_run_is_named(tmp_path, workers):
     assert str(pairs[-1].image) in str(caught.value)
 
 
-def peak_memory(data: Pipeline) -> int:
-    """Bytes allocated at most while an epoch is gone through, over what was there before."""
+def peak_memory(*args, **how) -> int:
+    """Bytes allocated at most by a pipeline and an epoch of it, over what was there before."""
     tracemalloc.start()
     try:
-        for _ in data.epoch():
+        for _ in Pipeline(*args, **how).epoch():
             pass
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("cache", ["none", "disk"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_memory_does_not_grow_with_the_number_of_tiles_unless_they_are_cached(tmp_path, workers):
+def test_memory_does_not_grow_with_the_number_of_tiles_unless_it_is_to_keep_them(tmp_path, workers, cache):
     few = write_pairs(tmp_path, 16, 64, 64)
     many, tile = few * 4, 64 * 64 * 4
     how = {"batch_size": 2, "workers": workers}
     list(Pipeline(few, **how).epoch())  # what grows once: modules, caches of Grain
-    assert peak_memory(Pipeline(many, cache=True, **how)) > len(many) * tile  # it would be seen
-    peaks = [peak_memory(Pipeline(pairs, **how)) for pairs in (few, many)]
+    assert peak_memory(many, cache="memory", **how) > len(many) * tile  # it would be seen
+    peaks = [peak_memory(pairs, cache=cache, **how) for pairs in (few, many)]
     assert peaks[1] - peaks[0] < 0.2 * (len(many) - len(few)) * tile
     assert peaks[1] < 0.5 * len(many) * tile
 
@@ -317,10 +447,16 @@ def test_equal_sizes_are_left_as_they_are(pairs):
 # crops
 
 
-@given(seed=seeds, epoch=epochs, workers=st.integers(0, 2), cache=st.booleans(), crops=st.integers(1, 3))
+@given(
+    seed=seeds,
+    epoch=epochs,
+    workers=st.integers(0, 2),
+    cache=host_caches,
+    crops=st.integers(1, 3),
+)
 def test_crops_are_parts_of_their_images_drawn_from_seed_and_epoch(mixed, seed, epoch, workers, cache, crops):
     how = {"batch_size": 3, "shuffle": True, "seed": seed, "crop": (32, 32), "crops": crops}
-    data = Pipeline(mixed, workers=workers, cache=cache, **how)
+    data = Pipeline(mixed, workers=workers, cache=cache, sizes=SIZES, **how)
     batches = list(data.epoch(epoch))
     assert same(batches, list(Pipeline(mixed, **how).epoch(epoch)))
     assert same(batches[1:], list(data.epoch(epoch, start=1)))

@@ -215,13 +215,6 @@ def test_empty_files_may_be_skipped(run, images, tmp_path, capsys):
     assert files(tmp_path / "out") == {"a.png", "ä.b.png"}
 
 
-def test_runs_saved_before_readings_were_are_read_as_the_article_reads(run, images, tmp_path):
-    make_run(tmp_path / "old", Reading(), reading=None)
-    for folder, out in ((tmp_path / "old", "a"), (run[0], "b")):
-        assert command(folder, images / "a.png", out=tmp_path / out) == 0
-    assert (tmp_path / "a" / "a.png").read_bytes() == (tmp_path / "b" / "a.png").read_bytes()
-
-
 def test_an_input_is_needed(run, tmp_path, capsys):
     assert command(run[0], out=tmp_path / "out") == 2
     assert "no INPUT given" in capsys.readouterr().err

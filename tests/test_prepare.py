@@ -1,7 +1,9 @@
 """What a run makes of a folder: crops, what is kept in memory, and what it says."""
 
 import dataclasses
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -85,17 +87,64 @@ def test_a_crop_that_is_given_is_taken(mixed):
     assert sum(int(batch["valid"].sum()) for batch in training.epoch()) == 3 * data.found.training.pairs
 
 
-@pytest.mark.parametrize(("megabytes", "cached"), [(1, True), (0, False)])
-def test_images_are_kept_in_memory_when_they_fit(mixed, megabytes, cached, capsys):
-    assert opened(mixed, "--cache-mb", megabytes).cached == cached
-    assert "do not fit" not in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("argv", "cache", "said"),
+    [
+        ([], "memory", "kept in memory"),
+        (["--cache", "none"], "none", "read from the files each epoch"),
+        (["--cache", "memory"], "memory", "kept in memory"),
+        (["--cache", "disk"], "disk", "cache, for later runs too"),
+        (["--cache-mb", 0], "none", "more than --cache-mb 0: read from the files each epoch; --cache disk"),
+        (["--cache-mb", 0, "--cache", "disk"], "disk", "for later runs too"),
+    ],
+)
+def test_it_is_said_where_decoded_images_are_kept(mixed, argv, cache, said, capsys):
+    data = opened(mixed, *argv)
+    assert data.cache == cache
+    assert {part.cache for part in data.pipelines(seed=0, workers=0)} == {cache}
+    out = capsys.readouterr().out
+    assert "5 images, 0 MiB decoded, " in out
+    assert said in out
 
 
-def test_images_that_do_not_fit_in_memory_are_told(tmp_path, capsys):
+def test_images_are_kept_in_memory_only_while_some_is_free(mixed, monkeypatch, capsys):
+    monkeypatch.setattr(prepare.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    assert opened(mixed).cache == "none"
+    assert "more than four fifths of the 0 MiB of memory that are free" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cache", ["memory", "device"])
+def test_a_cache_that_would_not_fit_is_refused_with_the_figures(tmp_path, cache):
     for i in range(5):
         write_pair(tmp_path, f"a{i}", 256, 256)
-    assert not opened(tmp_path, "--cache-mb", 1).cached
-    assert "1 MiB decoded do not fit in --cache-mb 1" in capsys.readouterr().out
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path, "--cache", cache, "--cache-mb", 1)
+    for part in (f"--cache {cache}", "5 images", "1 MiB decoded", "--cache-mb 1", "--cache disk", "--cache none"):
+        assert part in str(caught.value)
+
+
+def test_a_set_that_is_larger_than_half_the_device_is_refused(tmp_path, monkeypatch):
+    for i in range(5):
+        write_pair(tmp_path, f"a{i}", 16, 16)
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2 * 5 * 16 * 16 * 4})
+    monkeypatch.setattr(prepare.jax, "devices", lambda: [device])
+    assert opened(tmp_path, "--cache", "device", "--cache-mb", 0).cache == "device"
+    device.memory_stats = lambda: {"bytes_limit": 2 * 5 * 16 * 16 * 4 - 2}
+    with pytest.raises(UserError, match="half of the device's 0 MiB"):
+        opened(tmp_path, "--cache", "device", "--cache-mb", 0)
+
+
+def test_images_of_many_sizes_are_not_put_on_the_device(mixed):
+    with pytest.raises(UserError) as caught:
+        opened(mixed, "--cache", "device")
+    for part in ("--cache device", "one size", "30x20 to", "--cache memory"):
+        assert part in str(caught.value)
+
+
+def test_a_disk_without_room_ends_the_run_before_it_begins(mixed, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match="JAXSEG_CACHE_DIR"):
+        opened(mixed, "--cache", "disk").pipelines(seed=0, workers=0)
 
 
 def test_overfitting_trains_and_validates_on_the_same_few(mixed):

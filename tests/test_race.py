@@ -204,7 +204,7 @@ def test_a_race_says_what_it_found_and_writes_it_down(raced):
     out, found, status, printed = raced
     assert [seed["seed"] for seed in found["seeds"]] == [3, 4]
     assert [epoch["epoch"] for seed in found["seeds"] for epoch in seed["epochs"]] == [1, 2, 1, 2]
-    assert found["data"].items() >= {"training": 10, "validation": 4, "size": [32, 32], "cached": True}.items()
+    assert found["data"].items() >= {"training": 10, "validation": 4, "size": [32, 32], "cache": "memory"}.items()
     assert found["recipe"]["optimization"]["learning_rate"] == 0.05
     assert found["race"]["margin"] == 0.01
     assert found["environment"]["versions"].keys() >= {"jax", "torch"}

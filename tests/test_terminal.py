@@ -42,7 +42,7 @@ def time(monkeypatch) -> Clock:
 
 
 def steps(first, count):
-    return [{"step": first + i, "loss": 0.25, "learning_rate": 0.001} for i in range(count)]
+    return [{"step": first + i, "loss": 0.25, "learning_rate": 0.001, "waited": 0.125} for i in range(count)]
 
 
 # progress
@@ -66,6 +66,22 @@ def test_speed_leaves_out_compilation_and_what_lies_between_epochs(screen, time)
     time.now += 4
     bar.update(2, steps(10, 2))
     assert bar.images_per_second == 2 * 8 / 4
+
+
+def test_the_share_of_waiting_is_the_epochs_own_and_leaves_out_compilation(screen, time):
+    screen(False)
+    bar = Bar(total=20, done=0, batch_size=8)
+    bar.start_epoch()
+    time.now += 60
+    bar.update(1, steps(0, 1))
+    assert math.isnan(bar.waited)
+    time.now += 2
+    bar.update(1, steps(1, 4))
+    assert bar.waited == 4 * 0.125 / 2
+    bar.start_epoch()
+    time.now += 4
+    bar.update(2, steps(5, 8))
+    assert bar.waited == 8 * 0.125 / 4
 
 
 def test_the_bar_shows_loss_rate_speed_and_time_left(screen, time):

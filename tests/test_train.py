@@ -13,17 +13,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 
-from jaxseg import cli, config, losses, model, optim, predict, reports, schedules, train
+from jaxseg import cli, config, losses, model, optim, predict, reports, schedules, train, training
 from jaxseg.checkpoint import Checkpoints, load_model
 from jaxseg.config import Data, Model, Optimization
 from jaxseg.data import tiles
@@ -33,26 +34,11 @@ from jaxseg.data.tiles import Reading
 from jaxseg.prepare import open_data
 from jaxseg.runs import Signals
 from jaxseg.step import compile_eval_step
-from jaxseg.train import NonFiniteLoss, run_steps
+from jaxseg.training import run_steps
+from jaxseg.troubles import NonFiniteLoss
 
 EPOCHS, STEPS = 3, 3  # 10 tiles in batches of 4, 4 and 2
 TINY = ["--widths", "4", "8", "-e", str(EPOCHS), "-b", "4", "--log-every", "2", "--workers", "2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Keeps what XLA has compiled, so that of many equal runs only the first waits for it."""
-    wanted = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for values in (wanted, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is wanted:
-            yield
 
 
 def launch(*argv) -> SimpleNamespace:
@@ -72,19 +58,22 @@ def refused(*argv) -> str:
 
 
 class AtStep:
-    """Takes the place of `compile_train_step`: does `action` after a process's step `number`, counted from 1."""
+    """Takes the place of `compile_train_step`: does `action` after a process's step `number`, counted from 1.
 
-    def __init__(self, number=None, action=None):
-        self.number, self.action, self.real = number, action, train.compile_train_step
-        self.taken, self.compilations = 0, []
+    `compilations`: how many programs had been `compiled` before each step, and after it.
+    """
+
+    def __init__(self, number=None, action=None, compiled=()):
+        self.number, self.action, self.real = number, action, training.compile_train_step
+        self.taken, self.compiled, self.compilations = 0, compiled, []
 
     def __call__(self, *args, **kwargs):
         step = self.real(*args, **kwargs)
 
         def counted(batch):
-            with compilations() as count:
-                record = step(batch)
-            self.compilations.append(len(count))
+            before = len(self.compiled)
+            record = step(batch)
+            self.compilations.append((before, len(self.compiled)))
             self.taken += 1
             return (self.action(record) or record) if self.taken == self.number else record
 
@@ -104,6 +93,11 @@ def compilations():
     logger.removeHandler(handler)
 
 
+def assert_compiled_in_the_first_epoch(counts: list[tuple[int, int]]):
+    (_, first), (start, _), (_, last) = counts[0], counts[STEPS], counts[-1]
+    assert 0 < first < start == last
+
+
 def sends(number):
     return lambda record: signal.raise_signal(number)
 
@@ -120,9 +114,9 @@ def crashes(*_, **__):
 def whole(tiles_root, tmp_path_factory):
     """A run that was never stopped, in a folder of an awkward name."""
     run = tmp_path_factory.mktemp("runs") / "it's a run"
-    watch = AtStep()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "compile_train_step", watch)
+    with pytest.MonkeyPatch.context() as patch, compilations() as found:
+        watch = AtStep(compiled=found)
+        patch.setattr(training, "compile_train_step", watch)
         result = launch("--data", tiles_root, "--out", run, *TINY)
     result.run, result.compilations = run, watch.compilations
     return result
@@ -143,7 +137,9 @@ def records(run: Path) -> list[dict]:
 
 def timeless(record: dict | None) -> dict | None:
     """A record without what differs between two equal runs."""
-    return record and {name: value for name, value in record.items() if name not in ("seconds", "images_per_second")}
+    return record and {
+        name: value for name, value in record.items() if name not in ("seconds", "images_per_second", "waited")
+    }
 
 
 @functools.cache
@@ -220,6 +216,7 @@ def test_the_log_has_an_epoch_a_line(whole):
     for record in log:
         assert record["seconds"] > 0
         assert record["images_per_second"] > 0
+        assert 0 <= record["waited"] < 1
         for part in ("train", "validation"):
             assert all(math.isfinite(record[part][name]) for name in ("loss", "accuracy", "miou"))
             assert len(record[part]["iou"]) == 2
@@ -257,8 +254,12 @@ def test_folders_are_printed_as_they_are_called(whole, capsys):
 
 def test_the_step_is_compiled_once_though_the_last_batch_is_short(whole):
     assert len(whole.compilations) == EPOCHS * STEPS
-    assert whole.compilations[0] > 0
-    assert whole.compilations[1:] == [0] * (EPOCHS * STEPS - 1)
+    assert [after > before for before, after in whole.compilations] == [True] + [False] * (EPOCHS * STEPS - 1)
+
+
+def test_nothing_is_compiled_after_the_first_epoch(whole):
+    """Not by a step, an evaluation, a record or a checkpoint."""
+    assert_compiled_in_the_first_epoch(whole.compilations)
 
 
 def test_the_best_checkpoint_has_the_best_scores_whatever_the_batch(whole, tiles_root):
@@ -272,7 +273,7 @@ def test_the_best_checkpoint_has_the_best_scores_whatever_the_batch(whole, tiles
     assert Reading.from_dict(description["reading"]).labels.values == (0, 255)
     pairs = find_pairs(tiles_root / "val", tiles_root / "Lval")
     for size in (4, 3):  # 3 leaves a batch of one tile and two that only pad it
-        scores = train.evaluate(compile_eval_step(net), Pipeline(pairs, batch_size=size), 0)
+        scores = training.evaluate(compile_eval_step(net), Pipeline(pairs, batch_size=size), 0)
         loss, expected = scores.pop("loss"), dict(best["validation"])
         assert loss == pytest.approx(expected.pop("loss"), rel=1e-6)
         assert scores == expected
@@ -309,8 +310,8 @@ def test_a_run_made_longer_says_how_its_learning_rate_changes(start, tmp_path):
 
 
 def test_early_stopping_ends_a_run_that_gets_no_better_and_patience_lets_it_go_on(start, monkeypatch, tmp_path):
-    evaluate, miou = train.evaluate, iter([0.3, 0.5, 0.4, 0.45, 0.4, 0.4, 0.4])
-    monkeypatch.setattr(train, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
+    evaluate, miou = training.evaluate, iter([0.3, 0.5, 0.4, 0.45, 0.4, 0.4, 0.4])
+    monkeypatch.setattr(training, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
     stopped = start("-e", 9, "--early-stopping", 2)
     assert stopped.code == 0
     assert "no better mIoU for 2 epochs" in stopped.out
@@ -323,14 +324,17 @@ def test_early_stopping_ends_a_run_that_gets_no_better_and_patience_lets_it_go_o
 
 
 def test_a_plateau_lowers_the_rate_and_is_kept_through_a_stop(start, monkeypatch, tmp_path):
-    evaluate = train.evaluate
-    monkeypatch.setattr(train, "evaluate", lambda *args: evaluate(*args) | {"miou": 0.5})
+    evaluate = training.evaluate
+    monkeypatch.setattr(training, "evaluate", lambda *args: evaluate(*args) | {"miou": 0.5})
     how = ["-e", 5, "--schedule", "plateau", "--patience", 1, "--gamma", 0.5, "-l", 0.25]
-    assert start(*how).code == 0
+    with monkeypatch.context() as patch, compilations() as found:
+        patch.setattr(training, "compile_train_step", watch := AtStep(compiled=found))
+        assert start(*how).code == 0
+    assert_compiled_in_the_first_epoch(watch.compilations)
     rates = [record["learning_rate"] for record in records(tmp_path / "run")]
     assert rates == [0.25, 0.25, 0.25, 0.125, 0.125]
     with monkeypatch.context() as patch:
-        patch.setattr(train, "compile_train_step", AtStep(11, sends(signal.SIGTERM)))
+        patch.setattr(training, "compile_train_step", AtStep(11, sends(signal.SIGTERM)))
         assert start(*how, "--out", tmp_path / "stopped").code == 143
     assert launch("--resume", tmp_path / "stopped").code == 0
     assert_same_run(tmp_path / "stopped", tmp_path / "run")
@@ -339,9 +343,12 @@ def test_a_plateau_lowers_the_rate_and_is_kept_through_a_stop(start, monkeypatch
 def test_what_averages_accumulates_drops_and_augments_goes_on_to_the_same_bits(start, monkeypatch, tmp_path):
     how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--remat", "--zoom", 0.5, "--noise", 0.1, "--blur", 1]
     how += ["--class-weights", "auto", "--loss", "dice_ce", "--schedule", "one_cycle", "--optimizer", "adamw"]
-    assert start(*how).code == 0
+    with monkeypatch.context() as patch, compilations() as found:
+        patch.setattr(training, "compile_train_step", watch := AtStep(compiled=found))
+        assert start(*how).code == 0
+    assert_compiled_in_the_first_epoch(watch.compilations)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
+        patch.setattr(training, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
         assert start(*how, "--out", tmp_path / "stopped").code == 143
     assert launch("--resume", tmp_path / "stopped").code == 0
     assert_same_run(tmp_path / "stopped", tmp_path / "run")
@@ -368,7 +375,7 @@ def test_a_run_starts_from_the_weights_of_another(whole, start, tmp_path):
 @pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)])
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(whole, start, monkeypatch, tmp_path, number, code, step):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "compile_train_step", AtStep(step, sends(number)))
+        patch.setattr(training, "compile_train_step", AtStep(step, sends(number)))
         stopped = start()
     assert (stopped.code, stopped.err) == (code, "")
     assert step_of(tmp_path / "run", "last") == step
@@ -378,11 +385,21 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(whole, start, monke
     assert_same_run(tmp_path / "run", whole.run)
 
 
-def test_the_best_epoch_is_kept_through_later_ones_and_through_a_stop(start, monkeypatch, tmp_path):
-    evaluate, miou = train.evaluate, iter([0.3, 0.5, 0.4])
-    monkeypatch.setattr(train, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
+@pytest.mark.parametrize("cache", ["none", "disk", "device"])
+def test_a_run_goes_on_to_the_same_bits_with_its_images_kept_elsewhere(whole, start, monkeypatch, tmp_path, cache):
+    monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(train, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
+        patch.setattr(training, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
+        assert start().code == 143
+    assert launch("--resume", tmp_path / "run", "--cache", cache).code == 0
+    assert_same_run(tmp_path / "run", whole.run)
+
+
+def test_the_best_epoch_is_kept_through_later_ones_and_through_a_stop(start, monkeypatch, tmp_path):
+    evaluate, miou = training.evaluate, iter([0.3, 0.5, 0.4])
+    monkeypatch.setattr(training, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
         assert start().code == 143
     done = launch("--resume", tmp_path / "run")
     assert done.code == 0
@@ -396,7 +413,7 @@ def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoc
 ):
     for attempt, step, action in ((start, 6, sends(signal.SIGTERM)), (None, 2, crashes)):
         with monkeypatch.context() as patch, contextlib.suppress(Crash):
-            patch.setattr(train, "compile_train_step", AtStep(step, action))
+            patch.setattr(training, "compile_train_step", AtStep(step, action))
             (attempt or functools.partial(launch, "--resume", tmp_path / "run"))()
     assert launch("--resume", tmp_path / "run").code == 0
     assert_same_run(tmp_path / "run", whole.run)
@@ -404,7 +421,7 @@ def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoc
 
 def test_a_run_that_crashed_goes_on_from_its_last_epoch_to_the_same_bits(whole, start, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "compile_train_step", AtStep(5, crashes))
+        patch.setattr(training, "compile_train_step", AtStep(5, crashes))
         with pytest.raises(Crash):
             start()
     assert step_of(tmp_path / "run", "last") == 3
@@ -439,7 +456,7 @@ def test_a_run_that_is_done_can_be_resumed_and_stays_as_it_is(whole, tmp_path):
 
 def test_a_run_stopped_before_its_first_checkpoint_says_so(start, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "compile_train_step", AtStep(1, crashes))
+        patch.setattr(training, "compile_train_step", AtStep(1, crashes))
         with pytest.raises(Crash):
             start()
     assert "no checkpoint" in refused("--resume", tmp_path / "run")
@@ -495,7 +512,7 @@ def test_no_step_is_lost_whenever_a_signal_comes_in(look, log_every):
 
     def step(batch):
         taken.append(batch)
-        return {"loss": np.float32(batch)}
+        return {"loss": jnp.float32(batch)}
 
     given = [record for group in run_steps(step, range(5), 100, log_every, Arrives(look)) for record in group]
     assert [record["loss"] for record in given] == taken
@@ -504,9 +521,32 @@ def test_no_step_is_lost_whenever_a_signal_comes_in(look, log_every):
 
 
 def test_steps_are_looked_at_every_so_often_and_the_first_alone():
-    groups = list(run_steps(lambda batch: {"loss": np.float32(0)}, range(8), 5, 3, Signals()))
+    groups = list(run_steps(lambda batch: {"loss": jnp.float32(0)}, range(8), 5, 3, Signals()))
     assert [[record["step"] for record in group] for group in groups] == [[5], [6, 7, 8], [9, 10, 11], [12]]
     assert list(run_steps(None, [], 0, 3, Signals())) == []
+
+
+def test_a_step_waits_for_its_batch_only_while_no_other_is_under_way():
+    under_way = iter([True, False])
+
+    class Loss(float):
+        def is_ready(self):
+            return not next(under_way)
+
+    def batches():
+        for i in range(4):
+            time.sleep(0.02)
+            yield i
+
+    groups = run_steps(lambda batch: {"loss": Loss(batch)}, batches(), 0, 10, Signals())
+    waited = [record["waited"] for group in groups for record in group]
+    assert [seconds > 0 for seconds in waited] == [
+        True,
+        True,
+        False,
+        True,
+    ]  # the first is fetched: none is under way
+    assert min(seconds for seconds in waited if seconds) >= 0.015
 
 
 # a loss that is no number
@@ -531,16 +571,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(st
 def test_the_first_step_that_is_no_number_is_named(name, value):
     good = {"loss": 0.5, "grad_norm": 1.0, "learning_rate": 0.25}
     group = [good | {"step": 7}, good | {"step": 8, name: value}, good | {"step": 9, name: value}]
-    train.check_finite(group[:1], 2)
+    training.check_finite(group[:1], 2)
     with pytest.raises(NonFiniteLoss) as caught:
-        train.check_finite(group, 2)
+        training.check_finite(group, 2)
     for part in ("at step 8", "epoch 3", "steps 7 to 9", str(value), "0.25"):
         assert part in str(caught.value)
 
 
 def test_no_checkpoint_is_promised_when_there_is_none(start, monkeypatch, tmp_path):
-    spoiled = AtStep(2, lambda record: record | {"loss": np.float32(np.nan)})
-    monkeypatch.setattr(train, "compile_train_step", spoiled)
+    spoiled = AtStep(2, lambda record: record | {"loss": jnp.float32(jnp.nan)})
+    monkeypatch.setattr(training, "compile_train_step", spoiled)
     stopped = start()
     assert stopped.code == 1
     assert not list((tmp_path / "run/checkpoints/last").iterdir())
@@ -549,7 +589,7 @@ def test_no_checkpoint_is_promised_when_there_is_none(start, monkeypatch, tmp_pa
 
 def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_place(start, monkeypatch, tmp_path):
     """The last step's loss is that from before its update; what the update did shows in validation."""
-    compile_eval_step, calls = train.compile_eval_step, []
+    compile_eval_step, calls = training.compile_eval_step, []
 
     def spoiled(net, **how):
         step = compile_eval_step(net, **how)
@@ -560,7 +600,7 @@ def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_plac
 
         return counted
 
-    monkeypatch.setattr(train, "compile_eval_step", spoiled)
+    monkeypatch.setattr(training, "compile_eval_step", spoiled)
     stopped = start()
     assert stopped.code == 1
     assert step_of(tmp_path / "run", "last") == 3
@@ -574,8 +614,8 @@ def test_the_loss_of_the_settings_is_trained_and_evaluated(start, monkeypatch):
         asked.append(loss)
         raise Crash
 
-    monkeypatch.setattr(train, "compile_train_step", lambda net, optimizer, loss, **_: asked.append(loss))
-    monkeypatch.setattr(train, "compile_eval_step", crash)
+    monkeypatch.setattr(training, "compile_train_step", lambda net, optimizer, loss, **_: asked.append(loss))
+    monkeypatch.setattr(training, "compile_eval_step", crash)
     with pytest.raises(Crash):
         start("--loss", "dice")
     assert asked == [losses.dice] * 2
@@ -614,7 +654,7 @@ def test_broken_tiles_of_both_sides_end_with_2_and_are_listed(tiles_root, tmp_pa
 def test_a_tile_that_vanishes_during_the_run_ends_it_with_its_name(tiles_root, tmp_path, monkeypatch):
     data = shutil.copytree(tiles_root, tmp_path / "data")
     gone = data / "train/train_0003.png"
-    monkeypatch.setattr(train, "compile_train_step", AtStep(STEPS, lambda record: gone.unlink()))
+    monkeypatch.setattr(training, "compile_train_step", AtStep(STEPS, lambda record: gone.unlink()))
     assert str(gone) in refused("--data", data, "--out", tmp_path / "run", "--cache-mb", 0, *TINY)
 
 
@@ -646,7 +686,7 @@ def test_a_split_by_percent_is_written_down(tiles_root, tmp_path, monkeypatch):
     for side, folder in (("val", images), ("Lval", masks)):
         for path in sorted((tiles_root / side).iterdir())[:2]:
             shutil.copy(path, folder)
-    monkeypatch.setattr(train, "compile_train_step", AtStep(1, sends(signal.SIGTERM)))
+    monkeypatch.setattr(training, "compile_train_step", AtStep(1, sends(signal.SIGTERM)))
     assert launch("--data", tmp_path, "--validation", "20", "--out", tmp_path / "run", *TINY).code == 143
     text = (tmp_path / "run/split.json").read_text()
     validation = find_split(Data(data=tmp_path, validation=20.0), seed=0).validation

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxseg.config import Config, Model, Optimization
-from jaxseg.troubles import one_class_only, out_of_memory
+from jaxseg.troubles import one_class_only, out_of_memory, waits_for_data
 
 CUDNN = "INTERNAL: Failed to determine best cudnn convolution algorithm for: %cudnn-conv = (f32[...])"
 
@@ -61,3 +61,25 @@ def test_one_class_for_three_evaluations_is_told_with_shares_and_flags():
 )
 def test_it_is_not_told_too_soon_nor_twice(shares):
     assert one_class_only(epochs(*shares), CLASSES, PIXELS) is None
+
+
+def waited(*shares) -> list[dict]:
+    return [{"waited": share} for share in shares]
+
+
+def test_waiting_for_data_is_told_once():
+    assert waits_for_data(waited(0.04), "none", 2) is None
+    advice = waits_for_data(waited(0.04, 0.25), "none", 2)
+    for part in ("25% of the time", "--workers (now 2)", "--cache memory, disk or device"):
+        assert part in advice
+    assert waits_for_data(waited(0.25, 0.25), "none", 2) is None
+    assert waits_for_data(waited(0.25, None, 0.25), "none", 2) is not None  # None: not known
+
+
+def test_that_the_first_epoch_reads_files_is_expected_of_a_cache():
+    assert waits_for_data(waited(0.9), "memory", 2) is None
+    assert waits_for_data(waited(0.9, 0.01, 0.01), "memory", 2) is None
+    assert "--cache device" in waits_for_data(waited(0.9, 0.2), "memory", 2)
+    assert waits_for_data(waited(0.9, 0.2, 0.2), "memory", 2) is None
+    assert "--cache memory or device" in waits_for_data(waited(0.9, 0.2), "disk", 0)
+    assert "--cache" not in waits_for_data(waited(0.9, 0.2), "device", 2)

@@ -35,6 +35,7 @@ PLUGINS: dict[bytes, type[ImageFile]] = {
 }
 """First bytes of a file, and Pillow's reader of its header. Called directly, it has no opinion on the size."""
 
+_CHUNK, _CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from  # of PNG
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # without stuffed zeros, fill bytes and restart markers
 
 
@@ -116,16 +117,16 @@ def _open_png(data: bytes) -> tuple[Header, bytes]:
 
     Raises Unreadable when a chunk is cut off, missing, or differs from its checksum.
     """
-    view, at, kept, kinds = memoryview(data), len(PNG), [data[: len(PNG)]], []
-    while kinds[-1:] != [b"IEND"]:
-        if at + 12 > len(data):
-            raise Unreadable(f"is cut off after {len(data)} bytes: a PNG ends with IEND")
-        size, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + size
-        if end > len(data):
-            raise Unreadable(f"is cut off after {len(data)} bytes, in a chunk that ends at {end}")
-        if not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):
-            if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
+    view, size, at, kept, kinds, kind = memoryview(data), len(data), len(PNG), [data[: len(PNG)]], [], b""
+    while kind != b"IEND":  # 16 or so: libpng writes 8 KiB in each
+        if at + 12 > size:
+            raise Unreadable(f"is cut off after {size} bytes: a PNG ends with IEND")
+        length, kind = _CHUNK(data, at)
+        end = at + 12 + length
+        if end > size:
+            raise Unreadable(f"is cut off after {size} bytes, in a chunk that ends at {end}")
+        if kind == b"IDAT" or not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):
+            if zlib.crc32(view[at + 4 : end - 4]) != _CHECKSUM(data, end - 4)[0]:
                 raise Unreadable(f"is damaged: the checksum of the chunk at byte {at} is wrong")
             kept.append(view[at:end])
         kinds.append(kind)

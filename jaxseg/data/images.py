@@ -115,7 +115,8 @@ def _read(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never end
             raise problem(path, "is a folder" if path.is_dir() else "is no file but a pipe, device or socket")
-        data = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            data = file.readall()
     except OSError as error:
         raise problem(path, f"cannot be opened ({error.strerror or error})") from None
     except MemoryError:

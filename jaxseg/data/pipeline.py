@@ -1,23 +1,32 @@
 """Pairs on disk -> batches of integers on the device, in an order that follows from (seed, epoch) alone.
 
 Grain's reader threads decode ahead (OpenCV releases the GIL). The position is two integers, epoch and batch:
-`epoch(e, start=b)` goes on where a stopped run was, whatever the number of threads.
+`epoch(e, start=b)` goes on where a stopped run was, whatever the number of threads and wherever samples are kept.
 """
 
 import functools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import grain
 import jax
 import numpy as np
 
 from jaxseg.config import IGNORE_INDEX
+from jaxseg.data.buffers import Buffers
+from jaxseg.data.images import DataError, problem
+from jaxseg.data.resident import Resident
 from jaxseg.data.shapes import Size, Window, place, windows
+from jaxseg.data.store import DiskStore, Store
 from jaxseg.data.tiles import ARTICLE_READING, Pair, Reading, read_sample
 
-Batch = dict[str, np.ndarray]
+Sample = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray | jax.Array]
+Cache = Literal["none", "memory", "disk", "device"]
+Draw = tuple[int, int, int]
+"""Seed, epoch and place in it, from which a crop is drawn."""
 
 
 class Pipeline:
@@ -32,8 +41,11 @@ class Pipeline:
     are cut into a grid first. With `crop`, a sample is that large instead: a random part, drawn anew each epoch and
     `crops` times in each, of every image.
 
-    `workers`: reader threads, 0 for none. `cache` keeps every decoded sample in memory; without it, memory does not
-    grow with the number of pairs. A file that can no longer be read raises DataError with its name.
+    `workers`: reader threads, 0 for none. `cache` says where decoded samples are kept, and changes nothing else:
+    "memory" and "disk" (a file that later runs find again, see `DiskStore`) are filled during the first epoch, "device"
+    before it, and then batches are arrays of the device; with "none" memory does not grow with the number of pairs.
+    Crops of images of different sizes cannot be made on the device: ValueError. A file that can no longer be read, or
+    has another size than its like or than in `sizes`, raises DataError with its name.
     """
 
     def __init__(
@@ -45,7 +57,7 @@ class Pipeline:
         shuffle: bool = False,
         seed: int = 0,
         workers: int = 0,
-        cache: bool = False,
+        cache: Cache = "none",
         sizes: Sequence[Size] | None = None,
         largest: int | None = None,
         crop: Size | None = None,
@@ -54,17 +66,30 @@ class Pipeline:
         if not pairs:
             raise ValueError("`pairs` is empty; expected one or more")
         self.pairs, self.batch_size, self.reading, self.crop = tuple(pairs), batch_size, reading, crop
-        self.shuffle, self.seed, self.workers = shuffle, seed, workers
+        self.shuffle, self.seed, self.workers, self.cache = shuffle, seed, workers, cache
+        first = None
+        if sizes is None and cache != "none":
+            first = read_sample(self.pairs[0], reading)
+            sizes = [first["mask"].shape] * len(pairs)
+        self._sizes = sizes
+        if crop and cache == "device" and len(set(sizes)) > 1:
+            raise ValueError('`cache` is "device" and `sizes` differ; expected one size to crop from')
         self._windows = [Window(i) for i in range(len(pairs))] * crops
         if crop is None and sizes is not None and (len(set(sizes)) > 1 or max(sizes[0]) > (largest or math.inf)):
             self._windows = windows(sizes, largest)
-        self._cache: dict[int, Batch] | None = {} if cache else None
-        if len(self._windows) > len(pairs) * crops:  # windows of one image come one after the other: decode it once
+        shapes = list(dict.fromkeys(window.shape for window in self._windows))
+        self._shapes = np.array([shapes.index(window.shape) for window in self._windows])
+        self._buffers, self._store = Buffers(), None
+        if cache in ("memory", "disk"):
+            self._store = Store(sizes, reading) if cache == "memory" else DiskStore(self.pairs, sizes, reading)
+            if first is not None and 0 not in self._store:
+                self._store.write(0, first)
+        elif len(self._windows) > len(pairs) * crops:  # windows of one image come one after the other: decode it once
             self._decode = functools.lru_cache(maxsize=workers + 1)(self._decode)
 
     def __len__(self) -> int:
         """Batches in an epoch, the short ones included."""
-        return len(self._slots(0)) // self.batch_size
+        return int(sum(-(-count // self.batch_size) for count in np.bincount(self._shapes)))
 
     def order(self, epoch: int) -> np.ndarray:
         """Numbers of the samples in the order in which `epoch` reads them: those of the pairs, `crops` times over."""
@@ -74,57 +99,88 @@ class Pipeline:
     def _slots(self, epoch: int) -> np.ndarray:
         """Sample of each place in each batch of `epoch`, -1 where it stays empty: a batch has one shape."""
         order, slots = self.order(epoch), []
-        for shape in dict.fromkeys(window.shape for window in self._windows):
-            members = order[[self._windows[i].shape == shape for i in order]]
+        for shape in range(self._shapes.max() + 1):
+            members = order[self._shapes[order] == shape]
             slots += [members, np.full(-len(members) % self.batch_size, -1)]
         return np.concatenate(slots)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` from number `start` on, as NumPy arrays."""
+        """The batches of `epoch` from number `start` on: NumPy arrays that nobody else uses, or the device's."""
         slots = self._slots(epoch)
-        rest = range(start * self.batch_size, len(slots))
-        if not rest:
+        numbers = range(start, len(slots) // self.batch_size)
+
+        def make(number: int) -> Batch:
+            first = number * self.batch_size
+            members = [self._windows[slot] for slot in slots[first : first + self.batch_size] if slot >= 0]
+            draws = [(self.seed, epoch, first + row) for row in range(len(members))]
+            return self._gather(members, draws) if self.cache == "device" else self._batch(members, draws)
+
+        if self.cache == "device" or (self.cache == "memory" and self._store.full):
+            return map(make, numbers)
+        return self._ahead(numbers, make)
+
+    def _ahead(self, items: Sequence, make: Callable) -> Iterator:
+        """What `make` makes of each item, in order and in the reader threads."""
+        if not items:
             return iter(())
+        ahead = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=2 * self.workers)
+        return iter(grain.MapDataset.source(items).map(make).to_iter_dataset(ahead))
 
-        def sample(slot: int) -> Batch | None:
-            return None if slots[slot] < 0 else self._sample(self._windows[slots[slot]], (self.seed, epoch, slot))
+    def _batch(self, members: Sequence[Window], draws: Sequence[Draw]) -> Sample:
+        batch: Sample = {}
+        for row, (window, sample, draw) in enumerate(zip(members, self._samples(members), draws)):
+            if self.crop is not None:
+                sample = place(sample, self.crop, self._corner(sample["mask"].shape, draw))
+            elif window.shape is not None:
+                sample = place(sample, window.shape, window.corner, window.size)
+            for name, array in sample.items():
+                if name not in batch:
+                    batch[name] = self._buffers.empty((self.batch_size, *array.shape), array.dtype)
+                kept = batch[name]
+                if array.shape != kept.shape[1:]:
+                    raise _other_size(self.pairs[window.index], sample["mask"].shape, kept.shape[1:3])
+                kept[row] = array
+        batch["image"][len(members) :] = 0
+        batch["mask"][len(members) :] = IGNORE_INDEX
+        return batch | {"valid": np.arange(self.batch_size) < len(members)}
 
-        batches = grain.MapDataset.source(rest).map(sample).batch(self.batch_size, batch_fn=self._collate)
-        ahead = grain.ReadOptions(
-            num_threads=self.workers, prefetch_buffer_size=max(2, self.workers) if self.workers else 0
-        )
-        return iter(batches.to_iter_dataset(ahead))
+    def _corner(self, size: Size, draw: Draw) -> Size:
+        room = np.maximum(np.subtract(size, self.crop), 0)
+        return tuple(np.random.default_rng(draw).integers(0, room + 1).tolist())
 
-    def _sample(self, window: Window, draw: tuple[int, int, int]) -> Batch:
-        sample = self._read(window.index)
-        if self.crop is not None:
-            room = np.maximum(np.subtract(sample["mask"].shape, self.crop), 0)
-            corner = np.random.default_rng(draw).integers(0, room + 1)
-            return place(sample, self.crop, tuple(corner.tolist()))
-        return sample if window.shape is None else place(sample, window.shape, window.corner, window.size)
+    def _samples(self, members: Sequence[Window]) -> Iterable[Sample]:
+        indices = [window.index for window in members]
+        if self._store is None:
+            return map(self._decode, indices)
+        for index in indices:
+            if index not in self._store:
+                self._store.write(index, self._decode(index))
+        return self._store.read(indices)
 
-    def _read(self, index: int) -> Batch:
-        if self._cache is None:
-            return self._decode(index)
-        if index not in self._cache:
-            self._cache[index] = self._decode(index)
-        return self._cache[index]
+    def _decode(self, index: int) -> Sample:
+        sample = read_sample(self.pairs[index], self.reading)
+        if self._sizes is not None and sample["mask"].shape != self._sizes[index]:
+            raise _other_size(self.pairs[index], sample["mask"].shape, self._sizes[index])
+        return sample
 
-    def _decode(self, index: int) -> Batch:
-        return read_sample(self.pairs[index], self.reading)
+    def _gather(self, members: Sequence[Window], draws: Sequence[Draw]) -> dict[str, jax.Array]:
+        corners = [self._corner(self._sizes[0], draw) for draw in draws] if self.crop else None
+        return self._resident.batch(members, self.batch_size, corners, self.crop)
 
-    def _collate(self, samples: Sequence[Batch | None]) -> Batch:
-        there = [sample for sample in samples if sample is not None]
-        padding = self.batch_size - len(there)
+    @functools.cached_property
+    def _resident(self) -> Resident:
+        def placed(window: Window) -> Sample:
+            sample = self._decode(window.index)
+            if self.crop is not None:
+                return place(sample, tuple(np.maximum(self._sizes[0], self.crop).tolist()))
+            return sample if window.shape is None else place(sample, window.shape, window.corner, window.size)
 
-        def stack(name: str, fill: int) -> np.ndarray:
-            array = np.stack([sample[name] for sample in there])
-            return (
-                np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), constant_values=fill) if padding else array
-            )
+        return Resident(self._windows, lambda members: self._ahead(members, placed))
 
-        valid = np.arange(self.batch_size) < len(there)
-        return {"image": stack("image", 0), "mask": stack("mask", IGNORE_INDEX), "valid": valid}
+
+def _other_size(pair: Pair, found: Size, expected: Size) -> DataError:
+    (h, w), (height, width) = found, expected
+    return problem(pair.image, f"is {w}x{h}; expected {width}x{height}, as when the data were looked over or as others")
 
 
 def to_device(batches: Iterable[Batch], ahead: int = 2) -> Iterator[dict[str, jax.Array]]:

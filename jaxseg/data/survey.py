@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import platformdirs
-
-from jaxseg.config import Data
+from jaxseg.config import Data, cache_folder
 from jaxseg.data.facts import ImageFacts, MaskFacts, image_facts, mask_facts
 from jaxseg.data.images import DataError, read_palette, read_pixels
 from jaxseg.data.labels import read_values
@@ -118,8 +116,7 @@ def _store(pairs: Sequence[Pair], settings: Data, colors: bool) -> Path:
     folders = sorted({str(folder.absolute()) for pair in pairs for folder in (pair.image.parent, pair.mask.parent)})
     what = repr((VERSION, folders, settings.nodata, settings.channels, colors))
     key = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
-    root = os.environ.get("JAXSEG_CACHE_DIR")
-    return (Path(root) if root else platformdirs.user_cache_path("jaxseg")) / f"survey-{key}.json"
+    return cache_folder() / f"survey-{key}.json"
 
 
 def _load(store: Path) -> dict[str, tuple[list, ImageFacts, MaskFacts]]:

@@ -136,7 +136,7 @@ def read_sample(pair: Pair, reading: Reading = ARTICLE_READING) -> dict[str, np.
     mask = read_mask(pair.mask, reading)
     if image.shape[:2] != mask.shape:
         raise problem(pair.mask, f"is {_size(mask)}, but its image {pair.image.name} is {_size(image)}")
-    if not has_data.all():
+    if has_data.strides != (0, 0) and not has_data.all():  # of one True for all, `all` is slow
         mask[~has_data] = IGNORE_INDEX
     return {"image": image, "mask": mask}
 
@@ -171,6 +171,8 @@ def _bands(pixels: Pixels, path: Path, bands: tuple[int, ...]) -> np.ndarray:
 
 
 def _typed(array: np.ndarray, path: Path, reading: Reading) -> np.ndarray:
+    if array.dtype == reading.dtype:
+        return array
     dtype = str(array.dtype) if str(array.dtype) in FULL else "float32"
     if dtype != reading.dtype:
         advice = "Their ranges differ, so that they cannot be mixed; convert the files to one type."
@@ -191,7 +193,7 @@ def _fill(
         none = (tested == value).any(-1)
         empty = none if empty is None else empty | none
     if empty is None or not empty.any():
-        return array, np.broadcast_to(np.True_, array.shape[:2])  # takes no memory
+        return array, np.ndarray(array.shape[:2], bool, b"\1", strides=(0, 0))  # one True for all: takes no memory
     mean = np.array(reading.mean or [0.0] * array.shape[2]) * FULL[reading.dtype]
     array = array.copy()
     array[empty] = mean if array.dtype.kind == "f" else np.rint(mean)

@@ -3,7 +3,8 @@
 On a GPU either side may compute float32 convolutions and products in TF32, which keeps 10 bits of 23: PyTorch does for
 convolutions unless told otherwise, JAX for products too. So float32 is asked twice: with TF32 switched off on both
 sides, which is the certificate, and with each side's own defaults, in rows that say so. Figures and gates are those of
-`precision` and `divergence`: PyTorch's own error on the same GPU.
+`precision` and `divergence`: PyTorch's own error on the same GPU. bfloat16 is asked once, as TF32 has no part in it;
+there, unlike on a CPU, autocast gives the loss its logits in float32.
 
 Not run where either framework sees no GPU. Written without one at hand: the code was run with both sides on the CPU in
 a GPU's stead, and its figures on a GPU are not known yet.
@@ -50,11 +51,14 @@ def no_gpu() -> str:
 def measure(settings: Settings, device: str) -> Answer:
     """Both forms with both frameworks on `device`."""
     rows, evidence = [], {"switches": {}}
-    for form, switched in (("exact", without_tf32), ("default", contextlib.nullcontext)):
-        label = "" if form == "exact" else "own defaults (TF32): "
+    forms = (
+        ("exact", without_tf32, "", ("float32", "bfloat16")),
+        ("default", contextlib.nullcontext, "own defaults (TF32): ", ("float32",)),
+    )
+    for form, switched, label, dtypes in forms:
         with switched():
             evidence["switches"][form] = switches()
-            passes, passes_evidence = precision.measure(QUESTION, settings, device, label)
+            passes, passes_evidence = precision.measure(QUESTION, settings, device, label, dtypes)
             steps, steps_evidence = divergence.measure(settings, device, QUESTION)
         rows += [*passes, *(dataclasses.replace(row, name=f"{label}{row.name}") for row in steps)]
         evidence[form] = {"precision": passes_evidence, "divergence": steps_evidence}

@@ -82,8 +82,15 @@ def run(settings: Settings) -> Answer:
     return Answer(QUESTION, *measure(QUESTION, settings, "cpu"))
 
 
-def measure(question: str, settings: Settings, device: str, label: str = "") -> tuple[tuple[Row, ...], dict]:
-    """Rows, their names beginning with `label`, and evidence, with both frameworks on `device`, "cpu" or "gpu".
+def measure(
+    question: str,
+    settings: Settings,
+    device: str,
+    label: str = "",
+    dtypes: tuple[str, ...] = ("float32", "bfloat16"),
+) -> tuple[tuple[Row, ...], dict]:
+    """Rows, their names beginning with `label`, and evidence, with both frameworks on `device`, "cpu" or "gpu", of the
+    networks that compute in one of `dtypes`.
 
     evidence: {
     "three_way": [{"case", "quantity", "jaxseg", "torch", "between"}], each a list of relative l2, seed by seed: to
@@ -98,7 +105,7 @@ def measure(question: str, settings: Settings, device: str, label: str = "") -> 
     """
     seeds = range(settings.seed, settings.seed + settings.seeds)
     compiled, rows, evidence = {}, [], {"three_way": [], "types": []}
-    for case in QUICK if settings.quick else FULL:
+    for case in (case for case in (QUICK if settings.quick else FULL) if case.network.dtype in dtypes):
         if case.network not in compiled:
             optimized = not (settings.quick and case.network.dtype == "bfloat16")  # it would compile for long
             compiled[case.network] = passes.ours(case.start(settings.seed)[0], device=device, optimized=optimized)

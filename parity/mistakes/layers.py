@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg import model, step
+from jaxseg import convolution, model, step
 from parity.mutations import mistake
 
 
@@ -141,6 +141,16 @@ def without_bias(right):
     return wrong
 
 
+def one_way(right):
+    """The neighbors of the gradient's rows in the order of the image's columns."""
+    return lambda x, axis, order: right(x, axis, (0, 1, 2))
+
+
+def unturned(right):
+    """The kernel's gradient for the kernel turned round, as of a true convolution."""
+    return lambda x, g: right(x, g)[::-1, ::-1]
+
+
 def unscaled(right):
     """What stays is left as it is."""
     return lambda self, x, **how: right(self, x, **how) * (1 - self.rate)
@@ -210,6 +220,8 @@ MISTAKES = [
     mistake("convolution: pads by wrapping round", model.Conv, "__call__", padded(1, 1, mode="wrap")),
     mistake("convolution: pads by reflection", model.Conv, "__call__", padded(1, 1, mode="reflect")),
     mistake("convolution: pads right and below only", model.Conv, "__call__", padded(0, 2)),
+    mistake("convolution: neighbors in one order", convolution, "_neighbors", one_way),
+    mistake("convolution: gradient of the turned kernel", convolution, "kernel_gradient_on_cpu", unturned),
     mistake("dropout: not scaled up", nnx.Dropout, "__call__", unscaled),
     mistake("dropout: the share that stays", nnx.Dropout, "__init__", kept_share),
     mistake("normalization: times the deviation", step, "normalize", normalized(lambda x, mean, std: (x - mean) * std)),

@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxseg.convolution import PIECES, conv3x3, kernel_gradient, kernel_gradient_by_product, packed, pieces, plain
+
+sides = st.integers(1, 9)
+channels = st.integers(1, 5)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def draw(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng((seed, *shape)).normal(size=shape))
+
+
+def assert_same(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * max(1.0, float(jnp.abs(expected).max())))
+
+
+@settings(max_examples=12, deadline=None)
+@given(h=sides, half=st.integers(1, 4), i=channels, o=channels, pixels=st.sampled_from([1, 2, 4]))
+def test_packed_pixels_give_what_the_plain_form_gives(h, half, i, o, pixels):
+    x, kernel = draw(2, h, half * pixels, i), draw(3, 3, i, o)
+    assert_same(packed(x, kernel, stride=pixels), plain(x, kernel))
+
+
+@settings(max_examples=12, deadline=None)
+@given(b=st.integers(1, 9), h=sides, w=sides, i=channels, o=channels)
+def test_the_product_is_the_gradient_of_the_kernel(b, h, w, i, o):
+    x, g = draw(b, h, w, i), draw(b, h, w, o)
+    assert_same(kernel_gradient_by_product(x, g), kernel_gradient(x, g))
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "i", "o"),
+    [(128, 124, 17, 20), (97, 100, 3, 16), (6, 8, 16, 16), (6, 7, 16, 16), (5, 8, 12, 8), (1, 1, 3, 4)],
+)
+def test_value_and_gradients_are_those_of_the_plain_form(h, w, i, o):
+    x, kernel, g = draw(3, h, w, i), draw(3, 3, i, o), draw(3, h, w, o)
+    (y, gradients), (expected, wanted) = (
+        (lambda y, gradient: (y, gradient(g)))(*jax.vjp(f, x, kernel)) for f in (conv3x3, plain)
+    )
+    assert_same(y, expected)
+    for found, right in zip(gradients, wanted, strict=True):
+        assert_same(found, right)
+
+
+@settings(max_examples=20, deadline=None)
+@given(b=st.integers(1, 24), h=st.integers(1, 90))
+def test_pieces_put_together_are_the_convolution_of_the_whole(b, h):
+    x, kernel = draw(b, h, 2, 1), draw(3, 3, 1, 1)
+    parts = [[plain(part, kernel, rows) for part, rows in image] for image in pieces(x)]
+    assert sum(map(len, parts)) >= PIECES or h < 8 * PIECES
+    assert_same(jnp.concatenate([jnp.concatenate(image, axis=1) for image in parts]), plain(x, kernel))
+
+
+def operations(platform: str, i: int, o: int, side: int, dtype=np.float32) -> tuple[int, int, int]:
+    """In the program for `platform`: convolutions, those of packed pixels, and products of matrices."""
+
+    def both(x, kernel, g):
+        y, gradient = jax.vjp(conv3x3, x, kernel)
+        return y, gradient(g)
+
+    shapes = ((2, side, side, i), (3, 3, i, o), (2, side, side, o))
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    text = jax.jit(both).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    packed = [line for line in lines if "stride = [1, 2]" in line or "stride = [1, 4]" in line]
+    return len(lines), len(packed), text.count("stablehlo.dot_general")
+
+
+def test_a_program_for_a_gpu_has_the_plain_form_only():
+    assert operations("cuda", 16, 16, 128) == (3, 0, 0)
+    assert operations("cuda", 32, 32, 128) == (3, 0, 0)
+
+
+def test_on_a_cpu_few_channels_are_packed():
+    assert operations("cpu", 16, 16, 8) == (5, 4, 0)  # both ways an image at a time, and the gradient of the kernel
+
+
+def test_on_a_cpu_narrow_convolutions_come_in_pieces_and_wide_ones_whole():
+    assert operations("cpu", 32, 32, 88) == (2 * PIECES + 1, 0, 0)
+    assert operations("cpu", 128, 128, 40) == (3, 0, 0)
+
+
+def test_on_a_cpu_the_gradient_of_a_kernel_over_large_images_is_a_product_for_each_image():
+    assert operations("cpu", 128, 128, 46) == (2, 0, 2)
+
+
+def test_bfloat16_keeps_the_plain_form():
+    assert operations("cpu", 16, 16, 128, jnp.bfloat16) == (3, 0, 0)
+
+
+def test_operands_of_the_product_are_not_all_in_memory_together():
+    jaxpr = jax.make_jaxpr(kernel_gradient_by_product)(draw(32, 4, 4, 2), draw(32, 4, 4, 3))
+    assert sum(equation.primitive.name == "dot_general" for equation in jaxpr.eqns) == PIECES

@@ -1,0 +1,254 @@
+"""The training step as JAX hands it to XLA for an NVIDIA GPU, lowered on any machine: none of the slow forms is in it.
+
+Lowering compiles nothing and draws nothing, so this is cheap; what XLA then makes of it is not seen. Every property
+has a plain form beside it that breaks it.
+"""
+
+import math
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxseg import layers, losses, model, optim, schedules, step
+from jaxseg.config import Augmentation, Model, Optimization
+from jaxseg.data import augment
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+from attempts import rewrites
+
+BATCH, SIDE, WIDTHS = 2, 16, (4, 8)
+PIXELS = BATCH * SIDE * SIDE
+LAYOUTS = {
+    "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]",
+    "[b, 0, 1, f]x[0, 1, o, i]->[b, 0, 1, f]",  # gradient of the input
+    "[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]",  # gradient of the kernel
+}
+"""Images `b h w c` in all of them, so that cuDNN's tensor cores take them as they are."""
+FUSED = {
+    "add",
+    "broadcast_in_dim",
+    "compare",
+    "convert",
+    "divide",
+    "maximum",
+    "multiply",
+    "negate",
+    "reduce",
+    "reshape",
+}
+FUSED |= {"select", "subtract"}
+"""What XLA fuses: float32 between these, as in BatchNorm, stays in registers."""
+NETWORKS = {
+    "float32": Model(WIDTHS),
+    "bfloat16": Model(WIDTHS, precision="bf16"),
+    "bilinear": Model(WIDTHS, upsample="bilinear", precision="bf16"),
+    "dropout, no bias": Model(WIDTHS, conv_bias=False, dropout=0.1, precision="bf16"),
+    "remat": Model(WIDTHS, remat=True, precision="bf16"),
+}
+SGD = Optimization(optimizer="sgd")
+LOSSES = ("dice", "dice_ce", "focal", "hinge", "jaccard", "lovasz", "mse", "tversky")
+CHANGES = ("zoom", "brightness", "contrast", "noise", "blur")
+
+
+@pytest.fixture(autouse=True)
+def _on_a_gpu(monkeypatch):
+    """Where the code asks for the backend, it is told that of the lowering."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+
+def lowered(settings: Model = NETWORKS["bfloat16"], optimizer: Optimization = SGD, image: str = "uint8", **how) -> str:
+    """StableHLO of the compiled step for CUDA. Nothing is allocated: weights and batch are shapes."""
+
+    def start():
+        net = model.build(settings, in_channels=3, classes=2, seed=0)
+        return net, nnx.Optimizer(net, optim.build(optimizer, schedules.constant(1e-3)), wrt=nnx.Param)
+
+    how = {"schedule": schedules.constant(1e-3), "loss": losses.cross_entropy} | how
+    compiled = step.compile_train_step(*nnx.eval_shape(start), **how)
+    tile = (BATCH, SIDE, SIDE)
+    batch = {"image": jax.ShapeDtypeStruct((*tile, 3), image), "mask": jax.ShapeDtypeStruct(tile, "uint8")}
+    batch["valid"] = jax.ShapeDtypeStruct((BATCH,), "bool")
+    return compiled.trace(batch).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def lowered_loss(loss: losses.Loss) -> str:
+    """StableHLO of a loss and its gradient."""
+    logits = jax.ShapeDtypeStruct((BATCH, SIDE, SIDE, 2), "float32")
+    labels = jax.ShapeDtypeStruct((BATCH, SIDE, SIDE), "uint8")
+    return jax.jit(jax.value_and_grad(loss)).trace(logits, labels).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def operations(text: str) -> Counter:
+    return Counter(re.findall(r"(?<!#)\bstablehlo\.(\w+)", text))
+
+
+def faults(text: str) -> set[str]:
+    """Which slow forms are in a step."""
+    found = operations(text)
+    arguments = re.search(r"func\.func public @main\((.*?)\) -> ", text)[1].split("%arg")[1:]
+    kept = [argument for argument in arguments if "tf.aliasing_output" not in argument]
+    given = sorted(re.search(r"tensor<(?:\d+x)*(\w+)>", argument)[1] for argument in kept)
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    checks = {
+        "scatter": found["scatter"] + found["select_and_scatter"],
+        "dilated convolution": sum("lhs_dilate = [1, 1], rhs_dilate = [1, 1]" not in line for line in convolutions),
+        "layout": sum(re.search(r"dim_numbers = (.*?), window", line)[1] not in LAYOUTS for line in convolutions),
+        "float64": len(re.findall(r"[<x]f64>", text)),
+        "foreign call": found["custom_call"],
+        "arguments": given != ["i1", "ui8", "ui8"],  # all others are donated
+        "float32 in memory": len(wide(text)) if "bf16" in text else 0,
+    }
+    return {name for name, wrong in checks.items() if wrong}
+
+
+def wide(text: str) -> list[str]:
+    """Lines of operations with kernels of their own that take or give activations of full resolution in float32.
+
+    Images and logits are not wide: they have fewer channels than the first level.
+    """
+
+    def is_wide(shape: str) -> bool:
+        sizes = [int(size) for size in shape.split("x")[:-1]]
+        return shape.endswith("xf32") and math.prod(sizes) >= PIXELS * WIDTHS[0]
+
+    lines = [
+        line for line in text.splitlines() if (name := re.search(r"= stablehlo\.(\w+)", line)) and name[1] not in FUSED
+    ]
+    return [line for line in lines if any(map(is_wide, re.findall(r"tensor<([^>]*)>", line)))]
+
+
+# The step as it is ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_network_has_a_slow_form(name):
+    text = lowered(NETWORKS[name])
+    assert faults(text) == set()
+    assert operations(text)["convolution"] >= 17  # of 6 and perhaps the last: forwards, kernels, inputs but the first
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_loss_has_a_slow_form_but_one_that_sorts(name):
+    text = lowered_loss(losses.build(Optimization(loss=name)))
+    assert faults(text) - {"arguments"} == ({"scatter"} if name == "lovasz" else set())
+    assert operations(text)["scatter"] <= 1  # Lovasz sorts pixels and puts them back where they were
+
+
+def test_hard_examples_and_class_weights_need_no_scatter():
+    text = lowered_loss(losses.build(Optimization(ohem=0.3), class_weights=(1.0, 2.0)))
+    assert faults(text) - {"arguments"} == set()
+
+
+def test_no_augmentation_has_a_slow_form():
+    everything = Augmentation(**dict.fromkeys(CHANGES, 0.3))
+    assert faults(lowered(augment=augment.build(everything, step.unit))) == set()
+
+
+def test_flips_and_turns_stay_bytes_and_gather_nothing():
+    text = lowered(augment=augment.build(Augmentation(), step.unit))
+    assert faults(text) == set()
+    assert operations(text)["gather"] == 0
+    reversed_types = re.findall(r"stablehlo\.reverse .*tensor<2x16x16(?:x3)?x(\w+)>", text)
+    assert set(reversed_types) == {"ui8"}
+
+
+def test_accumulation_is_one_loop():
+    text = lowered(accumulate=2)
+    assert faults(text) == set()
+    assert operations(text)["while"] == 1
+
+
+def test_everything_an_optimizer_keeps_is_donated():
+    settings = Optimization(clip_norm=1.0, ema=0.9, schedule="plateau")
+    assert faults(lowered(optimizer=settings)) == set()
+
+
+def test_matrix_products_are_those_of_the_layers_and_of_bilinear_interpolation():
+    upward = len(WIDTHS) - 1
+    transposed, bilinear = (operations(lowered(NETWORKS[name]))["dot_general"] for name in ("bfloat16", "bilinear"))
+    assert transposed in (3 * upward, 3 * upward + 3)  # with the last convolution, if it is a product too
+    assert bilinear - transposed == upward  # rows, columns, and both backwards, in the stead of three
+
+
+# Plain forms put back, and mistakes -----------------------------------------------------------------------------------
+
+
+def channels_first(monkeypatch):
+    def call(self, x):
+        kernel = self.kernel[...].astype(self.dtype)
+        x = jnp.moveaxis(x.astype(self.dtype), 3, 1)
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), self.padding, dimension_numbers=("NCHW", "HWIO", "NCHW"))
+        return layers._add_bias(jnp.moveaxis(y, 1, 3), self.bias[...])
+
+    monkeypatch.setattr(layers.Conv, "__call__", call)
+    return {}
+
+
+def float32_between_layers(monkeypatch):
+    plain = layers.BatchNorm.__call__
+
+    def call(self, x, valid=None):
+        self.dtype = jnp.float32
+        return plain(self, x, valid)
+
+    monkeypatch.setattr(layers.BatchNorm, "__call__", call)
+    return {}
+
+
+def float64_statistics(monkeypatch):
+    def metric(labels, predictions, classes):
+        return jnp.zeros((classes, classes), np.float64) + predictions.sum()
+
+    monkeypatch.setattr(step, "confusion_matrix", metric)
+    return {}
+
+
+def float_images(monkeypatch):
+    return {"image": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("plain pooling", {"scatter"}),
+        ("plain cross-entropy", {"scatter"}),
+        ("dilated up", {"dilated convolution"}),
+        ("undonated", {"arguments"}),
+    ],
+)
+def test_a_plain_form_is_seen(name, found):
+    with rewrites.applied([name]):
+        assert faults(lowered()) == found
+
+
+@pytest.mark.parametrize(
+    ("mistake", "found"),
+    [
+        (channels_first, {"layout"}),
+        (float32_between_layers, {"float32 in memory"}),
+        (float64_statistics, {"float64"}),
+        (float_images, {"arguments"}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_mistake_is_seen(monkeypatch, mistake, found):
+    how = mistake(monkeypatch)
+    with jax.enable_x64("float64" in found):
+        assert faults(lowered(**how)) == found
+
+
+def test_a_call_to_the_host_cannot_even_be_lowered():
+    def printing(image):
+        jax.debug.print("{}", image.max())
+        return step.normalize(image)
+
+    with pytest.raises(ValueError, match="cpu is different from the lowering platform cuda"):
+        lowered(normalize=printing)
