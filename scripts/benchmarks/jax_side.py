@@ -1,0 +1,127 @@
+"""jaxseg's contenders, for `workers.Worker`: a step of training or prediction, an epoch, the ceilings under JAX."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.sources import Source
+from benchmarks.task import Task
+from benchmarks.workers import peak_mib, timed
+from jaxseg import losses, model, optim, schedules
+from jaxseg.config import Model, Optimization
+from jaxseg.convert import to_torch
+from jaxseg.data.pipeline import to_device
+from jaxseg.runs import Signals
+from jaxseg.step import compile_predict_step, compile_train_step
+from jaxseg.training import run_steps
+
+TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+def network(task: Task) -> model.UNet:
+    """The trainer's network."""
+    settings = Model(widths=task.widths, conv_bias=task.conv_bias, precision=task.precision)
+    return model.build(settings, in_channels=3, classes=2, seed=0)
+
+
+def training(net: model.UNet, task: Task):
+    """The trainer's compiled step: Adam at a constant rate, cross-entropy, no augmentation."""
+    o = Optimization(optimizer="adam", learning_rate=task.learning_rate, schedule="constant")
+    schedule = schedules.constant(o.learning_rate)
+    optimizer = nnx.Optimizer(net, optim.build(o, schedule), wrt=nnx.Param)
+    return compile_train_step(net, optimizer, schedule=schedule, loss=losses.build(o))
+
+
+class Step:
+    """One batch over and over, on the device from the start: training, or prediction of classes.
+
+    Ready once the first step is done. `weights`: file to which to write the initial weights, for the others.
+    """
+
+    def __init__(self, task: Task, weights: Path | None = None):
+        devices, before = jax.devices(), peak_mib()
+        net = network(task)
+        if weights is not None:
+            np.savez(weights, **to_torch(net))
+        batch = jax.device_put(task.made_up_batch())
+        if task.train:
+            self._step = partial(training(net, task), batch)
+        else:
+            self._step = partial(compile_predict_step(net), batch["image"])
+        self._before, self._images, self._device = before, task.batch, devices[0]
+        first = timed(self._once, 1)
+        self.facts = {"first_seconds": first["seconds"]}
+        if task.train:
+            self.facts["first_loss"] = float(self._result["loss"])
+
+    def _once(self) -> None:
+        self._result = jax.block_until_ready(self._step())
+
+    def turn(self, times: int) -> dict:
+        """Waits for the device at the end only."""
+
+        def work():
+            for _ in range(times):
+                self._result = self._step()
+            jax.block_until_ready(self._result)
+
+        return timed(work, times * self._images)
+
+    def finish(self) -> dict:
+        """Peak memory in MiB: a GPU's by its allocator, compilation included; a CPU's resident above the import."""
+        statistics = self._device.memory_stats() or {}
+        if "peak_bytes_in_use" in statistics:
+            return {"peak_mib": statistics["peak_bytes_in_use"] / 2**20}
+        peak = peak_mib()
+        return {"peak_mib": peak and peak - self._before}
+
+
+class Epoch:
+    """Whole epochs of the trainer's loop. Without a `source` as many steps on one batch: the step's own rate."""
+
+    def __init__(self, task: Task, steps: int, source: Source | None = None, cache: str = "none"):
+        self._step = training(network(task), task)
+        self._steps, self._images, self._epoch = steps, task.batch, 0
+        self._pipeline = source and source.pipeline(task.batch, cache)
+        self._batch = jax.device_put(task.made_up_batch())
+        jax.block_until_ready(self._step(self._batch))
+        self.facts = {"steps": steps}
+
+    def turn(self, times: int) -> dict:
+        """Epochs; "waited": seconds in which the step had nothing to do because its batch was not there."""
+        waited = 0.0
+
+        def work():
+            nonlocal waited
+            for _ in range(times):
+                for records in run_steps(self._step, self._batches(), 0, 10, Signals()):
+                    waited += sum(record["waited"] for record in records)
+                self._epoch += 1
+
+        return timed(work, times * self._steps * self._images) | {"waited": waited}
+
+    def _batches(self) -> Iterable:
+        if self._pipeline is None:
+            return (self._batch for _ in range(self._steps))
+        return to_device(self._pipeline.epoch(self._epoch))
+
+
+class Ceiling:
+    """A large matrix product in "f32" or "bf16" (whatever the device makes of float32), or a "copy"."""
+
+    def __init__(self, kind: str, size: int):
+        if kind == "copy":
+            x = jnp.ones(size * size, jnp.float32)
+            self._work, self._count = partial(jax.jit(jnp.negative), x), 2 * x.nbytes
+        else:
+            x = jax.random.normal(jax.random.key(0), (size, size), TYPES[kind])  # ones would cost a GPU less power
+            self._work, self._count = partial(jax.jit(jnp.matmul), x, x), 2 * size**3
+
+    def turn(self, times: int) -> dict:
+        """Counts FLOPs, or bytes read and written."""
+        return timed(lambda: jax.block_until_ready([self._work() for _ in range(times)]), times * self._count)
