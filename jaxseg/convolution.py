@@ -9,8 +9,8 @@ Elsewhere the plain form is used. The platform is that for which the program is 
 GPU on a machine without one is that of a GPU.
 """
 
-import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -77,12 +77,10 @@ def forward_on_cpu(x: Image, kernel: Kernel) -> Output:
     refused = max(inputs, outputs) <= REFUSED or (inputs <= 4 and outputs <= 2 * REFUSED)
     if x.dtype == jnp.bfloat16:
         return plain(x, kernel)
-    form = packed if refused and x.shape[2] % pixels == 0 else plain
-    how = {"stride": pixels} if form is packed else {}
+    form = partial(packed, stride=pixels) if refused and x.shape[2] % pixels == 0 else plain
     if outputs >= SHARED:
-        return form(x, kernel, **how)
-    cut = pieces(x)
-    done = [[form(part, kernel, rows, **how) for part, rows in image] for image in cut]
+        return form(x, kernel)
+    done = [[form(part, kernel, rows) for part, rows in image] for image in pieces(x)]
     return jnp.concatenate([jnp.concatenate(image, axis=1) for image in done])
 
 
@@ -102,18 +100,21 @@ def pieces(x: Image) -> list[list[tuple[Float[Array, "_ _ w i"], tuple[int, int]
 
     A band comes with its neighboring rows, and with the number of rows of zeros that it needs above and below.
     """
-    b, h = x.shape[:2]
-    groups = min(b, PIECES)
-    bands = min(math.ceil(PIECES / groups), max(1, h // 8))
-    images = [x[b * i // groups : b * (i + 1) // groups] for i in range(groups)]
-    edges = [h * i // bands for i in range(bands + 1)]
+    h, groups = x.shape[1], _cut(len(x), PIECES)
+    bands = _cut(h, min(math.ceil(PIECES / len(groups)), max(1, h // 8)))
     return [
         [
-            (image[:, max(top - 1, 0) : bottom + 1], (int(top == 0), int(bottom == h)))
-            for top, bottom in itertools.pairwise(edges)
+            (x[group, max(band.start - 1, 0) : band.stop + 1], (int(band.start == 0), int(band.stop == h)))
+            for band in bands
         ]
-        for image in images
+        for group in groups
     ]
+
+
+def _cut(n: int, parts: int) -> list[slice]:
+    """`n` things in `parts` as equal as can be, none of them empty."""
+    parts = min(n, parts)
+    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
 
 def kernel_gradient_on_cpu(x: Image, g: Output) -> Kernel:
@@ -130,16 +131,14 @@ def kernel_gradient_by_product(x: Image, g: Output) -> Kernel:
 
     In groups of images, so that not all of the operands are in memory together.
     """
-    b, inputs, outputs = len(x), x.shape[-1], g.shape[-1]
-    groups = min(b, PIECES)
+    inputs, outputs = x.shape[-1], g.shape[-1]
 
     def product(x, g):
         columns = _neighbors(x, 2, (0, 1, 2)).reshape(-1, 3 * inputs)
         rows = _neighbors(g, 1, (2, 1, 0)).reshape(-1, 3 * outputs)
         return lax.dot_general(columns, rows, (((0,), (0,)), ((), ())))
 
-    cuts = [slice(b * i // groups, b * (i + 1) // groups) for i in range(groups)]
-    total = sum(product(x[cut], g[cut]) for cut in cuts)
+    total = sum(product(x[group], g[group]) for group in _cut(len(x), PIECES))
     return total.reshape(3, inputs, 3, outputs).transpose(2, 0, 1, 3)
 
 

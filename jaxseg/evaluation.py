@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg import cli, config, score_files, terminal
-from jaxseg.checkpoint import load_model
 from jaxseg.config import Config, Data, UserError, flag
 from jaxseg.data.folders import Split, find_pairs, find_split
 from jaxseg.data.images import DataError
 from jaxseg.data.layouts import recognize
 from jaxseg.data.tiles import Pair, Reading
-from jaxseg.inference import Predictor
+from jaxseg.inference import Predictor, load_predictor
 from jaxseg.options import Evaluation
 from jaxseg.prepare import given_or_made_up
 from jaxseg.scoring import Scores
@@ -32,17 +31,7 @@ def evaluate(options: Evaluation) -> Path:
     """
     options = check(options)
     saved = config.load(options.run)
-    net, description = load_model(options.run, options.checkpoint)
-    reading = Reading.from_dict(description["reading"])
-    predictor = Predictor(
-        net,
-        reading,
-        tile=options.tile,
-        overlap=options.overlap,
-        batch_size=options.batch_size,
-        tta=options.tta,
-        sides=description.get("tile") or (),
-    )
+    predictor, reading = load_predictor(options)
     own = is_own(options.data, saved.data)
     out = options.out or options.run / ("evaluation" if own else f"evaluation-{place(options.data).resolve().name}")
     files = score_files.targets(out)

@@ -14,8 +14,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Num, UInt8
 
+from jaxseg.checkpoint import load_model
 from jaxseg.config import UserError
 from jaxseg.data.tiles import Reading
+from jaxseg.options import Evaluation, Prediction
 from jaxseg.step import compile_probability_step, normalize
 
 
@@ -138,6 +140,25 @@ class Predictor:
             p = np.asarray(self._step(np.ascontiguousarray(view.swapaxes(1, 2) if transposed else view)))
             total = total + (p.swapaxes(1, 2) if transposed else p)[:, ::down, ::right]
         return total / np.float32(len(views))
+
+
+def load_predictor(options: Prediction | Evaluation) -> tuple[Predictor, Reading]:
+    """The predictor that a command asks for, of the run that it names, and how that run reads files.
+
+    Raises UserError as `load_model` and `Predictor` do.
+    """
+    net, description = load_model(options.run, options.checkpoint)
+    reading = Reading.from_dict(description["reading"])
+    predictor = Predictor(
+        net,
+        reading,
+        tile=options.tile,
+        overlap=options.overlap,
+        batch_size=options.batch_size,
+        tta=options.tta,
+        sides=description.get("tile") or (),
+    )
+    return predictor, reading
 
 
 class _Axis(NamedTuple):

@@ -137,8 +137,8 @@ def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
 
 
 class Conv(nnx.Module):
-    """Convolution that keeps the size, as `torch.nn.Conv2d(inputs, outputs, size, padding=size // 2)` for odd `size`:
-    kernel `h w i o` by `rule`, PyTorch's default bias.
+    """Convolution that keeps the size, as `torch.nn.Conv2d(inputs, outputs, size, padding=size // 2)`, for the `size`
+    1 or 3: kernel `h w i o` by `rule`, PyTorch's default bias. Raises ValueError for another size.
     """
 
     def __init__(
@@ -153,11 +153,12 @@ class Conv(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
+        if size not in (1, 3):
+            raise ValueError(f"`size` is {size}; expected 1 or 3")
         shape = (size, size, inputs, outputs)
         self.kernel = nnx.Param(rule.conv(rngs.params(), shape, param_dtype))
         bias = torch_default_bias(shape)
         self.bias = nnx.Param(bias(rngs.params(), (outputs,), param_dtype)) if use_bias else None
-        self.padding = ((size // 2, size // 2),) * 2
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg import maps, terminal
-from jaxseg.checkpoint import load_model
 from jaxseg.config import IGNORE_INDEX, UserError
 from jaxseg.data.images import DataError
 from jaxseg.data.labels import ClassMap
 from jaxseg.data.mapped import open_tile
 from jaxseg.data.tiles import Reading
-from jaxseg.inference import Predictor, Raster
+from jaxseg.inference import Predictor, Raster, load_predictor
 from jaxseg.jobs import Job, plan
 from jaxseg.options import Prediction
 from jaxseg.terminal import ImageBar, console
@@ -39,18 +38,8 @@ def predict(options: Prediction) -> list[Path]:
         skip_existing=options.skip_existing,
         skip_bad=options.on_bad_file == "skip",
     )
-    net, description = load_model(options.run, options.checkpoint)
-    reading = Reading.from_dict(description["reading"])
+    predictor, reading = load_predictor(options)
     writer = Writer(reading.labels, options.values)
-    predictor = Predictor(
-        net,
-        reading,
-        tile=options.tile,
-        overlap=options.overlap,
-        batch_size=options.batch_size,
-        tta=options.tta,
-        sides=description.get("tile") or (),
-    )
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

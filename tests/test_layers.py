@@ -283,6 +283,11 @@ def test_each_corner_of_an_up_conv_kernel_makes_its_corner_of_the_output():
     np.testing.assert_array_equal(y[0, :, :, 0], [[10, 20, 100, 200], [30, 40, 300, 400]])
 
 
+def test_a_convolution_of_a_size_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="`size` is 5; expected 1 or 3"):
+        Conv(2, 2, 5, rule=RULE, rngs=nnx.Rngs(0))
+
+
 def test_biases_start_within_the_bound_that_torch_reads_off_the_kernel():
     rngs = nnx.Rngs(0)
     up = UpConv(2, 256, rule=RULE, rngs=rngs).bias[...]  # 2x2 of the *outputs*: PyTorch's fan_in of a transposed kernel

@@ -185,7 +185,7 @@ def channels_first(monkeypatch):
     def call(self, x):
         kernel = self.kernel[...].astype(self.dtype)
         x = jnp.moveaxis(x.astype(self.dtype), 3, 1)
-        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), self.padding, dimension_numbers=("NCHW", "HWIO", "NCHW"))
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NCHW", "HWIO", "NCHW"))
         return layers._add_bias(jnp.moveaxis(y, 1, 3), self.bias[...])
 
     monkeypatch.setattr(layers.Conv, "__call__", call)
