@@ -108,8 +108,16 @@ def test_a_split_that_cannot_be_read_is_refused_by_name(tmp_path, text):
 # signals
 
 
+@pytest.fixture
+def foreground():
+    """A shell that starts a job in the background has it ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_and_a_second_one_is_not(number):
+def test_a_signal_is_noted_and_a_second_one_is_not(number, foreground):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Signals() as signals:
         assert signals.received == 0
