@@ -148,7 +148,7 @@ def test_a_damaged_file_is_compiled_anew(untold):
 
 # how a command begins
 
-HEAVY = ("jax", "flax", "optax", "orbax", "grain", "cv2", "matplotlib", "tensorboardX", "tifffile")
+HEAVY = ("jax", "flax", "optax", "orbax", "cv2", "matplotlib", "tensorboardX", "tifffile")
 
 
 @pytest.mark.parametrize("command", ["train", "predict", "evaluate"])

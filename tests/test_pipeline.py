@@ -344,6 +344,25 @@ def test_a_file_that_is_spoiled_during_a_run_is_named(tmp_path, workers):
     assert str(pairs[-1].image) in str(caught.value)
 
 
+@pytest.mark.parametrize("end", ["the rest is not asked for", "a file is gone"])
+def test_readers_end_with_what_they_read_for(tmp_path, end):
+    def readers() -> set[str]:
+        return {thread.name for thread in threading.enumerate() if thread.name.startswith("reader")}
+
+    pairs = write_pairs(tmp_path, 12, 32, 32)
+    if end == "a file is gone":
+        pairs[6].image.unlink()
+    batches = Pipeline(pairs, batch_size=1, workers=2).epoch()
+    next(batches)
+    assert len(readers()) == 2
+    if end == "a file is gone":
+        with pytest.raises(DataError, match="cannot be opened"):
+            list(batches)
+    else:
+        batches.close()
+    assert readers() == set()
+
+
 def peak_memory(*args, **how) -> int:
     """Bytes allocated at most by a pipeline and an epoch of it, over what was there before."""
     tracemalloc.start()
@@ -361,7 +380,7 @@ def test_memory_does_not_grow_with_the_number_of_tiles_unless_it_is_to_keep_them
     few = write_pairs(tmp_path, 16, 64, 64)
     many, tile = few * 4, 64 * 64 * 4
     how = {"batch_size": 2, "workers": workers}
-    list(Pipeline(few, **how).epoch())  # what grows once: modules, caches of Grain
+    list(Pipeline(few, **how).epoch())  # what grows once
     assert peak_memory(many, cache="memory", **how) > len(many) * tile  # it would be seen
     peaks = [peak_memory(pairs, cache=cache, **how) for pairs in (few, many)]
     assert peaks[1] - peaks[0] < 0.2 * (len(many) - len(few)) * tile

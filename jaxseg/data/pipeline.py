@@ -1,6 +1,6 @@
 """Pairs on disk -> batches of integers on the device, in an order that follows from (seed, epoch) alone.
 
-Grain's reader threads decode ahead (OpenCV releases the GIL). The position is two integers, epoch and batch:
+Threads decode ahead (OpenCV releases the GIL). The position is two integers, epoch and batch:
 `epoch(e, start=b)` goes on where a stopped run was, whatever the number of threads and wherever samples are kept.
 """
 
@@ -8,9 +8,9 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-import grain
 import jax
 import numpy as np
 
@@ -119,12 +119,22 @@ class Pipeline:
             return map(make, numbers)
         return self._ahead(numbers, make)
 
-    def _ahead(self, items: Sequence, make: Callable) -> Iterator:
-        """What `make` makes of each item, in order and in the reader threads."""
-        if not items:
-            return iter(())
-        ahead = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=2 * self.workers)
-        return iter(grain.MapDataset.source(items).map(make).to_iter_dataset(ahead))
+    def _ahead(self, items: Iterable, make: Callable) -> Iterator:
+        """What `make` makes of each item, in order and in the reader threads, which are two items each ahead."""
+        if not self.workers:
+            yield from map(make, items)
+            return
+        waiting = deque()
+        with ThreadPoolExecutor(self.workers, "reader") as readers:
+            try:
+                for item in items:
+                    waiting.append(readers.submit(make, item))
+                    if len(waiting) > 2 * self.workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:  # where the rest is not asked for, or one failed
+                readers.shutdown(cancel_futures=True)
 
     def _batch(self, members: Sequence[Window], draws: Sequence[Draw]) -> Sample:
         batch: Sample = {}
