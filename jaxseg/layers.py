@@ -77,6 +77,7 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
+@jax.jit  # traced once for each shape
 def _sum(x: Float[Array, "b h w c"], weight: Float[Array, " b"]) -> Float[Array, " c"]:
     """Over all pixels, each with its sample's weight.
 

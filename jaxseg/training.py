@@ -89,13 +89,13 @@ def fit(config: Config, data: Dataset) -> Path | None:
             first, end = epoch * plan.epoch_steps + progress.batch, plan.end(epoch)
             batches = to_device(itertools.islice(training.epoch(epoch, start=progress.batch), end - first))
             for records in run_steps(train_step, batches, first, config.run.log_every, signals):
-                if records[0]["step"] == 0:  # now, and not before: the first step does not wait for it
-                    reports.save_batch_picture(tracker, data, batch, parts["augment"], config.run.seed)
                 check_finite(records, epoch)
                 for record in records:
                     totals.add(record)
                 tracker.steps(records)
                 bar.update(epoch + 1, records)
+                if records[0]["step"] == 0:  # now, and not before: the first step does not wait for it
+                    reports.save_batch_picture(tracker, data, batch, parts["augment"], config.run.seed)
                 progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
             if signals.received:
                 checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
