@@ -1,16 +1,19 @@
 """3x3 convolution in the form that is fastest where it runs; every form is the same sum in another order.
 
-On a CPU, XLA hands convolutions to YNNPACK, which reaches PyTorch's speed on one core, with two exceptions that are
-rewritten here: it refuses those with 16 channels and fewer (`packed`), and it is slow at the gradient of a kernel where
-images are large, as that is a convolution with an image for a kernel (`kernel_gradient_by_product`). And it divides a
-convolution among cores by channels of the output only, 64 at a time: narrower ones are cut into `pieces`.
+On a CPU, XLA hands convolutions to YNNPACK, which reaches PyTorch's speed on one core if they are put to it well. It
+refuses those with 16 channels and fewer, which are `packed`. It divides one among cores by channels of the output only,
+64 at a time: narrower ones are cut into `pieces`. And the gradient of a kernel, a convolution with an image for a
+kernel, is fast only where that is a piece of one image that fits into a core's cache, and the larger number of channels
+is that of the output; where both numbers are large, and images small, `kernel_gradient_by_product` is faster.
 
 Elsewhere the plain form is used. The platform is that for which the program is compiled, so one that is compiled for a
 GPU on a machine without one is that of a GPU.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +30,14 @@ SHARED = 128
 """From so many channels of the output on, YNNPACK employs more cores than one."""
 PIECES = 10
 """XLA shares independent operations among cores where more than eight of them are ready."""
-LARGE = 2**18
-"""Values of an image, the 1 MiB of a core's cache, from which the product is the faster gradient of a kernel."""
+LEAST_ROWS = 8
+"""Of a piece, whose neighboring rows are read with it."""
+CACHED = 2**19
+"""Values of a piece's operands, 2 MiB: the kernel's gradient takes twice the time where they are twice as many."""
+MOST_PIECES = 100
+"""Of a kernel's gradient: each takes 30 ms to compile."""
+WIDE = 256
+"""From so many channels on both sides the product is the faster gradient of a kernel."""
 
 
 @jax.custom_vjp
@@ -66,70 +75,54 @@ def plain(
     return lax.conv_general_dilated(x, kernel, (1, stride), (rows, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def kernel_gradient(x: Image, g: Output) -> Kernel:
-    """The gradient of `plain` by its kernel, for the gradient `g` of its output."""
+def kernel_gradient(x: Image, g: Float[Array, "b h2 w o"], form: Callable[[Image, Kernel], Array] = plain) -> Kernel:
+    """The gradient of `form` by its kernel, for the gradient `g` of its output."""
     shape = (3, 3, x.shape[-1], g.shape[-1])
-    (gradient,) = jax.linear_transpose(lambda kernel: plain(x, kernel), jax.ShapeDtypeStruct(shape, x.dtype))(g)
+    (gradient,) = jax.linear_transpose(lambda kernel: form(x, kernel), jax.ShapeDtypeStruct(shape, x.dtype))(g)
     return gradient
 
 
-# On a CPU -------------------------------------------------------------------------------------------------------------
+# On a CPU. XLA computes bfloat16 in float32, by other ways: it stays as it is ----------------------------------------
 
 
 def forward_on_cpu(x: Image, kernel: Kernel) -> Output:
-    """`plain` or `packed`, whole or in `pieces`, by shape. XLA computes bfloat16 in float32, by other ways."""
+    """`plain` or `packed`, whole or in `pieces`, by shape."""
     inputs, outputs = kernel.shape[2:]
-    pixels = 4 if outputs <= REFUSED // 2 else 2
-    refused = max(inputs, outputs) <= REFUSED or (inputs <= 4 and outputs <= 2 * REFUSED)
     if x.dtype == jnp.bfloat16:
         return plain(x, kernel)
-    form = partial(packed, stride=pixels) if refused and x.shape[2] % pixels == 0 else plain
+    form = _form(x.shape[2], inputs, outputs)
     if outputs >= SHARED:
         return form(x, kernel)
-    done = [[form(part, kernel, rows) for part, rows in image] for image in pieces(x)]
-    return jnp.concatenate([jnp.concatenate(image, axis=1) for image in done])
-
-
-def packed(x: Image, kernel: Kernel, rows: tuple[int, int] = (1, 1), stride: int = 2) -> Float[Array, "b h2 w o"]:
-    """`plain` with `stride` neighbors in a row, which divide w, computed as so many times the channels.
-
-    The kernel is wider by the neighbors, and the result lies in memory as that of `plain` does. Costs (stride + 2) / 3
-    as many products, in a convolution with enough channels for wide registers.
-    """
-    moved = [jnp.pad(kernel, ((0, 0), (i, stride - 1 - i), (0, 0), (0, 0))) for i in range(stride)]
-    y = plain(x, jnp.concatenate(moved, axis=-1), rows, stride)
-    return y.reshape(*y.shape[:2], x.shape[2], kernel.shape[-1])
-
-
-def pieces(x: Image) -> list[list[tuple[Float[Array, "_ _ w i"], tuple[int, int]]]]:
-    """`x` cut into groups of images, and each of these into bands if there are few images; PIECES or a few more in all.
-
-    A band comes with its neighboring rows, and with the number of rows of zeros that it needs above and below.
-    """
-    h, groups = x.shape[1], _cut(len(x), PIECES)
-    bands = _cut(h, min(math.ceil(PIECES / len(groups)), max(1, h // 8)))
-    return [
-        [
-            (x[group, max(band.start - 1, 0) : band.stop + 1], (int(band.start == 0), int(band.stop == h)))
-            for band in bands
-        ]
-        for group in groups
-    ]
-
-
-def _cut(n: int, parts: int) -> list[slice]:
-    """`n` things in `parts` as equal as can be, none of them empty."""
-    parts = min(n, parts)
-    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+    x = lax.optimization_barrier(x)  # or what x is made of would be computed anew for every piece
+    cut = pieces(x.shape, PIECES, PIECES)
+    parts = [[x[part.images, part.read] for part in bands] for bands in cut]
+    done = [[form(x, kernel, part.padding) for x, part in zip(*both)] for both in zip(parts, cut)]
+    y = jnp.concatenate([jnp.concatenate(bands, axis=1) for bands in done])
+    return lax.optimization_barrier((y, parts))[0]  # or a piece would wait for another's memory
 
 
 def kernel_gradient_on_cpu(x: Image, g: Output) -> Kernel:
-    """`kernel_gradient` or `kernel_gradient_by_product`, by shape."""
-    h, w, inputs = x.shape[1:]
-    channels = min(inputs, g.shape[-1])
-    if h * w * channels >= LARGE and channels > REFUSED and x.dtype != jnp.bfloat16:
+    """`kernel_gradient` of `pieces`, `plain` or `packed`, or `kernel_gradient_by_product`, by shape."""
+    if x.dtype == jnp.bfloat16:
+        return kernel_gradient(x, g)
+    x, g = lax.optimization_barrier((x, g))
+    if min(x.shape[-1], g.shape[-1]) >= WIDE:
         return kernel_gradient_by_product(x, g)
-    return kernel_gradient(x, g)
+    if x.shape[-1] > g.shape[-1]:  # the same sum with image and gradient in each other's place
+        return kernel_gradient_by_pieces(g, x)[::-1, ::-1].swapaxes(2, 3)
+    return kernel_gradient_by_pieces(x, g)
+
+
+def kernel_gradient_by_pieces(x: Image, g: Output) -> Kernel:
+    """`kernel_gradient` as a sum over `pieces` of single images."""
+    b, h, w, inputs = x.shape
+    form = _form(w, inputs, g.shape[-1])
+    fitting = b * math.ceil(h * w * (inputs + g.shape[-1]) / CACHED)
+    return sum(
+        kernel_gradient(x[part.images, part.read], g[part.images, part.rows], partial(form, rows=part.padding))
+        for bands in pieces(x.shape, MOST_PIECES, min(max(fitting, PIECES), MOST_PIECES))
+        for part in bands
+    )
 
 
 def kernel_gradient_by_product(x: Image, g: Output) -> Kernel:
@@ -153,3 +146,53 @@ def _neighbors(x: Array, axis: int, order: tuple[int, int, int]) -> Array:
     n = x.shape[axis]
     padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
     return jnp.stack([lax.slice_in_dim(padded, i, i + n, axis=axis) for i in order], axis=3)
+
+
+def _form(width: int, inputs: int, outputs: int) -> Callable[..., Output]:
+    """`packed` where YNNPACK would refuse `plain`, and it can be."""
+    pixels = 4 if outputs <= REFUSED // 2 else 2
+    refused = max(inputs, outputs) <= REFUSED or (inputs <= 4 and outputs <= 2 * REFUSED)
+    return partial(packed, stride=pixels) if refused and width % pixels == 0 else plain
+
+
+def packed(x: Image, kernel: Kernel, rows: tuple[int, int] = (1, 1), stride: int = 2) -> Float[Array, "b h2 w o"]:
+    """`plain` with `stride` neighbors in a row, which divide w, computed as so many times the channels.
+
+    The kernel is wider by the neighbors, and the result lies in memory as that of `plain` does. Costs (stride + 2) / 3
+    as many products, in a convolution with enough channels for wide registers.
+    """
+    moved = [jnp.pad(kernel, ((0, 0), (i, stride - 1 - i), (0, 0), (0, 0))) for i in range(stride)]
+    y = plain(x, jnp.concatenate(moved, axis=-1), rows, stride)
+    return y.reshape(*y.shape[:2], x.shape[2], kernel.shape[-1])
+
+
+class Piece(NamedTuple):
+    """A band of some images."""
+
+    images: slice
+    rows: slice
+    """Of the output."""
+    read: slice
+    """Of the input: a row more on each side, where there is one."""
+    padding: tuple[int, int]
+    """Rows of zeros above and below, where there is none."""
+
+
+def pieces(shape: tuple[int, ...], groups: int, least: int) -> list[list[Piece]]:
+    """Images `b h w c` cut into `groups`, one image at least in each, and these into bands: `least` pieces in all or a
+    few more, if there are rows enough."""
+    cut, h = _cut(shape[0], groups), shape[1]
+    bands = _cut(h, min(math.ceil(least / len(cut)), max(1, h // LEAST_ROWS)))
+    return [
+        [
+            Piece(group, band, slice(max(band.start - 1, 0), band.stop + 1), (int(not band.start), int(band.stop == h)))
+            for band in bands
+        ]
+        for group in cut
+    ]
+
+
+def _cut(n: int, parts: int) -> list[slice]:
+    """`n` things in `parts` as equal as can be, none of them empty."""
+    parts = min(n, parts)
+    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]

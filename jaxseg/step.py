@@ -185,9 +185,7 @@ def probability_step(model: UNet, image: Images, *, normalize: Normalize = norma
 
 def compile_train_step(model: UNet, optimizer: nnx.Optimizer, **how) -> Callable[[Batch], dict[str, jax.Array]]:
     """`train_step` compiled for this model and optimizer, whose buffers it reuses; `how` are its keyword arguments."""
-    step = nnx.jit_partial(partial(train_step, **how), model, optimizer, graph=False, donate_argnums=0)
-    saves_memory = model.remat or how.get("accumulate", 1) > 1
-    return _in_order(step) if saves_memory and jax.default_backend() == "cpu" else step
+    return _compiled(partial(train_step, **how), model, optimizer, donate_argnums=0)
 
 
 def compile_eval_step(model: UNet, **how) -> Callable[[Batch], dict[str, jax.Array]]:
@@ -195,31 +193,43 @@ def compile_eval_step(model: UNet, **how) -> Callable[[Batch], dict[str, jax.Arr
 
     For a run that averages its weights `model` is `optim.averaged(model, optimizer)`.
     """
-    return partial(nnx.jit(partial(eval_step, **how), graph=False), evaluation(model))
+    return _compiled(partial(eval_step, **how), evaluation(model))
 
 
 def compile_predict_step(model: UNet, **how) -> Callable[[Images], UInt8[Array, "b h w"]]:
     """`predict_step` compiled, once for every size of image; `how` are its keyword arguments."""
-    return partial(nnx.jit(partial(predict_step, **how), graph=False), evaluation(model))
+    return _compiled(partial(predict_step, **how), evaluation(model))
 
 
 def compile_probability_step(model: UNet, **how) -> Callable[[Images], Float[Array, "b h w k"]]:
     """`probability_step` compiled, once for every size of image; `how` are its keyword arguments."""
-    return partial(nnx.jit(partial(probability_step, **how), graph=False), evaluation(model))
+    return _compiled(partial(probability_step, **how), evaluation(model))
 
 
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-"""For XLA on a CPU, which else takes no notice of `jax.checkpoint` and of parts that follow one another."""
+"""For XLA on a CPU, which else takes no notice of `jax.lax.optimization_barrier`: of what `jaxseg.convolution` has to
+have in memory, of parts of a batch that follow one another, and of what `jax.checkpoint` computes again."""
 
 
-def _in_order(step: Callable) -> Callable[[Batch], dict[str, jax.Array]]:
-    """`step` compiled with KEEP_BARRIERS, once for every shape."""
-    compiled = {}
+def _compiled(step: Callable, *held: nnx.Pytree, **options) -> Callable:
+    """`step` compiled, once for every shape of what is given after `held`."""
+    jitted = nnx.jit_partial(step, *held, graph=False, **options)
+    return _KeepingBarriers(jitted) if jax.default_backend() == "cpu" else jitted
 
-    def call(batch: Batch) -> dict[str, jax.Array]:
-        shape = tuple((name, x.shape, x.dtype) for name, x in sorted(batch.items()))
-        if shape not in compiled:
-            compiled[shape] = step.lower(batch).compile(KEEP_BARRIERS)
-        return compiled[shape](batch)
 
-    return call
+class _KeepingBarriers:
+    """`jitted` compiled with KEEP_BARRIERS, for which `jax.jit` behind Flax's has no argument."""
+
+    def __init__(self, jitted: Callable):
+        self._jitted, self._compiled = jitted, {}
+
+    def __call__(self, batch: Batch | Images):
+        leaves, structure = jax.tree.flatten(batch)
+        shapes = (structure, *((x.shape, x.dtype) for x in leaves))
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self.lower(batch).compile(KEEP_BARRIERS)
+        return self._compiled[shapes](batch)
+
+    def lower(self, batch: Batch | Images):
+        """As that of `jax.jit`; it is for the caller to compile it with KEEP_BARRIERS."""
+        return self._jitted.lower(batch)

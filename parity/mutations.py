@@ -6,7 +6,7 @@ quick form, and the mistake is caught when a row of its own question fails. A ch
 exception, has caught nothing. Without a mistake, every row has to pass.
 
 The detection matrix also says which other questions see a mistake. A question that never calls what the mistake
-replaces cannot, and is not asked. `--quick` asks only the mistake's own question.
+replaces cannot, and is not asked. `--quick` asks only the mistake's own question, up to the first row that fails.
 
 Exit status: 0 when every mistake is caught, 1 when one escapes, 2 on a mistake in the command.
 """
@@ -69,15 +69,43 @@ def injected(wrong: Mistake) -> Iterator[None]:
         jax.clear_caches()
 
 
-def ask(question: str, data: Path) -> list:
-    """The rows of a question in its quick form."""
+def ask(question: str, data: Path, briefly: bool = False) -> list:
+    """The rows of a question in its quick form; `briefly`, the first that fails alone, if one does."""
     from parity.answer import Settings
 
     check = importlib.import_module(f"parity.checks.{question}")
-    return list(check.run(Settings(quick=True, seeds=1, data=data, device="cpu")).rows)
+    with failures_raised() if briefly else contextlib.nullcontext():
+        try:
+            return list(check.run(Settings(quick=True, seeds=1, data=data, device="cpu")).rows)
+        except Failure as failure:
+            return [failure.row]
 
 
-def control(question: str, data: Path) -> tuple[list, set[tuple[str, int]]]:
+class Failure(BaseException):
+    """A row that fails."""
+
+    def __init__(self, row):
+        super().__init__(row.name)
+        self.row = row
+
+
+@contextlib.contextmanager
+def failures_raised() -> Iterator[None]:
+    """A row that does not pass raises `Failure` when it is made."""
+    from parity.compare import Row
+
+    make = Row.__init__
+
+    def made(row, *args, **kwargs):
+        make(row, *args, **kwargs)
+        if not row.passed:
+            raise Failure(row)
+
+    with mock.patch.object(Row, "__init__", made):
+        yield
+
+
+def control(question: str, data: Path, briefly: bool = False) -> tuple[list, set[tuple[str, int]]]:
     """The rows of a question on jaxseg as it is, and the mistakes (question, number) that it could see at all."""
     called: set[tuple[int, str]] = set()
 
@@ -99,7 +127,7 @@ def control(question: str, data: Path) -> tuple[list, set[tuple[str, int]]]:
     with contextlib.ExitStack() as stack:
         for owner, name in targets.values():
             stack.enter_context(mock.patch.object(owner, name, noting(owner, name)))
-        rows = ask(question, data)
+        rows = ask(question, data, briefly)
     reached = {(own, i) for own, i, patches in mistakes if any((id(o), a) in called for o, a, _ in patches)}
     return rows, reached
 
@@ -115,11 +143,11 @@ class Cell:
     broke: str = ""
 
 
-def try_one(own: str, number: int, question: str, data: Path) -> Cell:
+def try_one(own: str, number: int, question: str, data: Path, briefly: bool = False) -> Cell:
     """Asks `question` with mistake `number` of question `own` injected."""
     try:
         with injected(all_mistakes()[own][number]):
-            rows = ask(question, data)
+            rows = ask(question, data, briefly)
     except Exception as error:
         return Cell(own, number, question, broke=f"{type(error).__name__}: {error}"[:200])
     return Cell(own, number, question, tuple(row.name for row in rows if not row.passed))
@@ -140,13 +168,14 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32)):
     with contextlib.ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_tiles(data)
-        pool = stack.enter_context(workers(os.cpu_count() or 1))
+        compiled = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pool = stack.enter_context(workers(os.cpu_count() or 1, compiled))
         asked = [q for q in (*COLUMNS, *FLOAT32) if q in only or (not settings.quick and q in COLUMNS)]
-        controls = {question: pool.submit(control, question, data) for question in asked}
+        controls = {question: pool.submit(control, question, data, settings.quick) for question in asked}
         controls = {question: future.result() for question, future in controls.items()}
         rows.append(control_row({question: rows for question, (rows, _) in controls.items()}))
         jobs = [
-            pool.submit(try_one, own, i, question, data)
+            pool.submit(try_one, own, i, question, data, settings.quick)
             for own in only
             for i in range(len(all_mistakes()[own]))
             for question, (_, reached) in controls.items()
@@ -196,16 +225,24 @@ def make_tiles(folder: Path) -> None:
     make_fields(folder, train=23, val=6, size=64)
 
 
-def workers(number: int) -> ProcessPoolExecutor:
-    """Processes of their own, started afresh as on every platform, each with one thread for PyTorch."""
-    return ProcessPoolExecutor(number, multiprocessing.get_context("spawn"), initializer=one_thread)
+def workers(number: int, compiled: Path) -> ProcessPoolExecutor:
+    """Processes of their own, started afresh as on every platform."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(number, context, initializer=set_up, initargs=(compiled,))
 
 
-def one_thread() -> None:
-    """For a worker: on the CPU, with PyTorch on one thread."""
+def set_up(compiled: Path) -> None:
+    """For a worker: on the CPU, with PyTorch on one thread.
+
+    Compiling is most of the time, so programs are kept in the folder `compiled`, by what is in them: a mistake changes
+    few. (Without XLA's optimization it would be faster still, but a power that is NaN only with it would escape.)
+    """
     os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
     import torch
 
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     torch.set_num_threads(1)
 
 

@@ -26,7 +26,7 @@ else:
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory):
     """What jaxseg and XLA keep for the next process stays with this one and its children, and is compiled once."""
-    compiled, least = str(tmp_path_factory.mktemp("compiled")), 0.1
+    compiled, least = str(tmp_path_factory.mktemp("compiled")), 0.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)

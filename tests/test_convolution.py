@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.convolution import PIECES, conv3x3, kernel_gradient, kernel_gradient_by_product, packed, pieces, plain
+from jaxseg.convolution import (
+    MOST_PIECES,
+    PIECES,
+    conv3x3,
+    kernel_gradient,
+    kernel_gradient_by_pieces,
+    kernel_gradient_by_product,
+    packed,
+    pieces,
+    plain,
+)
 
 sides = st.integers(1, 9)
 channels = st.integers(1, 5)
@@ -34,14 +46,26 @@ def test_packed_pixels_give_what_the_plain_form_gives(h, half, i, o, pixels):
 
 @settings(max_examples=12, deadline=None)
 @given(b=st.integers(1, 9), h=sides, w=sides, i=channels, o=channels)
-def test_the_product_is_the_gradient_of_the_kernel(b, h, w, i, o):
+def test_the_gradient_of_the_kernel_is_the_same_by_pieces_and_by_a_product(b, h, w, i, o):
     x, g = draw(b, h, w, i), draw(b, h, w, o)
-    assert_same(kernel_gradient_by_product(x, g), kernel_gradient(x, g))
+    expected = kernel_gradient(x, g)
+    assert_same(kernel_gradient_by_pieces(x, g), expected)
+    assert_same(kernel_gradient_by_product(x, g), expected)
 
 
 @pytest.mark.parametrize(
     ("h", "w", "i", "o"),
-    [(128, 124, 17, 20), (97, 100, 3, 16), (6, 8, 16, 16), (6, 7, 16, 16), (5, 8, 12, 8), (1, 1, 3, 4)],
+    [
+        (128, 124, 17, 20),
+        (97, 100, 3, 16),
+        (96, 8, 24, 16),
+        (6, 8, 16, 16),
+        (6, 7, 16, 16),
+        (5, 8, 12, 8),
+        (1, 1, 3, 4),
+        (4, 5, 256, 257),
+        (4, 5, 257, 256),
+    ],
 )
 def test_value_and_gradients_are_those_of_the_plain_form(h, w, i, o):
     x, kernel, g = draw(3, h, w, i), draw(3, 3, i, o), draw(3, h, w, o)
@@ -54,11 +78,12 @@ def test_value_and_gradients_are_those_of_the_plain_form(h, w, i, o):
 
 
 @settings(max_examples=20, deadline=None)
-@given(b=st.integers(1, 24), h=st.integers(1, 90))
-def test_pieces_put_together_are_the_convolution_of_the_whole(b, h):
+@given(b=st.integers(1, 24), h=st.integers(1, 90), groups=st.integers(1, 12), least=st.integers(1, 40))
+def test_pieces_put_together_are_the_convolution_of_the_whole(b, h, groups, least):
     x, kernel = draw(b, h, 2, 1), draw(3, 3, 1, 1)
-    parts = [[plain(part, kernel, rows) for part, rows in image] for image in pieces(x)]
-    assert sum(map(len, parts)) >= PIECES or h < 8 * PIECES
+    cut = pieces(x.shape, groups, least)
+    assert sum(map(len, cut)) >= min(least, min(b, groups) * max(1, h // 8))
+    parts = [[plain(x[part.images, part.read], kernel, part.padding) for part in bands] for bands in cut]
     assert_same(jnp.concatenate([jnp.concatenate(image, axis=1) for image in parts]), plain(x, kernel))
 
 
@@ -73,7 +98,7 @@ def operations(platform: str, i: int, o: int, side: int, dtype=np.float32) -> tu
     arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     text = jax.jit(both).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
     lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    packed = [line for line in lines if "stride = [1, 2]" in line or "stride = [1, 4]" in line]
+    packed = [line for line in lines if re.search(r"(stride|rhs_dilate) = \[1, [24]\]", line)]
     return len(lines), len(packed), text.count("stablehlo.dot_general")
 
 
@@ -83,16 +108,22 @@ def test_a_program_for_a_gpu_has_the_plain_form_only():
 
 
 def test_on_a_cpu_few_channels_are_packed():
-    assert operations("cpu", 16, 16, 8) == (5, 4, 0)  # both ways an image at a time, and the gradient of the kernel
+    assert operations("cpu", 16, 16, 8) == (2 * 2 + 2, 2 * 2 + 2, 0)  # each of two images by itself
+    assert operations("cpu", 3, 32, 8) == (2 * 2 + 2, 2 + 2, 0)  # from 32 channels to 3 as it is
 
 
 def test_on_a_cpu_narrow_convolutions_come_in_pieces_and_wide_ones_whole():
-    assert operations("cpu", 32, 32, 88) == (2 * PIECES + 1, 0, 0)
-    assert operations("cpu", 128, 128, 40) == (3, 0, 0)
+    assert operations("cpu", 32, 32, 88) == (3 * PIECES, 0, 0)
+    assert operations("cpu", 128, 128, 40) == (2 + PIECES, 0, 0)
 
 
-def test_on_a_cpu_the_gradient_of_a_kernel_over_large_images_is_a_product_for_each_image():
-    assert operations("cpu", 128, 128, 46) == (2, 0, 2)
+def test_on_a_cpu_pieces_of_the_gradient_of_a_kernel_fit_into_the_cache_but_are_not_too_many():
+    assert operations("cpu", 128, 128, 128) == (2 + 2 * 8, 0, 0)  # 2**22 values an image and gradient
+    assert operations("cpu", 128, 128, 1024) == (2 + MOST_PIECES, 0, 0)
+
+
+def test_on_a_cpu_the_gradient_of_a_wide_kernel_is_a_product_for_each_image():
+    assert operations("cpu", 256, 256, 16) == (2, 0, 2)
 
 
 def test_bfloat16_keeps_the_plain_form():

@@ -132,7 +132,7 @@ def wide(text: str) -> list[str]:
 def test_no_network_has_a_slow_form(name):
     text = lowered(NETWORKS[name])
     assert faults(text) == set()
-    assert operations(text)["convolution"] >= 17  # of 6 and perhaps the last: forwards, kernels, inputs but the first
+    assert operations(text)["convolution"] > 10  # forwards, by input, by kernel: of six, and once for each shape
 
 
 @pytest.mark.parametrize("name", LOSSES)

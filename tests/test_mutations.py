@@ -43,13 +43,16 @@ def test_compiled_functions_are_forgotten_on_both_sides():
 
 def test_the_real_check_catches_a_real_mistake(tmp_path):
     names = [wrong.name for wrong in mutations.all_mistakes()["schedule"]]
-    cell = mutations.try_one("schedule", names.index("article: compounding removed"), "schedule", tmp_path)
+    number = names.index("article: compounding removed")
+    cell = mutations.try_one("schedule", number, "schedule", tmp_path)
     assert not cell.broke
     assert any("article" in name for name in cell.failed)
+    brief = mutations.try_one("schedule", number, "schedule", tmp_path, briefly=True)
+    assert len(brief.failed) == 1 < len(cell.failed)
 
 
 def test_a_check_that_breaks_has_caught_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(mutations, "ask", lambda question, data: 1 / 0)
+    monkeypatch.setattr(mutations, "ask", lambda *how: 1 / 0)
     cell = mutations.try_one("schedule", 0, "schedule", tmp_path)
     assert cell.failed == ()
     verdict = mutations.verdict(Mistake("x", ()), "schedule", {"schedule": cell}, reached=True)
@@ -84,7 +87,7 @@ def test_control_fails_when_a_row_fails_without_any_mistake():
 
 
 def test_control_tells_which_mistakes_a_question_can_see(monkeypatch, tmp_path):
-    def ask(question, data):
+    def ask(question, data, briefly):
         schedules.per_epoch(schedules.constant(1.0), 2)
         return []
 

@@ -146,6 +146,21 @@ def one_way(right):
     return lambda x, axis, order: right(x, axis, (0, 1, 2))
 
 
+def alone(right):
+    """Pieces of an image with zeros around, where they have neighbors."""
+    return lambda *how: [[part._replace(read=part.rows, padding=(1, 1)) for part in bands] for bands in right(*how)]
+
+
+def in_order(right):
+    """Packed pixels in the order in which they do not lie in memory."""
+
+    def wrong(x, kernel, rows=(1, 1), stride=2):
+        y = right(x, kernel, rows, stride)
+        return y.reshape(*y.shape[:2], -1, stride, y.shape[-1])[:, :, :, ::-1].reshape(y.shape)
+
+    return wrong
+
+
 def unturned(right):
     """The kernel's gradient for the kernel turned round, as of a true convolution."""
     return lambda x, g: right(x, g)[::-1, ::-1]
@@ -221,6 +236,8 @@ MISTAKES = [
     mistake("convolution: pads by reflection", model.Conv, "__call__", padded(1, 1, mode="reflect")),
     mistake("convolution: pads right and below only", model.Conv, "__call__", padded(0, 2)),
     mistake("convolution: neighbors in one order", convolution, "_neighbors", one_way),
+    mistake("convolution: pieces without their neighbors", convolution, "pieces", alone),
+    mistake("convolution: packed pixels in another order", convolution, "packed", in_order),
     mistake("convolution: gradient of the turned kernel", convolution, "kernel_gradient_on_cpu", unturned),
     mistake("dropout: not scaled up", nnx.Dropout, "__call__", unscaled),
     mistake("dropout: the share that stays", nnx.Dropout, "__init__", kept_share),
