@@ -36,6 +36,9 @@ CACHED = 2**19
 """Values of a piece's operands, 2 MiB: the kernel's gradient takes twice the time where they are twice as many."""
 MOST_PIECES = 100
 """Of a kernel's gradient: each takes 30 ms to compile."""
+WHOLE = 2**17
+"""Up to so many values of a batch and of its output a convolution is not cut: that would save less than a millisecond.
+"""
 WIDE = 256
 """From so many channels on both sides the product is the faster gradient of a kernel."""
 
@@ -91,7 +94,7 @@ def forward_on_cpu(x: Image, kernel: Kernel) -> Output:
     if x.dtype == jnp.bfloat16:
         return plain(x, kernel)
     form = _form(x.shape[2], inputs, outputs)
-    if outputs >= SHARED:
+    if outputs >= SHARED or math.prod(x.shape[:3]) * (inputs + outputs) <= WHOLE:
         return form(x, kernel)
     x = lax.optimization_barrier(x)  # or what x is made of would be computed anew for every piece
     cut = pieces(x.shape, PIECES, PIECES)
@@ -116,8 +119,10 @@ def kernel_gradient_on_cpu(x: Image, g: Output) -> Kernel:
 def kernel_gradient_by_pieces(x: Image, g: Output) -> Kernel:
     """`kernel_gradient` as a sum over `pieces` of single images."""
     b, h, w, inputs = x.shape
-    form = _form(w, inputs, g.shape[-1])
-    fitting = b * math.ceil(h * w * (inputs + g.shape[-1]) / CACHED)
+    form, channels = _form(w, inputs, g.shape[-1]), inputs + g.shape[-1]
+    if b * h * w * channels <= WHOLE:
+        return kernel_gradient(x, g, form)
+    fitting = b * math.ceil(h * w * channels / CACHED)
     return sum(
         kernel_gradient(x[part.images, part.read], g[part.images, part.rows], partial(form, rows=part.padding))
         for bands in pieces(x.shape, MOST_PIECES, min(max(fitting, PIECES), MOST_PIECES))

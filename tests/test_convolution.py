@@ -108,8 +108,8 @@ def test_a_program_for_a_gpu_has_the_plain_form_only():
 
 
 def test_on_a_cpu_few_channels_are_packed():
-    assert operations("cpu", 16, 16, 8) == (2 * 2 + 2, 2 * 2 + 2, 0)  # each of two images by itself
-    assert operations("cpu", 3, 32, 8) == (2 * 2 + 2, 2 + 2, 0)  # from 32 channels to 3 as it is
+    assert operations("cpu", 16, 16, 8) == (3, 3, 0)
+    assert operations("cpu", 3, 32, 8) == (3, 2, 0)  # from 32 channels to 3 as it is
 
 
 def test_on_a_cpu_narrow_convolutions_come_in_pieces_and_wide_ones_whole():
