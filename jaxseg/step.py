@@ -211,25 +211,31 @@ KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 have in memory, of parts of a batch that follow one another, and of what `jax.checkpoint` computes again."""
 
 
+def compiler_options() -> dict[str, str] | None:
+    """With which a step is to be compiled where JAX computes by default."""
+    return KEEP_BARRIERS if jax.default_backend() == "cpu" else None
+
+
 def _compiled(step: Callable, *held: nnx.Pytree, **options) -> Callable:
     """`step` compiled, once for every shape of what is given after `held`."""
     jitted = nnx.jit_partial(step, *held, graph=False, **options)
-    return _KeepingBarriers(jitted) if jax.default_backend() == "cpu" else jitted
+    options = compiler_options()
+    return _WithOptions(jitted, options) if options else jitted
 
 
-class _KeepingBarriers:
-    """`jitted` compiled with KEEP_BARRIERS, for which `jax.jit` behind Flax's has no argument."""
+class _WithOptions:
+    """`jitted` compiled with options, for which Flax's `jit_partial` has no argument."""
 
-    def __init__(self, jitted: Callable):
-        self._jitted, self._compiled = jitted, {}
+    def __init__(self, jitted: Callable, options: dict[str, str]):
+        self._jitted, self._options, self._compiled = jitted, options, {}
 
     def __call__(self, batch: Batch | Images):
         leaves, structure = jax.tree.flatten(batch)
         shapes = (structure, *((x.shape, x.dtype) for x in leaves))
         if shapes not in self._compiled:
-            self._compiled[shapes] = self.lower(batch).compile(KEEP_BARRIERS)
+            self._compiled[shapes] = self.lower(batch).compile(self._options)
         return self._compiled[shapes](batch)
 
     def lower(self, batch: Batch | Images):
-        """As that of `jax.jit`; it is for the caller to compile it with KEEP_BARRIERS."""
+        """As that of `jax.jit`, to be compiled with `compiler_options()`."""
         return self._jitted.lower(batch)

@@ -25,7 +25,7 @@ from traces.recording import Span, record, shared_time
 
 from jaxseg import model, optim, schedules
 from jaxseg.config import Model, Optimization
-from jaxseg.step import KEEP_BARRIERS, compile_train_step
+from jaxseg.step import compile_train_step, compiler_options
 
 IDLE = "nothing runs"
 
@@ -91,7 +91,7 @@ def compiled_step(settings: Model, given: dict, optimizer: str = "sgd") -> tuple
     tx = optim.build(Optimization(optimizer=optimizer), schedules.constant(1e-3))
     given = jax.device_put(given)
     step = compile_train_step(net, nnx.Optimizer(net, tx, wrt=nnx.Param), schedule=schedules.constant(1e-3))
-    compiled = step.lower(given).compile(KEEP_BARRIERS if jax.default_backend() == "cpu" else None)
+    compiled = step.lower(given).compile(compiler_options())
     return lambda: jax.block_until_ready(compiled(given)), compiled.as_text()
 
 

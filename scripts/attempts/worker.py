@@ -25,7 +25,7 @@ from attempts.spec import Spec, loads
 from jaxseg import losses, optim, schedules
 from jaxseg.config import Optimization
 from jaxseg.model import UNet
-from jaxseg.step import KEEP_BARRIERS, compile_train_step
+from jaxseg.step import compile_train_step, compiler_options
 
 DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16, "f16": jnp.float16}
 BATCHES = 4
@@ -93,7 +93,7 @@ def prepared(spec: Spec) -> tuple[jax.stages.Compiled, drives.Run]:
             return drives.scanned(net, optimizer, batches, **how)
         like = drives.floats(batches[0]) if spec.drive == "floats sent" else batches[0]
         step = compile_train_step(net, optimizer, **how)
-        compiled = step.lower(like).compile(KEEP_BARRIERS if jax.default_backend() == "cpu" else None)
+        compiled = step.lower(like).compile(compiler_options())
     return compiled, drives.DRIVES[spec.drive](compiled, batches)
 
 
