@@ -20,6 +20,7 @@ from PIL import Image
 
 from jaxseg.data import decode, tiff
 from jaxseg.data.images import EXTENSIONS, DataError, list_images, read_palette, read_pixels
+from jaxseg.data.png import SIGNATURE
 
 SIZE = (12, 17)
 
@@ -54,7 +55,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 def png(width: int, height: int, bits: int, color: int, rows: bytes, *more: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
-    return decode.PNG + b"".join(
+    return SIGNATURE + b"".join(
         [chunk(b"IHDR", header), *more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     )
 

@@ -13,7 +13,7 @@ from jaxtyping import Shaped, UInt8
 
 from jaxseg.config import UserError
 from jaxseg.data import decode, tiff
-from jaxseg.data.decode import Unreadable
+from jaxseg.data.header import Unreadable
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".gif"}

@@ -14,7 +14,8 @@ from jaxtyping import Shaped, UInt8
 from PIL import TiffImagePlugin
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
 
-from jaxseg.data.decode import Unreadable, turn
+from jaxseg.data.decode import turn
+from jaxseg.data.header import Unreadable
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NODATA, ORIENTATION = 42113, 274  # tags
