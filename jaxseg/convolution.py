@@ -125,7 +125,7 @@ def kernel_gradient_by_pieces(x: Image, g: Output) -> Kernel:
     fitting = b * math.ceil(h * w * channels / CACHED)
     return sum(
         kernel_gradient(x[part.images, part.read], g[part.images, part.rows], partial(form, rows=part.padding))
-        for bands in pieces(x.shape, MOST_PIECES, min(max(fitting, PIECES), MOST_PIECES))
+        for bands in pieces(x.shape, MOST_PIECES, min(fitting, MOST_PIECES))
         for part in bands
     )
 

@@ -1,5 +1,7 @@
 """The layers of which Flax has none with PyTorch's meaning. Images are `b h w c`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +49,7 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._statistics(x, valid)
-        scale = self.scale[...] * jax.lax.rsqrt(var + self.eps)
-        return ((x - _channels(mean)) * _channels(scale) + _channels(self.bias[...])).astype(self.dtype)
+        return _normalized(x, mean, var, self.scale[...], self.bias[...], self.eps).astype(self.dtype)
 
     def _statistics(self, x, valid):
         """Mean and biased variance of the batch; moves the running ones."""
@@ -58,26 +59,46 @@ class BatchNorm(nnx.Module):
                 f"BatchNorm got one value per channel (shape {x.shape}) and cannot train on it: "
                 "use larger tiles or batches"
             )
-        weight = jnp.ones(b, x.dtype) if valid is None else jnp.asarray(valid, x.dtype)
-        n = jnp.maximum(weight.sum(), 1) * (h * w)
-
-        def average(values):
-            return _sum(values, weight) / n
-
-        # Both moments about `near`, the mean but for rounding, and so both exact whatever `near` is (corrected two-pass
-        # algorithm, Chan, Golub and LeVeque 1983): a constant for the gradient, which is as exact and cheaper so.
-        near = jax.lax.stop_gradient(average(x))
-        centered = x - _channels(near)
-        rest = average(centered)
-        mean = near + rest
-        var = jnp.maximum(average(jnp.square(centered)) - jnp.square(rest), 0)  # by rounding below 0
-        for running, new in ((self.mean, mean), (self.var, var * (n / (n - 1)))):
-            moved = (1 - self.momentum) * running[...] + self.momentum * jax.lax.stop_gradient(new)
-            running[...] = moved if valid is None else jnp.where(valid.any(), moved, running[...])
+        valid = jnp.ones(b, bool) if valid is None else jnp.asarray(valid)
+        mean, var, unbiased = _moments(x, valid)
+        self.mean[...] = _moved(self.mean[...], mean, valid, self.momentum)
+        self.var[...] = _moved(self.var[...], unbiased, valid, self.momentum)
         return mean, var
 
 
-@jax.jit  # traced once for each shape
+# What `jax.jit` stands before is traced once for each shape, of which a U-Net has one at each level.
+
+
+@partial(jax.jit, static_argnums=5)
+def _normalized(x, mean, var, scale, bias, eps):
+    return (x - _channels(mean)) * _channels(scale * jax.lax.rsqrt(var + eps)) + _channels(bias)
+
+
+@partial(jax.jit, static_argnums=3)
+def _moved(running, new, valid, momentum):
+    moved = (1 - momentum) * running + momentum * jax.lax.stop_gradient(new)
+    return jnp.where(valid.any(), moved, running)
+
+
+@jax.jit
+def _moments(
+    x: Float[Array, "b h w c"], valid: Bool[Array, " b"]
+) -> tuple[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
+    """Mean, biased and unbiased variance.
+
+    The first two are moments about `near`, the mean but for rounding, and so exact whatever `near` is (corrected
+    two-pass algorithm, Chan, Golub and LeVeque 1983): a constant for the gradient, which is as exact and cheaper so.
+    """
+    weight = valid.astype(x.dtype)
+    n = jnp.maximum(weight.sum(), 1) * (x.shape[1] * x.shape[2])
+    near = jax.lax.stop_gradient(_sum(x, weight) / n)
+    centered = x - _channels(near)
+    rest = _sum(centered, weight) / n
+    var = jnp.maximum(_sum(jnp.square(centered), weight) / n - jnp.square(rest), 0)  # by rounding below 0
+    return near + rest, var, var * (n / (n - 1))
+
+
+@jax.jit
 def _sum(x: Float[Array, "b h w c"], weight: Float[Array, " b"]) -> Float[Array, " c"]:
     """Over all pixels, each with its sample's weight.
 
