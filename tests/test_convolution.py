@@ -126,8 +126,23 @@ def test_on_a_cpu_the_gradient_of_a_wide_kernel_is_a_product_for_each_image():
     assert operations("cpu", 256, 256, 16) == (2, 0, 2)
 
 
-def test_bfloat16_keeps_the_plain_form():
-    assert operations("cpu", 16, 16, 128, jnp.bfloat16) == (3, 0, 0)
+def test_on_a_cpu_bfloat16_takes_the_forms_of_float32():
+    assert operations("cpu", 16, 16, 128, jnp.bfloat16) == operations("cpu", 16, 16, 128)
+    assert operations("cuda", 16, 16, 128, jnp.bfloat16) == (3, 0, 0)
+
+
+@pytest.mark.parametrize(("side", "i", "o"), [(8, 3, 5), (88, 16, 32), (88, 32, 16), (8, 256, 256)])
+def test_bfloat16_is_rounded_once(side, i, o):
+    x, kernel, g = (a.astype(jnp.bfloat16) for a in (draw(2, side, side, i), draw(3, 3, i, o), draw(2, side, side, o)))
+    wide = [a.astype(jnp.float32) for a in (x, kernel, g)]
+
+    def all_of(x, kernel, g):
+        y, gradient = jax.vjp(conv3x3, x, kernel)
+        return y, *gradient(g)
+
+    for found, right in zip(jax.jit(all_of)(x, kernel, g), jax.jit(all_of)(*wide), strict=True):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(found, right.astype(jnp.bfloat16))
 
 
 def test_operands_of_the_product_are_not_all_in_memory_together():

@@ -66,7 +66,7 @@ def test_inflating_changes_no_pixel(size, kind, pieces, seed):
     rows = noise(size, *kind, seed)
     data = made(size, *kind, zlib.compress(rows), pieces=pieces)
     inflated = png.inflate(data)
-    assert inflated != data and rows[:1000] in inflated  # it was done
+    assert rows[:1000] in inflated  # it was done
     assert zlib.decompress(b"".join(content(inflated, b"IDAT"))) == rows
     assert png.check(inflated)[0] == png.check(data)[0]  # its checksums are right
     assert decoded(inflated) == decoded(data)
@@ -76,11 +76,10 @@ def test_inflating_changes_no_pixel(size, kind, pieces, seed):
 
 def test_a_picture_is_inflated_before_opencv_gets_it(monkeypatch):
     rows = noise((30, 20), 2, 8)
-    given_to_opencv = []
-    imdecode = cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", lambda data, how: given_to_opencv.append(data.tobytes()) or imdecode(data, how))
+    got, imdecode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda data, how: got.append(data.tobytes()) or imdecode(data, how))
     decode.read(made((30, 20), 2, 8, zlib.compress(rows)))
-    assert rows in given_to_opencv[0]
+    assert rows in got[0]
 
 
 SIZE = (30, 20)
