@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 pytest.importorskip("torch")
 
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import benchmark
-from benchmarks import flops, match, program, readers, report, torch_side
+from benchmarks import flops, match, picture, program, readers, report, torch_side
 from benchmarks.commands import Command
 from benchmarks.match import Failed, Match, Outcome, Rules
 from benchmarks.options import Options, Plan
@@ -302,6 +303,22 @@ def test_readers_count_all_pairs(tiles_root, cache):
     theirs = readers.Theirs(source, 4, workers=0)
     assert theirs.turn(1)["count"] == 12
     assert sum(len(images) for images, _ in theirs._loader) == 12
+
+
+@pytest.mark.parametrize(("fastest", "scale", "bars"), [(29, "linear", 2), (31, "log", 0)])
+def test_there_are_no_bars_where_their_length_would_say_nothing(fastest, scale, bars):
+    rates = {"decoder alone": (1, 1, 1), "jaxseg": (20, 25, fastest), "DataLoader": None}
+    found = {
+        "section": "pipeline",
+        "unit": "pairs",
+        "configuration": {"side": 256},
+        "figures": {name: {"rate": rate} for name, rate in rates.items()},
+    }
+    axes = Figure().subplots()
+    picture.draw_rows(axes, [found])
+    assert axes.get_xscale() == scale
+    assert len(axes.patches) == bars
+    assert [text.get_text() for text in axes.texts] == ["failed", "25", "1"]
 
 
 def test_all_mistakes_are_named_at_once(tmp_path, capsys):

@@ -69,28 +69,36 @@ def draw_steps(axes: Axes, matches: list[dict]) -> None:
 
 
 def draw_rows(axes: Axes, matches: list[dict]) -> None:
-    """A bar for each contender, from left to right: items a second, or of start-up seconds."""
+    """A bar for each contender, from left to right: items a second, or of start-up seconds.
+
+    A dot where the axis is logarithmic, because they are far apart: there a bar's length would say nothing.
+    """
     (found,) = matches
     seconds = found["section"] == "startup"
-    names = [name for name, figures in found["figures"].items()][::-1]
-    theirs = [name for name in names if name.startswith(("DataLoader", "PyTorch", "import torch"))]
-    tops = []
-    for y, name in enumerate(names):
-        if (rate := found["figures"][name]["rate"]) is None:
-            axes.text(0, y, " failed", va="center", fontsize=8, color="0.4")
-            continue
-        low, median, high = [1 / r for r in rate[::-1]] if seconds else rate
-        axes.barh(y, median, 0.75, color=color_of(name, theirs[::-1]))
-        axes.plot([low, high], [y, y], color="0.2", lw=1)
-        axes.text(
-            max(median, high), y, f"  {median:.3g}" if median < 1000 else f"  {median:.0f}", va="center", fontsize=8
-        )
-        tops.append(high)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    if tops and max(tops) > 30 * min(tops):
+    rates = {name: figures["rate"] for name, figures in reversed(found["figures"].items())}
+    theirs = [name for name in rates if name.startswith(("DataLoader", "PyTorch", "import torch"))]
+    if seconds:
+        rates = {name: rate and [1 / r for r in rate[::-1]] for name, rate in rates.items()}
+    ends = [end for rate in rates.values() if rate for end in (rate[0], rate[2])]
+    logarithmic = bool(ends) and max(ends) > 30 * min(ends)
+    if logarithmic:
         axes.set_xscale("log")
-    if tops:
-        axes.set_xlim(right=max(tops) * (2 if axes.get_xscale() == "log" else 1.12))
+    if ends:
+        axes.set_xlim(*((min(ends) / 2, max(ends) * 2) if logarithmic else (0, max(ends) * 1.12)))
+    for y, (name, rate) in enumerate(rates.items()):
+        if rate is None:
+            axes.text(0.01, y, "failed", va="center", fontsize=8, color="0.4", transform=axes.get_yaxis_transform())
+            continue
+        low, median, high = rate
+        color = color_of(name, theirs[::-1])
+        if logarithmic:
+            axes.plot(median, y, "o", color=color, markersize=9)
+        else:
+            axes.barh(y, median, 0.75, color=color)
+        axes.plot([low, high], [y, y], color="0.2", lw=1)
+        shown = f"{median:.3g}" if median < 1000 else f"{median:.0f}"
+        axes.annotate(shown, (high, y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(rates)), list(rates), fontsize=8)
     about = ", ".join(f"{name} {value}" for name, value in found["configuration"].items() if name not in UNSAID)
     titles = {"pipeline": "Input pipeline", "epoch": "Whole epoch", "startup": "Start-up"}
     finish(axes, f"{titles[found['section']]} ({about})")
