@@ -143,7 +143,8 @@ def startup(plan: Plan, temporary: Path) -> Iterator[Entry]:
     words = {
         "python": ("-c", "pass"),
         "import jax": ("-c", "import jax"),
-        "import jaxseg.train": ("-c", "import jax, jaxseg.train"),
+        "import flax.nnx": ("-c", "import jax, flax.nnx"),
+        "import jaxseg.step": ("-c", "import jax, jaxseg.step"),
         "import jaxseg.training": ("-c", "import jax, jaxseg.training"),
         "import torch": ("-c", "import torch"),
         "jaxseg.train -h": ("-m", "jaxseg.train", "-h"),
