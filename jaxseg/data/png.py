@@ -41,9 +41,9 @@ def check(data: bytes) -> tuple[Header, bytes]:
 def inflate(data: bytes) -> bytes:
     """The same picture, of a file that passed `check`, with rows that are not compressed.
 
-    ISA-L inflates in less than half of the time that the zlib takes with which OpenCV comes, three quarters of that
-    for a photo. An image that is interlaced, or has more than `MOST_INFLATED` bytes, and one that is not as it should
-    be, of which libpng has to judge, is given back as it is.
+    ISA-L inflates in less than half of the time that zlib takes, which is three quarters of the time to decode a photo.
+    An image that is interlaced, has more than `MOST_INFLATED` bytes, or is not as it should be, so that libpng has to
+    judge it, is given back as it is.
     """
     width, height, bits, color, interlaced = _HEADER(data, 16)
     size = height * (1 + (width * bits * CHANNELS.get(color, 0) + 7) // 8)
