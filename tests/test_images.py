@@ -17,6 +17,7 @@ import tifffile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_png import chunk
 
 from jaxseg.data import decode, tiff
 from jaxseg.data.images import EXTENSIONS, DataError, list_images, read_palette, read_pixels
@@ -47,10 +48,6 @@ def as_tiff(array: np.ndarray, **options) -> bytes:
     file = io.BytesIO()
     tifffile.imwrite(file, array, **options)
     return file.getvalue()
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def png(width: int, height: int, bits: int, color: int, rows: bytes, *more: bytes) -> bytes:

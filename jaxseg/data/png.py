@@ -49,9 +49,8 @@ def inflate(data: bytes) -> bytes:
     size = height * (1 + (width * bits * CHANNELS.get(color, 0) + 7) // 8)
     if interlaced or size > MOST_INFLATED:
         return data
-    view, chunks = memoryview(data), list(_chunks(data))
-    pixels = [(at, end) for kind, at, end in chunks if kind == b"IDAT"]
-    inflater = isal_zlib.decompressobj()
+    view, inflater = memoryview(data), isal_zlib.decompressobj()
+    pixels = [(at, end) for kind, at, end in _chunks(data) if kind == b"IDAT"]
     try:
         rows = inflater.decompress(b"".join(view[at + 8 : end - 4] for at, end in pixels), size + 1)
     except isal_zlib.error:

@@ -75,22 +75,23 @@ def draw_rows(axes: Axes, matches: list[dict]) -> None:
     """
     (found,) = matches
     seconds = found["section"] == "startup"
+    theirs = [name for name in found["figures"] if name.startswith(("DataLoader", "PyTorch", "import torch"))]
     rates = {name: figures["rate"] for name, figures in reversed(found["figures"].items())}
-    theirs = [name for name in rates if name.startswith(("DataLoader", "PyTorch", "import torch"))]
     if seconds:
         rates = {name: rate and [1 / r for r in rate[::-1]] for name, rate in rates.items()}
     ends = [end for rate in rates.values() if rate for end in (rate[0], rate[2])]
     logarithmic = bool(ends) and max(ends) > 30 * min(ends)
     if logarithmic:
         axes.set_xscale("log")
-    if ends:
-        axes.set_xlim(*((min(ends) / 2, max(ends) * 2) if logarithmic else (0, max(ends) * 1.12)))
+        axes.set_xlim(min(ends) / 2, max(ends) * 2)
+    elif ends:
+        axes.set_xlim(0, max(ends) * 1.12)
     for y, (name, rate) in enumerate(rates.items()):
         if rate is None:
             axes.text(0.01, y, "failed", va="center", fontsize=8, color="0.4", transform=axes.get_yaxis_transform())
             continue
         low, median, high = rate
-        color = color_of(name, theirs[::-1])
+        color = color_of(name, theirs)
         if logarithmic:
             axes.plot(median, y, "o", color=color, markersize=9)
         else:
