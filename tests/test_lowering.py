@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from test_convolution import expanded
 
 from jaxseg import layers, losses, model, optim, schedules, step
 from jaxseg.config import Augmentation, Model, Optimization
@@ -91,13 +92,8 @@ def operations(text: str) -> Counter:
 
 
 def convolutions(text: str) -> int:
-    """That one run of the program computes: a function counts as often as it is called."""
-    bodies = dict(re.findall(r"func\.func \w+ @(\w+)\((.*?)(?=func\.func|\Z)", text, re.DOTALL))
-
-    def inside(name: str) -> int:
-        return operations(bodies[name])["convolution"] + sum(map(inside, re.findall(r"call @(\w+)", bodies[name])))
-
-    return inside("main")
+    """That one run of the program computes."""
+    return operations(expanded(text))["convolution"]
 
 
 def faults(text: str) -> set[str]:
