@@ -23,10 +23,11 @@ class BatchNorm(nnx.Module):
     def __init__(
         self, features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=jnp.float32, param_dtype=jnp.float32
     ):
-        self.scale = nnx.Param(jnp.ones(features, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
-        self.var = nnx.BatchStat(jnp.ones(features, param_dtype))
+        # from NumPy: `jnp.ones` is a program for each size, ten for a U-Net
+        self.scale = nnx.Param(jnp.array(np.ones(features, param_dtype)))
+        self.bias = nnx.Param(jnp.array(np.zeros(features, param_dtype)))
+        self.mean = nnx.BatchStat(jnp.array(np.zeros(features, param_dtype)))
+        self.var = nnx.BatchStat(jnp.array(np.ones(features, param_dtype)))
         self.momentum, self.eps, self.dtype = momentum, eps, dtype
         self.use_running_average = False
 

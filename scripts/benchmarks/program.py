@@ -140,6 +140,7 @@ def startup(plan: Plan, temporary: Path) -> Iterator[Entry]:
     here = Path(__file__).parents[1]
     environment = {} if plan.gpu else machine.without_gpu()
     environment["PYTHONPATH"] = machine.python_path(here, here.parent)
+    environment["PYTHONDONTWRITEBYTECODE"] = ""  # what pip installs is compiled; a checkout is by its first turn
     words = {
         "python": ("-c", "pass"),
         "import jax": ("-c", "import jax"),
