@@ -23,11 +23,10 @@ class BatchNorm(nnx.Module):
     def __init__(
         self, features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=jnp.float32, param_dtype=jnp.float32
     ):
-        # from NumPy: `jnp.ones` is a program for each size, ten for a U-Net
-        self.scale = nnx.Param(jnp.array(np.ones(features, param_dtype)))
-        self.bias = nnx.Param(jnp.array(np.zeros(features, param_dtype)))
-        self.mean = nnx.BatchStat(jnp.array(np.zeros(features, param_dtype)))
-        self.var = nnx.BatchStat(jnp.array(np.ones(features, param_dtype)))
+        self.scale = nnx.Param(_filled(1.0, features, param_dtype))
+        self.bias = nnx.Param(_filled(0.0, features, param_dtype))
+        self.mean = nnx.BatchStat(_filled(0.0, features, param_dtype))
+        self.var = nnx.BatchStat(_filled(1.0, features, param_dtype))
         self.momentum, self.eps, self.dtype = momentum, eps, dtype
         self.use_running_average = False
 
@@ -65,6 +64,11 @@ class BatchNorm(nnx.Module):
         self.mean[...] = _moved(self.mean[...], mean, valid, self.momentum)
         self.var[...] = _moved(self.var[...], unbiased, valid, self.momentum)
         return mean, var
+
+
+def _filled(value: float, features: int, dtype) -> Float[Array, " features"]:
+    """`jnp.full`, which is a program to compile for each size, 5 for a U-Net."""
+    return jax.device_put(np.full(features, value, dtype), may_alias=False)
 
 
 # What `jax.jit` stands before is traced once for each shape, of which a U-Net has one at each level.
