@@ -4,14 +4,14 @@ On a CPU, XLA hands convolutions to YNNPACK, which reaches PyTorch's speed on on
 refuses those with 16 channels and fewer, which are `packed`. It divides one among cores by channels of the output only,
 64 at a time: narrower ones are cut into `pieces`. And the gradient of a kernel, a convolution with an image for a
 kernel, is fast only where that is a piece of one image that fits into a core's cache, and the larger number of channels
-is that of the output; where both numbers are large, and images small, `kernel_gradient_by_product` is faster.
+is that of the output; where both numbers are large, and images small, `kernel_gradient_by_product` is faster. Where
+there are many pieces the program has those of a few images, in a loop: it takes less time to compile and less memory.
 
 Elsewhere the plain form is used. The platform is that for which the program is compiled, so one that is compiled for a
 GPU on a machine without one is that of a GPU.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -30,12 +30,17 @@ SHARED = 128
 """From so many channels of the output on, YNNPACK employs more cores than one."""
 PIECES = 10
 """XLA shares independent operations among cores where more than eight of them are ready."""
+UNROLLED = 40
+"""Up to so many pieces of a kernel's gradient there is no loop: a turn of it waits for the slower core, and the step
+took up to 7 % longer with loops for fewer."""
+LOOPED = PIECES // 2
+"""Pieces of a kernel's gradient that are together in a loop: two operands of each are ready at once."""
 LEAST_ROWS = 8
 """Of a piece, whose neighboring rows are read with it."""
 CACHED = 2**19
 """Values of a piece's operands, 2 MiB: the gradient of the kernel takes 1.5 to 1.8 times as long with twice as many."""
 MOST_PIECES = 100
-"""Of a kernel's gradient: each takes 30 ms to compile."""
+"""Of an image, for a kernel's gradient: each takes 30 ms to compile."""
 WHOLE = 2**17
 """Up to so many values of a batch and of its output a convolution is not cut: that would save less than a millisecond.
 """
@@ -78,10 +83,10 @@ def plain(
     return lax.conv_general_dilated(x, kernel, (1, stride), (rows, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def kernel_gradient(x: Image, g: Float[Array, "b h2 w o"], form: Callable[[Image, Kernel], Array] = plain) -> Kernel:
-    """The gradient of `form` by its kernel, for the gradient `g` of its output."""
+def kernel_gradient(x: Image, g: Output) -> Kernel:
+    """The gradient of `plain` by its kernel, for the gradient `g` of its output."""
     shape = (3, 3, x.shape[-1], g.shape[-1])
-    (gradient,) = jax.linear_transpose(lambda kernel: form(x, kernel), jax.ShapeDtypeStruct(shape, x.dtype))(g)
+    (gradient,) = jax.linear_transpose(lambda kernel: plain(x, kernel), jax.ShapeDtypeStruct(shape, x.dtype))(g)
     return gradient
 
 
@@ -93,7 +98,8 @@ def forward_on_cpu(x: Image, kernel: Kernel) -> Output:
     inputs, outputs = kernel.shape[2:]
     if x.dtype == jnp.bfloat16:
         return forward_on_cpu(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
-    form = _form(x.shape[2], inputs, outputs)
+    pixels = _packing(x.shape[2], inputs, outputs)
+    form = plain if pixels == 1 else partial(packed, pixels=pixels)
     if outputs >= SHARED or math.prod(x.shape[:3]) * (inputs + outputs) <= WHOLE:
         return form(x, kernel)
     x = lax.optimization_barrier(x)  # or what x is made of would be computed anew for every piece
@@ -117,17 +123,60 @@ def kernel_gradient_on_cpu(x: Image, g: Output) -> Kernel:
 
 
 def kernel_gradient_by_pieces(x: Image, g: Output) -> Kernel:
-    """`kernel_gradient` as a sum over `pieces` of single images."""
+    """`kernel_gradient` as a sum over `pieces` of single images, in a loop over a few images at a time."""
     b, h, w, inputs = x.shape
-    form, channels = _form(w, inputs, g.shape[-1]), inputs + g.shape[-1]
+    outputs, channels = g.shape[-1], inputs + g.shape[-1]
+    gradient = partial(packed_kernel_gradient, pixels=_packing(w, inputs, outputs))
     if b * h * w * channels <= WHOLE:
-        return kernel_gradient(x, g, form)
-    fitting = b * math.ceil(h * w * channels / CACHED)
-    return sum(
-        kernel_gradient(x[part.images, part.read], g[part.images, part.rows], partial(form, rows=part.padding))
-        for bands in pieces(x.shape, MOST_PIECES, min(fitting, MOST_PIECES))
-        for part in bands
+        return gradient(x, g)
+    together, bands = _together(b, min(math.ceil(h * w * channels / CACHED), MOST_PIECES))
+
+    def of_some(x, g):
+        return sum(
+            gradient(x[part.images, part.read], g[part.images, part.rows], part.padding)
+            for bands_of_one in pieces(x.shape, together, together * bands)
+            for part in bands_of_one
+        )
+
+    if together == b:
+        return of_some(x, g)
+    some = [a.reshape(-1, together, *a.shape[1:]) for a in (x, g)]
+    zero = jnp.zeros((3, 3, inputs, outputs), x.dtype)
+    return lax.scan(lambda total, images: (total + of_some(*images), None), zero, some)[0]
+
+
+def _together(b: int, bands: int) -> tuple[int, int]:
+    """How many of `b` images make a turn of the loop, and of how many bands each, when `bands` fit into the cache.
+
+    All images where that is not too many pieces. Else at least LOOPED pieces and as few as there can be, with at most
+    twice the bands.
+    """
+    if b * bands <= UNROLLED:
+        return b, bands
+    some = [(n, max(bands, math.ceil(LOOPED / n))) for n in range(1, b) if b % n == 0]
+    few = [(n, cut) for n, cut in some if cut <= 2 * bands]
+    return min([*few, (b, bands)], key=lambda choice: (math.prod(choice), -choice[0]))
+
+
+def packed_kernel_gradient(
+    x: Image, g: Float[Array, "b h2 w o"], rows: tuple[int, int] = (1, 1), pixels: int = 1
+) -> Kernel:
+    """The gradient of `packed` by its kernel, for the gradient `g` of its output.
+
+    Its dimensions are in the order that XLA gives to those of every convolution, but not in a loop, where YNNPACK would
+    not have it in another: 20 times slower.
+    """
+    b, h, w, outputs = g.shape
+    wide = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        g.reshape(b, h, w // pixels, pixels * outputs).transpose(1, 2, 0, 3),
+        (1, 1),
+        (rows, (1, 1)),
+        rhs_dilation=(1, pixels),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    moved = [wide[:, :, i : i + 3, i * outputs : (i + 1) * outputs] for i in range(pixels)]
+    return sum(moved).transpose(1, 2, 0, 3)
 
 
 def kernel_gradient_by_product(x: Image, g: Output) -> Kernel:
@@ -153,21 +202,21 @@ def _neighbors(x: Array, axis: int, order: tuple[int, int, int]) -> Array:
     return jnp.stack([lax.slice_in_dim(padded, i, i + n, axis=axis) for i in order], axis=3)
 
 
-def _form(width: int, inputs: int, outputs: int) -> Callable[..., Output]:
-    """`packed` where YNNPACK would refuse `plain`, and it can be."""
+def _packing(width: int, inputs: int, outputs: int) -> int:
+    """How many neighbors in a row to have `packed`: more than 1 where YNNPACK would refuse `plain`, and it can be."""
     pixels = 4 if outputs <= REFUSED // 2 else 2
     refused = max(inputs, outputs) <= REFUSED or (inputs <= 4 and outputs <= 2 * REFUSED)
-    return partial(packed, stride=pixels) if refused and width % pixels == 0 else plain
+    return pixels if refused and width % pixels == 0 else 1
 
 
-def packed(x: Image, kernel: Kernel, rows: tuple[int, int] = (1, 1), stride: int = 2) -> Float[Array, "b h2 w o"]:
-    """`plain` with `stride` neighbors in a row, which divide w, computed as so many times the channels.
+def packed(x: Image, kernel: Kernel, rows: tuple[int, int] = (1, 1), pixels: int = 2) -> Float[Array, "b h2 w o"]:
+    """`plain` with so many neighbors in a row, which divide w, computed as so many times the channels.
 
-    The kernel is wider by the neighbors, and the result lies in memory as that of `plain` does. Costs (stride + 2) / 3
+    The kernel is wider by the neighbors, and the result lies in memory as that of `plain` does. Costs (pixels + 2) / 3
     as many products, in a convolution with enough channels for wide registers.
     """
-    moved = [jnp.pad(kernel, ((0, 0), (i, stride - 1 - i), (0, 0), (0, 0))) for i in range(stride)]
-    y = plain(x, jnp.concatenate(moved, axis=-1), rows, stride)
+    moved = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
+    y = plain(x, jnp.concatenate(moved, axis=-1), rows, pixels)
     return y.reshape(*y.shape[:2], x.shape[2], kernel.shape[-1])
 
 

@@ -7,14 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxseg import convolution
 from jaxseg.convolution import (
+    LOOPED,
     MOST_PIECES,
     PIECES,
+    UNROLLED,
+    _together,
     conv3x3,
     kernel_gradient,
     kernel_gradient_by_pieces,
     kernel_gradient_by_product,
     packed,
+    packed_kernel_gradient,
     pieces,
     plain,
 )
@@ -41,7 +46,9 @@ def assert_same(found, expected):
 @given(h=sides, half=st.integers(1, 4), i=channels, o=channels, pixels=st.sampled_from([1, 2, 4]))
 def test_packed_pixels_give_what_the_plain_form_gives(h, half, i, o, pixels):
     x, kernel = draw(2, h, half * pixels, i), draw(3, 3, i, o)
-    assert_same(packed(x, kernel, stride=pixels), plain(x, kernel))
+    assert_same(packed(x, kernel, pixels=pixels), plain(x, kernel))
+    g = draw(*x.shape[:3], o)
+    assert_same(packed_kernel_gradient(x, g, pixels=pixels), kernel_gradient(x, g))
 
 
 @settings(max_examples=12, deadline=None)
@@ -51,6 +58,31 @@ def test_the_gradient_of_the_kernel_is_the_same_by_pieces_and_by_a_product(b, h,
     expected = kernel_gradient(x, g)
     assert_same(kernel_gradient_by_pieces(x, g), expected)
     assert_same(kernel_gradient_by_product(x, g), expected)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    b=st.integers(1, 9), h=st.integers(1, 50), w=st.integers(1, 8), i=channels, o=channels, cached=st.integers(1, 999)
+)
+def test_the_gradient_of_the_kernel_is_the_same_whatever_fits_into_the_cache(b, h, w, i, o, cached):
+    x, g = draw(b, h, w, i), draw(b, h, w, o)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "WHOLE", 0)
+        patch.setattr(convolution, "CACHED", cached)
+        patch.setattr(convolution, "UNROLLED", 9)
+        found = kernel_gradient_by_pieces(x, g)
+    assert_same(found, kernel_gradient(x, g))
+
+
+@given(b=st.integers(1, 64), bands=st.integers(1, 100))
+def test_images_that_are_looped_over_give_enough_pieces_and_no_more_than_there_are(b, bands):
+    together, cut = _together(b, bands)
+    assert b % together == 0
+    assert bands <= cut <= 2 * bands
+    assert together * cut <= b * bands
+    assert together * cut >= LOOPED or together == b
+    if b * bands <= UNROLLED:
+        assert (together, cut) == (b, bands)
 
 
 @pytest.mark.parametrize(
@@ -97,14 +129,14 @@ def expanded(program: str) -> str:
     return body("main")
 
 
-def operations(platform: str, i: int, o: int, side: int, dtype=np.float32) -> tuple[int, int, int]:
+def operations(platform: str, i: int, o: int, side: int, dtype=np.float32, batch: int = 2) -> tuple[int, int, int]:
     """In the program for `platform`: convolutions, those of packed pixels, and products of matrices."""
 
     def both(x, kernel, g):
         y, gradient = jax.vjp(conv3x3, x, kernel)
         return y, gradient(g)
 
-    shapes = ((2, side, side, i), (3, 3, i, o), (2, side, side, o))
+    shapes = ((batch, side, side, i), (3, 3, i, o), (batch, side, side, o))
     arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     text = expanded(jax.jit(both).trace(*arguments).lower(lowering_platforms=(platform,)).as_text())
     lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
@@ -130,6 +162,10 @@ def test_on_a_cpu_narrow_convolutions_come_in_pieces_and_wide_ones_whole():
 def test_on_a_cpu_pieces_of_the_gradient_of_a_kernel_fit_into_the_cache_but_are_not_too_many():
     assert operations("cpu", 128, 128, 128) == (2 + 2 * 8, 0, 0)  # 2**22 values an image and gradient
     assert operations("cpu", 128, 128, 1024) == (2 + MOST_PIECES, 0, 0)
+
+
+def test_on_a_cpu_a_program_is_as_long_for_many_images_as_for_some():
+    assert operations("cpu", 16, 16, 256, batch=16) == operations("cpu", 16, 16, 256, batch=64)
 
 
 def test_on_a_cpu_the_gradient_of_a_wide_kernel_is_a_product_for_each_image():
