@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxseg import convolution
 from jaxseg.convolution import (
+    CACHED,
     LOOPED,
     MOST_PIECES,
     PIECES,
@@ -75,6 +76,9 @@ def test_the_gradient_of_the_kernel_is_the_same_whatever_fits_into_the_cache(b, 
 
 
 @given(b=st.integers(1, 64), bands=st.integers(1, 100))
+@example(b=2, bands=3)
+@example(b=5, bands=8)
+@example(b=41, bands=1)
 def test_images_that_are_looped_over_give_enough_pieces_and_no_more_than_there_are(b, bands):
     together, cut = _together(b, bands)
     assert b % together == 0
@@ -166,6 +170,26 @@ def test_on_a_cpu_pieces_of_the_gradient_of_a_kernel_fit_into_the_cache_but_are_
 
 def test_on_a_cpu_a_program_is_as_long_for_many_images_as_for_some():
     assert operations("cpu", 16, 16, 256, batch=16) == operations("cpu", 16, 16, 256, batch=64)
+
+
+def sizes_of_operands(jaxpr) -> list[int]:
+    """Values that each convolution reads, those in loops too."""
+    sizes = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            sizes.append(sum(operand.aval.size for operand in equation.invars))
+        for inner in equation.params.values():
+            sizes += sizes_of_operands(inner.jaxpr) if hasattr(inner, "jaxpr") else []
+    return sizes
+
+
+@pytest.mark.parametrize("batch", [2, 5, 16, 64])
+def test_pieces_of_the_gradient_of_a_kernel_fit_into_the_cache_in_a_loop_too(batch):
+    image = jax.ShapeDtypeStruct((batch, 256, 256, 32), np.float32)
+    sizes = sizes_of_operands(jax.make_jaxpr(kernel_gradient_by_pieces)(image, image).jaxpr)
+    rows_beside = 2 * 256 * 32
+    assert 8 <= len(sizes) <= UNROLLED  # 2**22 values an image and gradient, which are 8 pieces
+    assert max(sizes) <= CACHED + rows_beside
 
 
 def test_on_a_cpu_the_gradient_of_a_wide_kernel_is_a_product_for_each_image():
