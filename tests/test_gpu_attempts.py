@@ -23,7 +23,7 @@ from attempts.catalog import ATTEMPTS
 from attempts.child import Child, Failed, reason
 from attempts.spec import Attempt, Spec, loads
 from attempts.verdicts import LEVEL, judged
-from traces.operations import FORWARD, PRODUCT
+from traces.operations import FORWARD, INPUT_GRADIENT, PRODUCT, WEIGHT_GRADIENT
 
 TINY = Spec((2, 4), side=8, batch=2)
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
@@ -74,7 +74,8 @@ def test_a_worker_runs_steps_and_profiles_them():
         assert child.built["kernels"] > 0
         assert len(child.built["losses"]) == 2
         assert child.ask(run=2)["seconds"] > 0
-        assert child.ask(profile=1)["kinds"][FORWARD] > 0
+        kinds = child.ask(profile=1)["kinds"]
+        assert all(kinds[kind] > 0 for kind in (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT))
 
 
 @pytest.mark.full

@@ -129,15 +129,20 @@ def _is_convolution(instruction: Instruction) -> bool:
 
 
 def _direction(convolution: Instruction, whole: Instruction) -> str:
-    """A weight gradient slides a window as large as the image and gives one as small as a kernel."""
+    """By jaxseg's functions where they are named; else, a weight gradient slides a window as large as the image and
+    gives one as small as a kernel.
+    """
     if target := _attribute(convolution, r'custom_call_target="(__cudnn\$conv\w+)"'):
         return CUDNN.get(target, FORWARD)
+    names = convolution.rest + whole.rest
+    if "_kernel_gradient" in names:
+        return WEIGHT_GRADIENT
     window = _attribute(convolution, r"window=\{size=(\d+(?:x\d+)*)")
     result = _attribute(convolution, r"dim_labels=\w+->(\w+)")
     places = [size for size, label in zip(_sizes(convolution.type), result) if label.isdigit()]
-    if math.prod(map(int, window.split("x"))) > math.prod(places):
+    if "_convolved" not in names and math.prod(map(int, window.split("x"))) > math.prod(places):
         return WEIGHT_GRADIENT
-    return INPUT_GRADIENT if "transpose(jvp" in convolution.rest + whole.rest else FORWARD
+    return INPUT_GRADIENT if "transpose(jvp" in names else FORWARD
 
 
 def _plain_kind(inside: Iterable[Instruction]) -> str:
