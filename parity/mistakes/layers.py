@@ -154,11 +154,19 @@ def alone(right):
 def in_order(right):
     """Packed pixels in the order in which they do not lie in memory."""
 
-    def wrong(x, kernel, rows=(1, 1), stride=2):
-        y = right(x, kernel, rows, stride)
-        return y.reshape(*y.shape[:2], -1, stride, y.shape[-1])[:, :, :, ::-1].reshape(y.shape)
+    def wrong(x, kernel, rows=(1, 1), pixels=2):
+        return _reversed(right(x, kernel, rows, pixels), pixels)
 
     return wrong
+
+
+def gradient_in_order(right):
+    """The kernel's gradient, for packed pixels in that order."""
+    return lambda x, g, rows=(1, 1), pixels=1: right(x, _reversed(g, pixels), rows, pixels)
+
+
+def _reversed(y, pixels: int):
+    return y.reshape(*y.shape[:2], -1, pixels, y.shape[-1])[:, :, :, ::-1].reshape(y.shape)
 
 
 def unturned(right):
@@ -238,6 +246,7 @@ MISTAKES = [
     mistake("convolution: neighbors in one order", convolution, "_neighbors", one_way),
     mistake("convolution: pieces without their neighbors", convolution, "pieces", alone),
     mistake("convolution: packed pixels in another order", convolution, "packed", in_order),
+    mistake("convolution: gradient of packed pixels", convolution, "packed_kernel_gradient", gradient_in_order),
     mistake("convolution: gradient of the turned kernel", convolution, "kernel_gradient_on_cpu", unturned),
     mistake("dropout: not scaled up", nnx.Dropout, "__call__", unscaled),
     mistake("dropout: the share that stays", nnx.Dropout, "__init__", kept_share),
