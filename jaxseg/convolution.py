@@ -7,8 +7,8 @@ kernel, is fast only where that is a piece of one image that fits into a core's 
 is that of the output; where both numbers are large, and images small, `kernel_gradient_by_product` is faster. Where
 there are many pieces the program has those of a few images, in a loop: it takes less time to compile and less memory.
 
-Elsewhere the plain form is used. The platform is that for which the program is compiled, so one that is compiled for a
-GPU on a machine without one is that of a GPU.
+Elsewhere it is the plain form but for two things, see `forward_on_gpu` and `kernel_gradient_on_gpu`. The platform is
+that for which the program is compiled, so one that is compiled for a GPU on a machine without one is that of a GPU.
 """
 
 import math
@@ -18,12 +18,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 Image = Float[Array, "b h w i"]
 Output = Float[Array, "b h w o"]
 Kernel = Float[Array, "3 3 i o"]
 
+ALIGNED = 8
+"""With fewer channels of the input cuDNN is slower: it reads 16 bytes at a time, so many in bfloat16."""
 REFUSED = 16
 """Up to so many channels on both sides YNNPACK takes no convolution."""
 SHARED = 128
@@ -68,12 +71,12 @@ conv3x3.defvjp(_forward, _backward)
 
 @jax.jit  # so that it is traced once for each shape: a third of the time before a step that is found compiled
 def _convolved(x, kernel):
-    return lax.platform_dependent(x, kernel, cpu=forward_on_cpu, default=plain)
+    return lax.platform_dependent(x, kernel, cpu=forward_on_cpu, default=forward_on_gpu)
 
 
 @jax.jit
 def _kernel_gradient(x, g):
-    return lax.platform_dependent(x, g, cpu=kernel_gradient_on_cpu, default=kernel_gradient)
+    return lax.platform_dependent(x, g, cpu=kernel_gradient_on_cpu, default=kernel_gradient_on_gpu)
 
 
 def plain(
@@ -88,6 +91,29 @@ def kernel_gradient(x: Image, g: Output) -> Kernel:
     shape = (3, 3, x.shape[-1], g.shape[-1])
     (gradient,) = jax.linear_transpose(lambda kernel: plain(x, kernel), jax.ShapeDtypeStruct(shape, x.dtype))(g)
     return gradient
+
+
+# On a GPU -------------------------------------------------------------------------------------------------------------
+
+
+def forward_on_gpu(x: Image, kernel: Kernel) -> Output:
+    """`plain`, with channels of zeros for images of a few."""
+    return plain(_filled(x), _filled(kernel, axis=2))
+
+
+def kernel_gradient_on_gpu(x: Image, g: Output) -> Kernel:
+    """`kernel_gradient`, with the kernel's dimensions in their own order in memory.
+
+    XLA would leave it in cuDNN's, update the kernel in that, and copy kernel and moments there and back.
+    """
+    gradient = kernel_gradient(_filled(x), g)[:, :, : x.shape[-1]]
+    return with_layout_constraint(gradient, Layout((0, 1, 2, 3)))
+
+
+def _filled(x: Float[Array, "..."], axis: int = 3) -> Float[Array, "..."]:
+    """With `ALIGNED` channels at least, those that are added 0."""
+    more = max(ALIGNED - x.shape[axis], 0)
+    return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)]) if more else x
 
 
 # On a CPU. XLA computes bfloat16 in float32 there; so do these, in the forms of float32, which halves the time --------

@@ -15,11 +15,21 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Integer
+from jaxtyping import Array, Float, Int, Integer
 
 from jaxseg.losses import IGNORE_INDEX, one_hot
 
 Reduction = Literal["none", "macro", "weighted", "micro"]
+
+
+def most_probable(logits: Float[Array, "*shape k"]) -> Int[Array, "*shape"]:
+    """The class of the largest logit, the first of equals, int32: `logits.argmax(-1)`; 0 where a logit is NaN.
+
+    The smallest index of a largest value, because XLA's argmax, a reduction of pairs, takes 1 % of a step on a GPU.
+    """
+    smaller = logits < logits.max(-1, keepdims=True)
+    classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    return jnp.where(smaller, logits.shape[-1], classes).min(-1)
 
 
 def confusion_matrix(

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from jaxseg import initializers
 from jaxseg.config import Model
 from jaxseg.initializers import Rule
-from jaxseg.layers import BatchNorm, Conv, UpConv, max_pool, upsample_bilinear
+from jaxseg.layers import BatchNorm, Conv, UpConv, max_pool, norm_relu, upsample_bilinear
 
 
 class ConvBlock(nnx.Module):
@@ -46,8 +46,8 @@ class ConvBlock(nnx.Module):
         self, x: Float[Array, "b h w i"], valid: Bool[Array | np.ndarray, " b"] | None = None
     ) -> Float[Array, "b h w o"]:
         """The same height and width; `valid` is for BatchNorm."""
-        x = jax.nn.relu(self.norm1(self.conv1(x), valid))
-        return jax.nn.relu(self.norm2(self.conv2(x), valid))
+        x = norm_relu(self.norm1, self.conv1(x), valid)
+        return norm_relu(self.norm2, self.conv2(x), valid)
 
 
 class Up(nnx.Module):

@@ -5,6 +5,7 @@ int16 or float32. Samples that are not `valid` pad a short last batch to the ful
 and neither BatchNorm, loss, gradient nor metric sees them.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -19,7 +20,7 @@ from jaxseg import losses, optim
 from jaxseg.config import IGNORE_INDEX
 from jaxseg.data.augment import Batch
 from jaxseg.losses import Loss
-from jaxseg.metrics import confusion_matrix
+from jaxseg.metrics import confusion_matrix, most_probable
 from jaxseg.model import UNet, evaluation
 from jaxseg.schedules import Schedule
 
@@ -89,7 +90,7 @@ def gradients(
     """Loss, confusion matrix and gradient of a batch; moves the running statistics of `model`."""
     ask = nnx.value_and_grad(partial(loss_fn, loss=loss, normalize=normalize, key=key), has_aux=True)
     (value, logits), grads = ask(model, batch)
-    return value, confusion_matrix(batch["mask"], logits.argmax(-1), logits.shape[-1]), grads
+    return value, confusion_matrix(batch["mask"], most_probable(logits), logits.shape[-1]), grads
 
 
 def accumulated_gradients(
@@ -165,14 +166,14 @@ def eval_step(
 ) -> dict[str, jax.Array]:
     """Loss (of the pixels that count), confusion matrix and predictions of a batch; `model` in evaluation."""
     value, logits = loss_fn(model, batch, loss, normalize)
-    predictions = logits.argmax(-1)
+    predictions = most_probable(logits)
     confusion = confusion_matrix(batch["mask"], predictions, logits.shape[-1])
     return {"loss": value, "confusion": confusion, "predictions": predictions.astype(jnp.uint8)}
 
 
 def predict_step(model: UNet, image: Images, *, normalize: Normalize = normalize) -> UInt8[Array, "b h w"]:
     """The most probable class of every pixel; `model` in evaluation."""
-    return model(normalize(image)).argmax(-1).astype(jnp.uint8)
+    return most_probable(model(normalize(image))).astype(jnp.uint8)
 
 
 def probability_step(model: UNet, image: Images, *, normalize: Normalize = normalize) -> Float[Array, "b h w k"]:
@@ -209,18 +210,24 @@ def compile_probability_step(model: UNet, **how) -> Callable[[Images], Float[Arr
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 """For XLA on a CPU, which else takes no notice of `jax.lax.optimization_barrier`: of what `jaxseg.convolution` has to
 have in memory, of parts of a batch that follow one another, and of what `jax.checkpoint` computes again."""
+CUDA_GRAPHS = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
+    "xla_gpu_graph_min_graph_size": "1",
+}
+"""For XLA on a GPU: all kernels of a step are launched together. By default a convolution is launched by itself, and
+few kernels between two of them one by one."""
 
 
-def compiler_options() -> dict[str, str] | None:
-    """With which a step is to be compiled where JAX computes by default."""
-    return KEEP_BARRIERS if jax.default_backend() == "cpu" else None
+def compiler_options() -> dict[str, str]:
+    """With which a step is to be compiled where JAX computes by default; those that XLA_FLAGS sets are left to it."""
+    given = {flag.partition("=")[0].lstrip("-") for flag in os.environ.get("XLA_FLAGS", "").split()}
+    options = {"cpu": KEEP_BARRIERS, "gpu": CUDA_GRAPHS}.get(jax.default_backend(), {})
+    return {name: value for name, value in options.items() if name not in given}
 
 
 def _compiled(step: Callable, *held: nnx.Pytree, **options) -> Callable:
     """`step` compiled, once for every shape of what is given after `held`."""
-    jitted = nnx.jit_partial(step, *held, graph=False, **options)
-    options = compiler_options()
-    return _WithOptions(jitted, options) if options else jitted
+    return _WithOptions(nnx.jit_partial(step, *held, graph=False, **options), compiler_options())
 
 
 class _WithOptions:
@@ -236,6 +243,10 @@ class _WithOptions:
             self._compiled[shapes] = self.lower(batch).compile(self._options)
         return self._compiled[shapes](batch)
 
-    def lower(self, batch: Batch | Images):
+    def trace(self, batch):
+        """As that of `jax.jit`."""
+        return self._jitted.trace(batch)
+
+    def lower(self, batch):
         """As that of `jax.jit`, to be compiled with `compiler_options()`."""
         return self._jitted.lower(batch)

@@ -104,8 +104,10 @@ def seconds(step: Callable[[], object]) -> float:
 def profile(traced: list[Span], known: dict[str, Operation], steps: int) -> tuple[list[Entry], dict[str, float]]:
     """Operations, longest first, and ms a step of each kind, that in which nothing ran included."""
     found: dict[tuple[str, str], list[Span]] = {}
+    kernels = {name.replace(".", "_"): name for name in known}  # in a CUDA graph the trace tells the graph's operation
     for span in traced:
-        name, operation = span.operation or span.kernel, known.get(span.operation)
+        name = kernels.get(span.kernel, span.operation or span.kernel)
+        operation = known.get(name)
         by_name = kernel_kind(span.kernel)
         kind = operation.kind if operation and not span.kernel.startswith(("nchwTo", "nhwcTo")) else by_name
         if kind != CONTAINER:

@@ -16,9 +16,11 @@ from jaxseg.convolution import (
     UNROLLED,
     _together,
     conv3x3,
+    forward_on_gpu,
     kernel_gradient,
     kernel_gradient_by_pieces,
     kernel_gradient_by_product,
+    kernel_gradient_on_gpu,
     packed,
     packed_kernel_gradient,
     pieces,
@@ -128,7 +130,7 @@ def expanded(program: str) -> str:
     bodies = dict(re.findall(r"func\.func \w+ @(\w+)\((.*?)(?=func\.func|\Z)", program, re.DOTALL))
 
     def body(name: str) -> str:
-        return re.sub(r"call @(\w+)", lambda call: body(call[1]), bodies[name])
+        return re.sub(r"\bcall @(\w+)", lambda call: body(call[1]), bodies[name])
 
     return body("main")
 
@@ -151,6 +153,33 @@ def operations(platform: str, i: int, o: int, side: int, dtype=np.float32, batch
 def test_a_program_for_a_gpu_has_the_plain_form_only():
     assert operations("cuda", 16, 16, 128) == (3, 0, 0)
     assert operations("cuda", 32, 32, 128) == (3, 0, 0)
+
+
+@given(i=st.integers(1, 10), o=channels)
+def test_channels_of_zeros_change_nothing(i, o):
+    """The forms of a GPU, computed on the CPU."""
+    x, kernel, g = draw(2, 5, 4, i), draw(3, 3, i, o), draw(2, 5, 4, o)
+    assert_same(forward_on_gpu(x, kernel), plain(x, kernel))
+    found = kernel_gradient_on_gpu(x, g)
+    assert found.shape == kernel.shape
+    assert_same(found, kernel_gradient(x, g))
+
+
+@pytest.mark.parametrize(("inputs", "put_to_cudnn"), [(3, 8), (7, 8), (8, 8), (16, 16)])
+def test_on_a_gpu_few_channels_are_filled_up_and_gradients_of_kernels_keep_their_order(inputs, put_to_cudnn):
+    x, kernel, g = (jax.ShapeDtypeStruct(s, "float32") for s in ((2, 9, 9, inputs), (3, 3, inputs, 4), (2, 9, 9, 4)))
+
+    def both(x, kernel, g):
+        y, gradient = jax.vjp(lambda kernel: conv3x3(x, kernel), kernel)
+        return y, gradient(g)
+
+    text = jax.jit(both).trace(x, kernel, g).lower(lowering_platforms=("cuda",)).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(lines) == 2
+    assert all(f"tensor<2x9x9x{put_to_cudnn}xf32>" in line for line in lines)
+    (constraint,) = [line for line in text.splitlines() if "custom_call @LayoutConstraint" in line]
+    assert f"tensor<3x3x{inputs}x4xf32>" in constraint
+    assert "dense<[3, 2, 1, 0]>" in constraint
 
 
 def test_on_a_cpu_few_channels_are_packed():

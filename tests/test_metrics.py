@@ -26,6 +26,19 @@ def confusion_of(labels, predictions, classes=3, ignore_index=IGNORE_INDEX) -> n
     return np.asarray(confusion_matrix(jnp.asarray(labels), jnp.asarray(predictions), classes, ignore_index))
 
 
+@given(st.lists(st.lists(st.integers(-2, 2), min_size=5, max_size=5), min_size=1, max_size=9))
+def test_the_most_probable_class_is_the_first_of_the_largest_logits(logits):
+    logits = np.asarray(logits, np.float32)
+    found = jax.jit(metrics.most_probable)(logits)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, logits.argmax(-1))
+
+
+def test_the_most_probable_class_is_a_class_even_where_logits_are_no_numbers():
+    logits = np.array([[np.nan, 1, 2], [1, np.nan, 2], [np.nan] * 3, [-np.inf] * 3, [0, np.inf, np.inf]], np.float32)
+    np.testing.assert_array_equal(metrics.most_probable(jnp.asarray(logits)), [0, 0, 0, 0, 1])
+
+
 def divided(a: int, b: int) -> float:
     return a / b if b else math.nan
 

@@ -77,6 +77,23 @@ def test_kinds_and_arithmetic_of_cudnns_calls():
     assert (found["copy.1"].kind, found["reduce.1"].kind) == (MOVE, REDUCTION)
 
 
+def test_a_kernel_in_a_cuda_graph_is_known_by_its_own_name():
+    """There the trace gives the graph for the operation. A kernel of cuDNN, whose name is its own, stays the graph's."""
+    known = operations(CUDA)
+    traced = [
+        Span(0, 3, "command_buffer_1", "reduce_1"),
+        Span(3, 5, "command_buffer_1", "sm90_xmma_fprop_implicit_gemm"),
+        Span(5, 6, "copy.1", "copy_1"),
+    ]
+    entries, kinds = profile_step.profile(traced, known, 1)
+    assert [(e.name, e.kind) for e in entries] == [
+        ("reduce.1", REDUCTION),
+        ("command_buffer_1", kernel_kind("sm90_xmma_fprop_implicit_gemm")),
+        ("copy.1", MOVE),
+    ]
+    assert kinds[REDUCTION] == pytest.approx(3e-6)
+
+
 @pytest.mark.parametrize(
     ("kernel", "kind"),
     [

@@ -20,6 +20,7 @@ from jaxseg.step import (
     compile_predict_step,
     compile_probability_step,
     compile_train_step,
+    compiler_options,
     loss_fn,
     normalize,
     shares,
@@ -403,6 +404,23 @@ def test_a_batch_that_the_parts_do_not_divide_is_refused():
     net, optimizer = network()
     with pytest.raises(ValueError, match="a batch of 4 cannot be cut into 3 equal parts"):
         compile_train_step(net, optimizer, schedule=rate, accumulate=3)(BATCHES[0])
+
+
+@pytest.mark.parametrize(
+    ("backend", "flags", "names"),
+    [
+        ("cpu", "", {"xla_disable_hlo_passes"}),
+        ("gpu", "", {"xla_gpu_enable_command_buffer", "xla_gpu_graph_min_graph_size"}),
+        ("gpu", "--xla_gpu_enable_command_buffer= --xla_gpu_autotune_level=2", {"xla_gpu_graph_min_graph_size"}),
+        ("tpu", "", set()),
+    ],
+)
+def test_what_a_step_is_compiled_with_follows_from_the_device_and_is_left_to_xla_flags(
+    monkeypatch, backend, flags, names
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert set(compiler_options()) == names
 
 
 def test_parts_save_memory():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg import convolution, model, step
+from jaxseg import convolution, layers, model, step
 from parity.mutations import mistake
 
 
@@ -73,6 +73,21 @@ def detached(right):
 
     def wrong(self, x, valid):
         return tuple(map(jax.lax.stop_gradient, right(self, x, valid)))
+
+    return wrong
+
+
+def few_pixels(right):
+    """Statistics of some of the pixels, as of those about whose mean they are taken."""
+    return lambda x, valid: right(x[:, :: layers.NEAR, :: layers.NEAR], valid)
+
+
+def not_halved(right):
+    """The gradient by the variance of x / sqrt(variance), twice what it is."""
+
+    def wrong(*how):
+        by_x, by_mean, by_variance, *others = right(*how)
+        return by_x, by_mean, 2 * by_variance, *others
 
     return wrong
 
@@ -232,6 +247,8 @@ MISTAKES = [
         "_statistics",
         lambda right: lambda self, x, valid: right(self, x, None),
     ),
+    mistake("BatchNorm: statistics of some pixels", layers, "_moments", few_pixels),
+    mistake("BatchNorm with ReLU: gradient by the variance", layers, "_normalized_relu_gradients", not_halved),
     mistake("max-pool by reshape, ties split", model, "max_pool", split_ties),
     mistake("max-pool, last of the ties", model, "max_pool", last_tie),
     mistake("ReLU by jnp.maximum", jax.nn, "relu", lambda right: lambda x: jnp.maximum(x, 0)),

@@ -59,12 +59,10 @@ def headless_bias(right):
 def batch_always(right):
     """Evaluation with the statistics of the batch."""
 
-    def wrong(self, x, valid=None):
+    def wrong(self, function, x, valid):
         if not self.use_running_average:
-            return right(self, x, valid)
-        mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
-        scale, bias = (p[...][None, None, None] for p in (self.scale, self.bias))
-        return (x - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
+            return right(self, function, x, valid)
+        return function(x, x.mean((0, 1, 2)), x.var((0, 1, 2)), self.scale[...], self.bias[...], self.eps)
 
     return wrong
 
@@ -124,7 +122,7 @@ MISTAKES = [
         "__call__",
         lambda right: lambda self, x, valid=None, key=None: right(self, x, None, key),
     ),
-    mistake("evaluation with batch statistics", model.BatchNorm, "__call__", batch_always),
+    mistake("evaluation with batch statistics", model.BatchNorm, "_apply", batch_always),
     mistake("images in -1..1", step, "unit", lambda right: lambda image: 2 * right(image) - 1),
     mistake("recomputing: statistics updated twice", nnx, "remat", twice),
     mistake("dropout in evaluation", nnx.Dropout, "__call__", always),

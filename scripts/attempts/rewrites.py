@@ -112,8 +112,8 @@ def split_concatenation(_: Callable) -> Callable:
         kernel = first.kernel[...].astype(first.dtype)
         y = convolution(skip, kernel[:, :, : skip.shape[-1]]) + convolution(x, kernel[:, :, skip.shape[-1] :])
         y = y if first.bias is None else layers._add_bias(y, first.bias[...])
-        y = jax.nn.relu(block.norm1(y, valid))
-        return jax.nn.relu(block.norm2(block.conv2(y), valid))
+        y = layers.norm_relu(block.norm1, y, valid)
+        return layers.norm_relu(block.norm2, block.conv2(y), valid)
 
     return call
 
