@@ -44,18 +44,19 @@ def test_tf32_is_off_inside_and_as_it_was_outside():
 def test_what_tf32_may_have_touched_is_labeled(monkeypatch):
     asked = []
 
-    def passes(question, settings, device, label, dtypes):
-        asked.append((device, gpu.switches()["jax_default_matmul_precision"], dtypes))
+    def passes(question, settings, device, label, dtypes, allowed):
+        asked.append((device, gpu.switches()["jax_default_matmul_precision"], dtypes, [*allowed.values()]))
         return (at_most(question, f"{label}float32: logits", 1, 3),), {}
 
-    def steps(settings, device, question):
+    def steps(settings, device, question, allowed):
+        assert [*allowed.values()] == asked[-1][-1]
         return (at_most(question, "SGD: parameters", 1, 3),), {"recipes": []}
 
     monkeypatch.setattr(precision, "measure", passes)
     monkeypatch.setattr(divergence, "measure", steps)
     answer = gpu.measure(Settings(), "gpu")
     own = str(jax.config.jax_default_matmul_precision)
-    assert asked == [("gpu", "highest", ("float32", "bfloat16")), ("gpu", own, ("float32",))]
+    assert asked == [("gpu", "highest", ("float32", "bfloat16"), []), ("gpu", own, ("float32",), [2.0**-11])]
     labeled = ["TF32" in row.name for row in answer.rows]
     assert labeled == [False, False, True, True]
     assert {row.question for row in answer.rows} == {"gpu"}

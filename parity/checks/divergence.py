@@ -109,8 +109,12 @@ def run(settings: Settings) -> Answer:
     return Answer(QUESTION, *measure(settings, "cpu"))
 
 
-def measure(settings: Settings, device: str, question: str = QUESTION) -> tuple[tuple[Row, ...], dict]:
-    """Rows and evidence with both frameworks on `device`, "cpu" or "gpu"."""
+def measure(
+    settings: Settings, device: str, question: str = QUESTION, allowed: Mapping[str, float] = compare.NOTHING
+) -> tuple[tuple[Row, ...], dict]:
+    """Rows and evidence with both frameworks on `device`, "cpu" or "gpu". `allowed`: distances of the first update, by
+    name, that are right even where PyTorch is nearer to itself.
+    """
     form = QUICK if settings.quick else FULL
     seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
     rows, recipes = [], []
@@ -119,7 +123,7 @@ def measure(settings: Settings, device: str, question: str = QUESTION) -> tuple[
             for i, each in enumerate(form.recipes):
                 sides = Sides(each, form, seeds[0], "float32", device, watched=i == 0)
                 found = trajectories(sides, seeds)
-                rows += recipe_rows(question, sides, found)
+                rows += recipe_rows(question, sides, found, allowed)
                 recipes.append(evidence(each.name, form, found))
                 if i == 0:
                     flips = branch_log(sides, seeds[0])
@@ -245,7 +249,7 @@ def first_steps(sides: Sides, weights: Weights, data: list[pairs.Batch]) -> dict
     return {name: [compare.relative_l2(*pair) for pair in zip(ups, expected)] for name, ups in found.items()}
 
 
-def recipe_rows(question: str, sides: Sides, found: Found) -> list[Row]:
+def recipe_rows(question: str, sides: Sides, found: Found, allowed: Mapping[str, float]) -> list[Row]:
     """The first step, the last, and the same again."""
     name, steps = sides.recipe.name, sides.form.steps
     # NumPy's median and max, because Python's pass over a NaN
@@ -257,7 +261,7 @@ def recipe_rows(question: str, sides: Sides, found: Found) -> list[Row]:
             question,
             f"{name}: first update",
             medians.pop("jaxseg"),
-            medians,
+            medians | allowed,
             GATE,
             note,
         )
