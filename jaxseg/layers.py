@@ -191,8 +191,8 @@ def _max_pool_fwd(x):
     y = _max_pool_even(x)
     b, h, w, c = x.shape
     windows = x.reshape(b, h // 2, 2, w // 2, 2, c)
-    first = jnp.full(y.shape, 3, jnp.uint8)
-    for place in (2, 1, 0):
+    first = jnp.full(y.shape, 4, jnp.uint8)  # where y is NaN
+    for place in (3, 2, 1, 0):
         first = jnp.where(windows[:, :, place // 2, :, place % 2] == y, jnp.uint8(place), first)
     return y, first
 

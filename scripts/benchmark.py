@@ -4,7 +4,7 @@ Sections: `step`, a training step of the U-Net (transposed, base * [1 2 4 8 16] 
 in PyTorch as people write it, as its guides recommend, and under torch.compile; `pipeline`, pairs of tiles from files
 and caches; `epoch`, a whole epoch from files against the step's own rate; `prediction`; `startup`, imports and first
 steps in fresh processes. Prints a table for each comparison and leaves benchmark.json, with every single turn, and
-benchmark.png. On a GPU if both frameworks see one, else on the CPU; it has not been run on a GPU yet.
+benchmark.png. On a GPU if both frameworks see one, else on the CPU.
 
 Every contender has a process of its own, and they take turns (`match.py`, `workers.py`): in each round all of them, in
 changing order, a step or a few each. Compilation and a first turn are not timed with the rest. Figures are medians over

@@ -335,6 +335,33 @@ def test_a_folder_that_the_articles_loader_cannot_read_is_refused(tiles_root, tm
         open_folder(tmp_path, tmp_path, 32)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_torch_compiles_can_be_compiled_ahead(monkeypatch, tmp_path, fails):
+    """All at once and untuned, into the cache that the contenders have; a contender comes in when its own is there."""
+    begun = []
+
+    class Noted(Local):
+        def __init__(self, target, environment, arguments):
+            ahead = not arguments.get("tuned", True)
+            begun.append((ahead, arguments.get("compiled"), environment["TORCHINDUCTOR_CACHE_DIR"]))
+            if ahead and fails:
+                raise Failed("no compiler")
+
+    monkeypatch.setattr(program, "Worker", Noted)
+    modes = ("default", "reduce-overhead")
+    options = Options(bases=(2, 4), batches=(2,), precisions=("f32",), ahead=True, torch_modes=modes)
+    entries = list(program.steps(Plan(options, gpu=True, workers=1), tmp_path))
+    assert sorted(begun) == sorted((True, mode, str(tmp_path / "inductor")) for mode in modes * 2)
+    for name in ("jaxseg", "eager"):
+        entries[0].entrants[name]()
+    if fails:
+        with pytest.raises(Failed, match="no compiler"):
+            entries[1].entrants["torch.compile, reduce-overhead"]()
+    else:
+        entries[1].entrants["torch.compile, reduce-overhead"]()
+        assert begun[-1] == (False, "reduce-overhead", str(tmp_path / "inductor"))
+
+
 def test_a_gpu_brings_its_own_contenders_and_sizes():
     plan = Plan(Options(), gpu=True, workers=16)
     assert {"torch.compile, max-autotune-no-cudagraphs", "torch.compile, reduce-overhead"} < set(

@@ -278,6 +278,13 @@ def test_the_first_maximum_in_row_major_order_gets_the_gradient(window, first):
     np.testing.assert_array_equal(grad.ravel(), 3.0 * (np.arange(4) == first))
 
 
+def test_a_window_with_a_nan_has_no_gradient():
+    x = jnp.asarray([1, jnp.nan, 2, 3, 4, 5, 6, 7]).reshape(1, 2, 2, 2).swapaxes(1, 3)
+    y, grad = pool_and_pull(x, jnp.ones((1, 1, 1, 2)))
+    assert jnp.isnan(y).sum() == 1
+    assert grad.sum() == 1
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_the_gradient_of_max_pool_is_neither_lost_nor_doubled(seed):
     rng = np.random.default_rng(seed)

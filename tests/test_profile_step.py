@@ -78,7 +78,7 @@ def test_kinds_and_arithmetic_of_cudnns_calls():
 
 
 def test_a_kernel_in_a_cuda_graph_is_known_by_its_own_name():
-    """There the trace gives the graph for the operation. Kernels of cuDNN have names of their own and stay the graph's."""
+    """There the trace names the graph. Kernels of cuDNN have names of their own and stay the graph's."""
     known = operations(CUDA)
     traced = [
         Span(0, 3, "command_buffer_1", "reduce_1"),

@@ -30,6 +30,11 @@ class Options:
     """Biases in the 3x3 convolutions, as jaxseg's default has them; milesial's network has none."""
     torch_compile: bool = True
     """torch.compile among the contenders: up to two minutes for each configuration on 2 CPU cores."""
+    torch_modes: tuple[str, ...] | None = None
+    """Of torch.compile: default, and on a GPU max-autotune-no-cudagraphs and reduce-overhead."""
+    ahead: bool = False
+    """torch.compile's programs for the steps are all compiled from the start, in the background: for a GPU that is lent
+    for minutes. PyTorch's compile times say nothing then. Not for modes that tune on the GPU, which disturbs others."""
     data: Path | None = None
     """Folder with train/ and Ltrain/ to read tiles from; made-up fields if not given."""
     tiles: int | None = None

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,14 +41,15 @@ def program(plan: Plan, temporary: Path) -> Iterator[Entry]:
 
 
 def worker(plan: Plan, temporary: Path, target: str, **arguments) -> Callable[[], Worker]:
-    """A contender in its own process, in which nothing compiled earlier is found."""
+    """A contender in its own process, in which nothing compiled earlier is found, but what was compiled ahead."""
 
     def start() -> Worker:
         environment = {} if plan.gpu else machine.without_gpu()
         # JAX would take three quarters of a GPU at once, and leave too little to the others
         environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_COMPILATION_CACHE": "false"}
         environment["JAXSEG_CACHE_DIR"] = str(temporary / "jaxseg")
-        environment["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-", dir=temporary)
+        inductor = temporary / "inductor" if plan.options.ahead else tempfile.mkdtemp(prefix="inductor-", dir=temporary)
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(inductor)
         return Worker(f"benchmarks.{target}", environment, arguments)
 
     return start
@@ -80,20 +82,36 @@ def torch_ways(plan: Plan) -> dict[str, dict]:
     ways = {"eager": {"layout": "contiguous", "fused": False}, "channels_last, fused Adam": {}}
     if plan.options.torch_compile:
         modes = ("max-autotune-no-cudagraphs", "reduce-overhead") if plan.gpu else ("default",)
-        ways |= {f"torch.compile, {mode}": {"compiled": mode} for mode in modes}
+        ways |= {f"torch.compile, {mode}": {"compiled": mode} for mode in plan.options.torch_modes or modes}
     return ways
 
 
 def steps(plan: Plan, temporary: Path) -> Iterator[Entry]:
     """A training step from the same weights on the same batch."""
-    for number, task in enumerate(tasks(plan, train=True)):
-        weights = temporary / f"weights-{number}.npz"
-        with_weights = {"task": task, "weights": weights}
-        entrants = {"jaxseg": worker(plan, temporary, "jax_side:Step", **with_weights)}
-        for name, how in torch_ways(plan).items():
-            entrants[name] = worker(plan, temporary, "torch_side:Step", **with_weights, **how)
-        yield Entry(Match("step", dataclasses.asdict(task), "images"), entrants, plan.rules)
-        weights.unlink(missing_ok=True)
+    ways = torch_ways(plan)
+    with ThreadPoolExecutor() as pool:
+        ready = {}
+        if plan.options.ahead:
+            for task, how in itertools.product(tasks(plan, train=True), ways.values()):
+                if "compiled" in how:
+                    first = worker(plan, temporary, "torch_side:Step", task=task, tuned=False, **how)
+                    ready[task, how["compiled"]] = pool.submit(lambda start: start().close(), first)
+        for number, task in enumerate(tasks(plan, train=True)):
+            weights = temporary / f"weights-{number}.npz"
+            with_weights = {"task": task, "weights": weights}
+            entrants = {"jaxseg": worker(plan, temporary, "jax_side:Step", **with_weights)}
+            for name, how in ways.items():
+                start = worker(plan, temporary, "torch_side:Step", **with_weights, **how)
+                entrants[name] = partial(after, ready.get((task, how.get("compiled"))), start)
+            yield Entry(Match("step", dataclasses.asdict(task), "images"), entrants, plan.rules)
+            weights.unlink(missing_ok=True)
+
+
+def after(other: Future | None, start: Callable[[], Contender]) -> Contender:
+    """What `start` makes once `other`, if there is one, is done. Raises Failed if that failed."""
+    if other is not None:
+        other.result()
+    return start()
 
 
 def predictions(plan: Plan, temporary: Path) -> Iterator[Entry]:

@@ -19,12 +19,12 @@ from parity.reference.unet import UNet
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-def choose_device() -> torch.device:
-    """The GPU if there is one; sets what is global in PyTorch."""
+def choose_device(tuned: bool = True) -> torch.device:
+    """The GPU if there is one; sets what is global in PyTorch. Not `tuned`: cuDNN does not try its kernels out."""
     torch.set_num_threads(threads())
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = tuned
     torch.set_float32_matmul_precision("high")
     return torch.device("cuda")
 
@@ -39,7 +39,7 @@ class Network:
     """The U-Net with its step, on the device.
 
     `layout`: "contiguous" or "channels_last". `fused`: Adam in one kernel. `compiled`: a mode of torch.compile, which
-    is given everything from the uint8 images to the loss or the classes; None for eager.
+    is given everything from the uint8 images to the loss or the classes; None for eager. `tuned`: see `choose_device`.
     """
 
     def __init__(
@@ -49,8 +49,9 @@ class Network:
         layout: str = "channels_last",
         fused: bool = True,
         compiled: str | None = None,
+        tuned: bool = True,
     ):
-        self.device, self._task, self._compiled = choose_device(), task, compiled
+        self.device, self._task, self._compiled = choose_device(tuned), task, compiled
         self._layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
         self._model = UNet(widths=task.widths, conv_bias=task.conv_bias)
         if weights is not None:
