@@ -183,28 +183,32 @@ def _channels(x: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
 
 @jax.custom_vjp
 def _max_pool_even(x):
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
+    return _largest(x)[0]
 
 
-def _max_pool_fwd(x):
-    y = _max_pool_even(x)
-    b, h, w, c = x.shape
-    windows = x.reshape(b, h // 2, 2, w // 2, 2, c)
-    first = jnp.full(y.shape, 4, jnp.uint8)  # where y is NaN
-    for place in (3, 2, 1, 0):
-        first = jnp.where(windows[:, :, place // 2, :, place % 2] == y, jnp.uint8(place), first)
-    return y, first
+def _largest(x):
+    """The largest value of each window, and its place (uint8): 0 to 3 in row-major order, the first of equals; 4 for
+    NaN.
+
+    The place by comparisons of the pixels with one another. Where XLA on a CPU computed x once more for them they
+    differed in the last bit from the maximum, none was equal to it, and the gradient was lost.
+    """
+    n, h, w, channels = x.shape
+    windows = x.reshape(n, h // 2, 2, w // 2, 2, channels)
+    a, b, c, d = (windows[:, :, i, :, j] for i in range(2) for j in range(2))
+    above, below = jnp.maximum(a, b), jnp.maximum(c, d)
+    y = windows.max((2, 4))
+    place = jnp.where(below > above, 2 + (d > c).astype(jnp.uint8), (b > a).astype(jnp.uint8))
+    return y, jnp.where(jnp.isnan(y), jnp.uint8(4), place)
 
 
-def _max_pool_bwd(first, g):
+def _max_pool_bwd(place, g):
     b, h, w, c = g.shape
-    place = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
-    here = first[:, :, None, :, None] == place
+    here = place[:, :, None, :, None] == jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
     return (jnp.where(here, g[:, :, None, :, None], 0).reshape(b, 2 * h, 2 * w, c),)
 
 
-_max_pool_even.defvjp(_max_pool_fwd, _max_pool_bwd)
+_max_pool_even.defvjp(_largest, _max_pool_bwd)
 
 
 def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
