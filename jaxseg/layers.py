@@ -15,7 +15,7 @@ from jaxseg.initializers import Rule, torch_default_bias
 class BatchNorm(nnx.Module):
     """BatchNorm over `b h w` as `torch.nn.BatchNorm2d` computes it; `nnx.BatchNorm` differs in three ways.
 
-    The batch is normalized with its biased variance, from two passes over it; the running variance takes the
+    The batch is normalized with its biased variance, about a value near the mean; the running variance takes the
     *unbiased* one; the statistics have the parameters' dtype. `momentum` is the weight of the *new* value, PyTorch's
     convention (Flax would say 0.9). Evaluation is a view: `nnx.view(model, use_running_average=True)`.
     """

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxseg import layers, losses, model, optim
+from jaxseg import convolution as convolution_forms
+from jaxseg import layers, losses, model, optim, step
 
 
 @contextlib.contextmanager
@@ -58,21 +59,6 @@ def einsum_up(_: Callable) -> Callable:
         b, h, w, _ = x.shape
         y = jnp.einsum("bhwi,yxio->bhywxo", x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         return layers._add_bias(y.reshape(b, 2 * h, 2 * w, -1), self.bias[...])
-
-    return call
-
-
-def padded_input(plain: Callable) -> Callable:
-    """3 channels become 8, the added ones zero in image and kernel."""
-
-    def call(self, x):
-        if x.shape[-1] >= 8:
-            return plain(self, x)
-        more = 8 - x.shape[-1]
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (0, 0), (0, 0), (0, more)))
-        kernel = jnp.pad(self.kernel[...].astype(self.dtype), ((0, 0), (0, 0), (0, more), (0, 0)))
-        y = convolution(x, kernel)
-        return y if self.bias is None else layers._add_bias(y, self.bias[...])
 
     return call
 
@@ -160,7 +146,10 @@ REWRITES: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
     "plain cross-entropy": (losses, "cross_entropy", plain_cross_entropy),
     "dilated up": (layers.UpConv, "__call__", dilated_up),
     "einsum up": (layers.UpConv, "__call__", einsum_up),
-    "padded input": (layers.Conv, "__call__", padded_input),
+    "unpadded input": (convolution_forms, "ALIGNED", lambda _: 0),
+    "cuDNN's order": (convolution_forms, "kernel_gradient_on_gpu", lambda _: convolution_forms.kernel_gradient),
+    "norm and relu": (model, "norm_relu", lambda _: layers.plain_norm_relu),
+    "plain argmax": (step, "most_probable", lambda _: lambda logits: logits.argmax(-1)),
     "padded logits": (layers.Conv, "__call__", padded_logits),
     "product head": (layers.Conv, "__call__", product_head),
     "split concatenation": (model.Up, "__call__", split_concatenation),
