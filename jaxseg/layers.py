@@ -123,7 +123,7 @@ _normalized_relu.defvjp(_normalized_relu_fwd, _normalized_relu_bwd)
 def _normalized_relu_gradients(x, mean, var, scale, bias, g, eps):
     inverse = jax.lax.rsqrt(var + eps)
     slope, centered = scale * inverse, x - _channels(mean)
-    normalized = centered * _channels(slope) + _channels(bias)
+    normalized = _normalized(x, mean, var, scale, bias, eps)
     through, same = jnp.where(normalized > 0, g, 0), jnp.where(normalized <= 0, 0, g)
     total, product = through.sum((0, 1, 2)), (through * centered).sum((0, 1, 2))
     return same * _channels(slope), -slope * total, -product * scale * inverse**3 / 2, product * inverse, total

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What to run where there is a GPU for a quarter of an hour: three parts, of which the first two take ten minutes together.
 #
-#     scripts/gpu_session.sh parity|benchmark|attempts|all
+#     [FULL=1] scripts/gpu_session.sh parity|benchmark|attempts|all
 #
+# FULL: the parity suite in its full form too, six minutes more.
 # Writes to $OUT, or to gpu-session/ if that is not set. The benchmark and the attempts write as they go, and the attempts
 # go on where they were cut off; the parity suite writes at its end. Needs jax with CUDA, and for the first two PyTorch
 # with CUDA.
@@ -17,8 +18,9 @@ minutes() { timeout --signal=INT --kill-after=10 "$((60 * $1))" "${@:2}" || echo
 
 parity() {  # small first, so that a mistake shows at once
     minutes 2 python -m parity --only gpu --device gpu --quick --out "$out/parity-quick"
-    [ -n "${FULL:-}" ] && minutes 6 python -m parity --only gpu --device gpu --seeds 2 --out "$out/parity-full"
-    return 0
+    if [ -n "${FULL:-}" ]; then
+        minutes 6 python -m parity --only gpu --device gpu --seeds 2 --out "$out/parity-full"
+    fi
 }
 
 benchmark() {  # the aims first: base 64, bfloat16; then a small network

@@ -90,12 +90,7 @@ def steps(plan: Plan, temporary: Path) -> Iterator[Entry]:
     """A training step from the same weights on the same batch."""
     ways = torch_ways(plan)
     with ThreadPoolExecutor() as pool:
-        ready = {}
-        if plan.options.ahead:
-            for task, how in itertools.product(tasks(plan, train=True), ways.values()):
-                if "compiled" in how:
-                    first = worker(plan, temporary, "torch_side:Step", task=task, tuned=False, **how)
-                    ready[task, how["compiled"]] = pool.submit(lambda start: start().close(), first)
+        ready = compiled_ahead(plan, temporary, pool) if plan.options.ahead else {}
         for number, task in enumerate(tasks(plan, train=True)):
             weights = temporary / f"weights-{number}.npz"
             with_weights = {"task": task, "weights": weights}
@@ -105,6 +100,19 @@ def steps(plan: Plan, temporary: Path) -> Iterator[Entry]:
                 entrants[name] = partial(after, ready.get((task, how.get("compiled"))), start)
             yield Entry(Match("step", dataclasses.asdict(task), "images"), entrants, plan.rules)
             weights.unlink(missing_ok=True)
+
+
+def compiled_ahead(plan: Plan, temporary: Path, pool: ThreadPoolExecutor) -> dict[tuple[Task, str], Future]:
+    """All that torch.compile will be asked for, by step and mode; each leaves its programs in Inductor's cache."""
+
+    def compile_one(task: Task, how: dict) -> None:
+        worker(plan, temporary, "torch_side:Step", task=task, tuned=False, **how)().close()
+
+    compiled = [how for how in torch_ways(plan).values() if "compiled" in how]
+    return {
+        (task, how["compiled"]): pool.submit(compile_one, task, how)
+        for task, how in itertools.product(tasks(plan, train=True), compiled)
+    }
 
 
 def after(other: Future | None, start: Callable[[], Contender]) -> Contender:
