@@ -33,11 +33,9 @@ SHARED = 128
 """From so many channels of the output on, YNNPACK employs more cores than one."""
 PIECES = 10
 """XLA shares independent operations among cores where more than eight of them are ready."""
-UNROLLED = 40
-"""Up to so many pieces of a kernel's gradient there is no loop: a turn of it waits for the slower core, and the step
-took up to 7 % longer with loops for fewer."""
 LOOPED = PIECES // 2
-"""Pieces of a kernel's gradient that are together in a loop: two operands of each are ready at once."""
+"""Pieces of a kernel's gradient that are together in a loop, if it has more than PIECES: two operands of each are ready
+at once."""
 LEAST_ROWS = 8
 """Of a piece, whose neighboring rows are read with it."""
 CACHED = 2**19
@@ -164,11 +162,12 @@ def kernel_gradient_by_pieces(x: Image, g: Output) -> Kernel:
             for part in bands_of_one
         )
 
+    def add(turn, total):  # not a scan over reshaped arrays, of which XLA would make copies
+        return total + of_some(*(lax.dynamic_slice_in_dim(a, turn * together, together) for a in (x, g)))
+
     if together == b:
         return of_some(x, g)
-    some = [a.reshape(-1, together, *a.shape[1:]) for a in (x, g)]
-    zero = jnp.zeros((3, 3, inputs, outputs), x.dtype)
-    return lax.scan(lambda total, images: (total + of_some(*images), None), zero, some)[0]
+    return lax.fori_loop(0, b // together, add, jnp.zeros((3, 3, inputs, outputs), x.dtype))
 
 
 def _together(b: int, bands: int) -> tuple[int, int]:
@@ -177,7 +176,7 @@ def _together(b: int, bands: int) -> tuple[int, int]:
     All images where that is not too many pieces. Else at least LOOPED pieces and as few as there can be, with at most
     twice the bands.
     """
-    if b * bands <= UNROLLED:
+    if b * bands <= PIECES:
         return b, bands
     some = [(n, max(bands, math.ceil(LOOPED / n))) for n in range(1, b) if b % n == 0]
     few = [(n, cut) for n, cut in some if cut <= 2 * bands]
