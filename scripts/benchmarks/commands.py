@@ -14,10 +14,10 @@ TRAIN = ("--epochs", "1", "--batch-size", "5", "--steps", "2", "--workers", "1")
 
 
 class Command:
-    """`python WORDS`, to its end."""
+    """`python WORDS`, to its end, in `folder`."""
 
-    def __init__(self, *words: str, environment: Mapping[str, str]):
-        self._words, self._environment = words, dict(os.environ) | dict(environment)
+    def __init__(self, *words: str, environment: Mapping[str, str], folder: Path | None = None):
+        self._words, self._environment, self._folder = words, dict(os.environ) | dict(environment), folder
         self.facts = {"command": " ".join(("python", *words))}
 
     def turn(self, times: int) -> dict:
@@ -27,6 +27,7 @@ class Command:
             done = subprocess.run(
                 [sys.executable, *self._words],
                 env=self._environment,
+                cwd=self._folder,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
@@ -49,13 +50,16 @@ class Command:
 class FirstStep(Command):
     """`python -m jaxseg.train` until it has the result of its first step: `first_step.py`.
 
-    `cold`: the compilation cache in `cache` is emptied before each turn; else it is as the last one left it.
+    Without `data` that of the command without flags, on the tiles that it makes up the first time. `cold`: the
+    compilation cache in `cache` is emptied before each turn; else it is as the last one left it.
     """
 
-    def __init__(self, data: Path, cache: Path, *, cold: bool, environment: Mapping[str, str]):
-        run = cache.with_name(f"{cache.name}-run")
-        words = ("-m", "benchmarks.first_step", "--data", str(data), "--out", str(run), "--overwrite", *TRAIN)
-        super().__init__(*words, environment=dict(environment) | {"JAXSEG_CACHE_DIR": str(cache)})
+    def __init__(self, data: Path | None, cache: Path, *, cold: bool, environment: Mapping[str, str]):
+        folder = cache.with_name(f"{cache.name}-run")
+        flags = () if data is None else ("--data", str(data), *TRAIN)
+        words = ("-m", "benchmarks.first_step", "--out", str(folder / "out"), "--overwrite", *flags)
+        folder.mkdir()
+        super().__init__(*words, environment=dict(environment) | {"JAXSEG_CACHE_DIR": str(cache)}, folder=folder)
         self._environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it would take the place of the trainer's own
         self._cache, self._cold = cache, cold
 

@@ -178,8 +178,8 @@ def startup(plan: Plan, temporary: Path) -> Iterator[Entry]:
     }
     entrants: dict[str, Callable] = {name: partial(Command, *w, environment=environment) for name, w in words.items()}
     data = make_fields(temporary / "few", train=16, val=4, size=plan.side)
-    for name, cold in (("first step, cold", True), ("first step, cached", False)):
-        cache = temporary / ("cold" if cold else "warm")
-        entrants[name] = partial(FirstStep, data, cache, cold=cold, environment=environment)
+    for name, cold, given in (("cold", True, data), ("cached", False, data), ("cached, no flags", False, None)):
+        first = partial(FirstStep, given, temporary / name, cold=cold, environment=environment)
+        entrants[f"first step, {name}"] = first
     rules = Rules(1, 1) if plan.options.quick else Rules(plan.options.rounds or 3, plan.options.rounds or 7, 60.0)
     yield Entry(Match("startup", {"side": plan.side, "tiles": 20}, "processes"), entrants, rules)
