@@ -154,7 +154,7 @@ def _moments(
     some = x[:, ::NEAR, ::NEAR]
     count = jnp.maximum(weight.sum(), 1)
     n = count * (x.shape[1] * x.shape[2])
-    near = jax.lax.stop_gradient(_sum(some, weight) / (count * (some.shape[1] * some.shape[2])))
+    near = jax.lax.stop_gradient(_sum(some, weight / (count * (some.shape[1] * some.shape[2]))))
     centered = x - _channels(near)
     rest = _sum(centered, weight) / n
     var = jnp.maximum(_sum(jnp.square(centered), weight) / n - jnp.square(rest), 0)  # by rounding below 0
