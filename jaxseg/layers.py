@@ -125,8 +125,13 @@ def _normalized_relu_gradients(x, mean, var, scale, bias, g, eps):
     slope, centered = scale * inverse, x - _channels(mean)
     normalized = _normalized(x, mean, var, scale, bias, eps)
     through, same = jnp.where(normalized > 0, g, 0), jnp.where(normalized <= 0, 0, g)
-    total, product = through.sum((0, 1, 2)), (through * centered).sum((0, 1, 2))
+    total, product = _pixel_sums(through, through * centered)
     return same * _channels(slope), -slope * total, -product * scale * inverse**3 / 2, product * inverse, total
+
+
+def _pixel_sums(*images):
+    """Of each channel."""
+    return tuple(x.sum((0, 1, 2)) for x in images)
 
 
 @partial(jax.jit, static_argnums=3)

@@ -141,7 +141,15 @@ def test_names_are_unique_and_rewrites_exist():
     assert {name for attempt in ATTEMPTS for name in attempt.change.get("rewrites", ())} <= set(rewrites.REWRITES)
 
 
-NEW = ("einsum up", "padded logits", "split concatenation", "two-pass variance", "unpadded input", "cuDNN's order")
+NEW = (
+    "einsum up",
+    "padded logits",
+    "split concatenation",
+    "two-pass variance",
+    "unpadded input",
+    "cuDNN's order",
+    "sums together",
+)
 NOT_OF_THE_LOSS = {"undonated", "flattened update", "plain argmax"}
 OTHERS = ("dilated up", "product head", "plain pooling", "plain cross-entropy", "one-pass variance", "norm and relu")
 
@@ -168,6 +176,7 @@ def test_rewrites_change_the_program_but_nothing_but_rounding(rng):
             return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(ask)(params)))
 
     def gradients(*names):
+        jax.clear_caches()  # or functions traced before would be found again
         ask = jax.jit(jax.value_and_grad(lambda params: loss(params), has_aux=True), compiler_options=UNOPTIMIZED)
         with rewrites.applied(names):
             return jax.tree.leaves(ask(params))

@@ -48,6 +48,9 @@ ATTEMPTS = (
         flags(xla_gpu_command_buffer_scheduling_mode="CONCURRENT"),
         small=True,
     ),
+    Attempt(
+        "BatchNorm's sums of gradients together", "0.3 % by 18 of 482 kernels", rewrite("sums together"), small=True
+    ),
     Attempt("cuDNN's fusion path", "-5 to 5 %", flags(xla_gpu_experimental_enable_conv_fusion="true")),
     Attempt("two-pass variance, not corrected", "-2.5 %: its gradient sums once more", rewrite("two-pass variance")),
     Attempt("one-pass variance (not exact)", "2.6 %: a pass forwards", rewrite("one-pass variance")),

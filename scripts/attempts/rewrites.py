@@ -104,6 +104,16 @@ def split_concatenation(_: Callable) -> Callable:
     return call
 
 
+def sums_together(_: Callable) -> Callable:
+    """Several sums as one reduction of tuples."""
+
+    def call(*images):
+        zeros = tuple(jnp.zeros((), x.dtype) for x in images)
+        return jax.lax.reduce(images, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), (0, 1, 2))
+
+    return call
+
+
 def statistics(moments: Callable[[jax.Array], tuple[jax.Array, jax.Array]]) -> Callable[[Callable], Callable]:
     """Statistics of a batch of which all samples are valid."""
 
@@ -146,6 +156,7 @@ REWRITES: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
     "plain cross-entropy": (losses, "cross_entropy", plain_cross_entropy),
     "dilated up": (layers.UpConv, "__call__", dilated_up),
     "einsum up": (layers.UpConv, "__call__", einsum_up),
+    "sums together": (layers, "_pixel_sums", sums_together),
     "unpadded input": (convolution_forms, "ALIGNED", lambda _: 0),
     "cuDNN's order": (convolution_forms, "kernel_gradient_on_gpu", lambda _: convolution_forms.kernel_gradient),
     "norm and relu": (model, "norm_relu", lambda _: layers.plain_norm_relu),
