@@ -162,11 +162,12 @@ def kernel_gradient_by_pieces(x: Image, g: Output) -> Kernel:
             for part in bands_of_one
         )
 
+    if together == b:
+        return of_some(x, g)
+
     def add(turn, total):  # not a scan over reshaped arrays, of which XLA would make copies
         return total + of_some(*(lax.dynamic_slice_in_dim(a, turn * together, together) for a in (x, g)))
 
-    if together == b:
-        return of_some(x, g)
     return lax.fori_loop(0, b // together, add, jnp.zeros((3, 3, inputs, outputs), x.dtype))
 
 

@@ -14,7 +14,7 @@ TRAIN = ("--epochs", "1", "--batch-size", "5", "--steps", "2", "--workers", "1")
 
 
 class Command:
-    """`python WORDS`, to its end, in `folder`."""
+    """`python WORDS`, to its end, in `folder` if there is one."""
 
     def __init__(self, *words: str, environment: Mapping[str, str], folder: Path | None = None):
         self._words, self._environment, self._folder = words, dict(os.environ) | dict(environment), folder
