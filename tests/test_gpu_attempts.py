@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -149,8 +150,9 @@ NEW = (
     "unpadded input",
     "cuDNN's order",
     "sums together",
+    "moments together",
 )
-NOT_OF_THE_LOSS = {"undonated", "flattened update", "plain argmax"}
+NOT_OF_THE_LOSS = {"undonated", "flattened update", "plain argmax", "norm together"}
 OTHERS = ("dilated up", "product head", "plain pooling", "plain cross-entropy", "one-pass variance", "norm and relu")
 
 
@@ -188,3 +190,11 @@ def test_rewrites_change_the_program_but_nothing_but_rounding(rng):
     for other in found:
         for a, b in zip(other, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_the_norm_as_one_sum_is_that_of_optax(rng):
+    tree = {"kernel": rng.normal(size=(3, 3, 4, 5)), "bias": rng.normal(size=5)}
+    plain = optax.tree.norm
+    with rewrites.applied(["norm together"]):
+        assert optax.tree.norm is not plain
+        np.testing.assert_allclose(jax.jit(optax.tree.norm)(tree), plain(tree), rtol=1e-6)

@@ -104,12 +104,42 @@ def split_concatenation(_: Callable) -> Callable:
     return call
 
 
-def sums_together(_: Callable) -> Callable:
-    """Several sums as one reduction of tuples."""
+@jax.custom_vjp
+def sums_of_pixels(*images: jax.Array) -> tuple[jax.Array, ...]:
+    """Of each channel, as one reduction of tuples."""
+    zeros = tuple(jnp.zeros((), x.dtype) for x in images)
+    return jax.lax.reduce(images, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), (0, 1, 2))
 
-    def call(*images):
-        zeros = tuple(jnp.zeros((), x.dtype) for x in images)
-        return jax.lax.reduce(images, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b)), (0, 1, 2))
+
+sums_of_pixels.defvjp(
+    lambda *images: (sums_of_pixels(*images), images[0]),
+    lambda like, gradients: tuple(jnp.broadcast_to(g, like.shape) for g in gradients),
+)
+
+
+def moments_together(_: Callable) -> Callable:
+    """Both sums of a batch's statistics as one reduction."""
+
+    def call(x, valid):
+        weight = valid.astype(x.dtype)[:, None, None, None]
+        some = x[:, :: layers.NEAR, :: layers.NEAR]
+        count = jnp.maximum(weight.sum(), 1)
+        n = count * (x.shape[1] * x.shape[2])
+        near = jax.lax.stop_gradient((some * (weight / (count * (some.shape[1] * some.shape[2])))).sum((0, 1, 2)))
+        centered = x - layers._channels(near)
+        rest, squares = (total / n for total in sums_of_pixels(weight * centered, weight * jnp.square(centered)))
+        var = jnp.maximum(squares - jnp.square(rest), 0)
+        return near + rest, var, var * (n / (n - 1))
+
+    return call
+
+
+def norm_together(_: Callable) -> Callable:
+    """The rows' sums of all gradients in one array, which is summed; XLA would take that apart but for the barrier."""
+
+    def call(grads):
+        rows = [jnp.square(grad).sum(-1).ravel() for grad in jax.tree.leaves(grads)]
+        return jnp.sqrt(jax.lax.optimization_barrier(jnp.concatenate(rows)).sum())
 
     return call
 
@@ -156,7 +186,9 @@ REWRITES: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
     "plain cross-entropy": (losses, "cross_entropy", plain_cross_entropy),
     "dilated up": (layers.UpConv, "__call__", dilated_up),
     "einsum up": (layers.UpConv, "__call__", einsum_up),
-    "sums together": (layers, "_pixel_sums", sums_together),
+    "sums together": (layers, "_pixel_sums", lambda _: sums_of_pixels),
+    "moments together": (layers, "_moments", moments_together),
+    "norm together": (optax.tree, "norm", norm_together),
     "unpadded input": (convolution_forms, "ALIGNED", lambda _: 0),
     "cuDNN's order": (convolution_forms, "kernel_gradient_on_gpu", lambda _: convolution_forms.kernel_gradient),
     "norm and relu": (model, "norm_relu", lambda _: layers.plain_norm_relu),
