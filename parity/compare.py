@@ -8,15 +8,12 @@ figure NaN, and so fails. Arrays come alone or as a dict from name to array; any
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
 
 import numpy as np
 from scipy import stats
 
 Arrays = np.ndarray | Mapping[str, np.ndarray]
 Measure = Callable[[Arrays, Arrays], float]
-NOTHING: Mapping[str, float] = MappingProxyType({})
-"""No baselines."""
 
 
 @dataclasses.dataclass(frozen=True)

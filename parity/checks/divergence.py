@@ -110,14 +110,14 @@ def run(settings: Settings) -> Answer:
 
 
 def measure(
-    settings: Settings, device: str, question: str = QUESTION, allowed: Mapping[str, float] = compare.NOTHING
+    settings: Settings, device: str, question: str = QUESTION, allowed: Mapping[str, float] | None = None
 ) -> tuple[tuple[Row, ...], dict]:
     """Rows and evidence with both frameworks on `device`, "cpu" or "gpu". `allowed`: distances of the first update, by
     name, that are right even where PyTorch is nearer to itself.
     """
     form = QUICK if settings.quick else FULL
     seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
-    rows, recipes = [], []
+    allowed, rows, recipes = allowed or {}, [], []
     with jax.default_device(jax.devices(device)[0]):
         with jax.enable_x64(False):
             for i, each in enumerate(form.recipes):

@@ -88,7 +88,7 @@ def measure(
     device: str,
     label: str = "",
     dtypes: tuple[str, ...] = ("float32", "bfloat16"),
-    allowed: Mapping[str, float] = compare.NOTHING,
+    allowed: Mapping[str, float] | None = None,
 ) -> tuple[tuple[Row, ...], dict]:
     """Rows, their names beginning with `label`, and evidence, with both frameworks on `device`, "cpu" or "gpu", of the
     networks that compute in one of `dtypes`. `allowed`: errors, by name, that are right even where PyTorch's is less.
@@ -105,7 +105,7 @@ def measure(
         PyTorch, and the share that is counted; of all seeds of the first case.}
     """
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    compiled, rows, evidence = {}, [], {"three_way": [], "types": []}
+    allowed, compiled, rows, evidence = allowed or {}, {}, [], {"three_way": [], "types": []}
     for case in (case for case in (QUICK if settings.quick else FULL) if case.network.dtype in dtypes):
         if case.network not in compiled:
             optimized = not (settings.quick and case.network.dtype == "bfloat16")  # it would compile for long

@@ -26,12 +26,6 @@ def applied(names: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """With zeros around it, so that the size stays."""
-    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
 def plain_pooling(_: Callable) -> Callable:
     return lambda x: nnx.max_pool(x, (2, 2), (2, 2))
 
@@ -71,7 +65,7 @@ def padded_logits(plain: Callable) -> Callable:
             return plain(self, x)
         classes = self.kernel.shape[-1]
         kernel = jnp.pad(self.kernel[...].astype(self.dtype), ((0, 0), (0, 0), (0, 0), (0, 8 - classes)))
-        return layers._add_bias(convolution(x.astype(self.dtype), kernel)[..., :classes], self.bias[...])
+        return layers._add_bias(layers._conv1x1(x.astype(self.dtype), kernel)[..., :classes], self.bias[...])
 
     return call
 
@@ -94,9 +88,9 @@ def split_concatenation(_: Callable) -> Callable:
 
     def call(self, x, skip, valid=None):
         x = layers.upsample_bilinear(x) if self.up is None else self.up(x)
-        block, first = self.block, self.block.conv1
+        block, first, plain = self.block, self.block.conv1, convolution_forms.plain
         kernel = first.kernel[...].astype(first.dtype)
-        y = convolution(skip, kernel[:, :, : skip.shape[-1]]) + convolution(x, kernel[:, :, skip.shape[-1] :])
+        y = plain(skip, kernel[:, :, : skip.shape[-1]]) + plain(x, kernel[:, :, skip.shape[-1] :])
         y = y if first.bias is None else layers._add_bias(y, first.bias[...])
         y = layers.norm_relu(block.norm1, y, valid)
         return layers.norm_relu(block.norm2, block.conv2(y), valid)
