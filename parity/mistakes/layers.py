@@ -61,9 +61,11 @@ def fast_variance(right):
 def float32_statistics(right):
     """Flax: running statistics are float32 whatever the parameters are."""
 
-    def wrong(self, features, **kwargs):
-        right(self, features, **kwargs)
-        self.mean, self.var = (nnx.BatchStat(s[...].astype(jnp.float32)) for s in (self.mean, self.var))
+    def wrong(self, x, valid):
+        moments = right(self, x, valid)
+        for running in (self.mean, self.var):
+            running[...] = running[...].astype(jnp.float32).astype(running.dtype)
+        return moments
 
     return wrong
 
@@ -239,7 +241,7 @@ MISTAKES = [
         statistics(lambda self, x, mean, var, n, before: (mean, var * n / (n - 1))),
     ),
     mistake("BatchNorm: fast variance", NORM, "_statistics", fast_variance),
-    mistake("BatchNorm: statistics kept in float32", NORM, "__init__", float32_statistics),
+    mistake("BatchNorm: statistics kept in float32", NORM, "_statistics", float32_statistics),
     mistake("BatchNorm: statistics detached", NORM, "_statistics", detached),
     mistake(
         "BatchNorm: padding takes part",
