@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from jaxseg import model, optim, step
-from parity import branches, compare
+from parity import branches
 from parity.answer import Settings
 from parity.checks import divergence, training
 
@@ -168,7 +168,7 @@ def found():
 
 def rows_of(found) -> list:
     sides = mock.Mock(form=divergence.QUICK, recipe=divergence.QUICK.recipes[0], device="cpu")
-    return divergence.recipe_rows("divergence", sides, found, compare.NOTHING)
+    return divergence.recipe_rows("divergence", sides, found, {})
 
 
 def test_a_jump_in_one_batch_does_not_move_the_first_update(found):
