@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from jaxseg import programs
 from jaxseg.config import cache_folder
 from jaxseg.terminal import console
 
@@ -29,6 +30,7 @@ def keep() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
         trim(folder, LIMIT)
+        programs.keep(folder / "steps")
     except OSError as error:
         advice = "set JAXSEG_CACHE_DIR to a folder that can be, or every start waits for the compiler"
         console.print(f"cache {folder}: cannot be written ({error.strerror or error}); {advice}", style="yellow")

@@ -65,8 +65,8 @@ class BatchNorm(nnx.Module):
             )
         valid = jnp.ones(b, bool) if valid is None else jnp.asarray(valid)
         mean, var, unbiased = _moments(x, valid)
-        self.mean[...] = _moved(self.mean[...], mean, valid, self.momentum)
-        self.var[...] = _moved(self.var[...], unbiased, valid, self.momentum)
+        self.mean.set_value(_moved(self.mean[...], mean, valid, self.momentum))
+        self.var.set_value(_moved(self.var[...], unbiased, valid, self.momentum))
         return mean, var
 
 
@@ -159,27 +159,27 @@ def _moments(
     some = x[:, ::NEAR, ::NEAR]
     count = jnp.maximum(weight.sum(), 1)
     n = count * (x.shape[1] * x.shape[2])
-    near = jax.lax.stop_gradient(_sum(some, weight / (count * (some.shape[1] * some.shape[2]))))
+    (near,) = _sums(weight / (count * (some.shape[1] * some.shape[2])), jax.lax.stop_gradient(some))
     centered = x - _channels(near)
-    rest = _sum(centered, weight) / n
-    var = jnp.maximum(_sum(jnp.square(centered), weight) / n - jnp.square(rest), 0)  # by rounding below 0
+    rest, squares = (total / n for total in _sums(weight, centered, jnp.square(centered)))
+    var = jnp.maximum(squares - jnp.square(rest), 0)  # by rounding below 0
     return near + rest, var, var * (n / (n - 1))
 
 
 @jax.jit
-def _sum(x: Float[Array, "b h w c"], weight: Float[Array, " b"]) -> Float[Array, " c"]:
-    """Over all pixels, each with its sample's weight.
+def _sums(weight: Float[Array, " b"], *images: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], ...]:
+    """Of each of `images` over all pixels, each with its sample's weight.
 
     A GPU multiplies on the way to the sum; XLA on a CPU would first fill an array of x's size with the weights.
     """
 
-    def by_pixel(x, weight):
-        return (x * weight[:, None, None, None]).sum((0, 1, 2))
+    def by_pixel(weight, *images):
+        return _pixel_sums(*(x * weight[:, None, None, None] for x in images))
 
-    def by_sample(x, weight):
-        return (x.sum((1, 2)) * weight[:, None]).sum(0)
+    def by_sample(weight, *images):
+        return tuple((x.sum((1, 2)) * weight[:, None]).sum(0) for x in images)
 
-    return jax.lax.platform_dependent(x, weight, cpu=by_sample, default=by_pixel)
+    return jax.lax.platform_dependent(weight, *images, cpu=by_sample, default=by_pixel)
 
 
 def _channels(x: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:

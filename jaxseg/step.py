@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Num, UInt8
 
-from jaxseg import losses, optim
+from jaxseg import losses, optim, programs
 from jaxseg.config import IGNORE_INDEX
 from jaxseg.data.augment import Batch
 from jaxseg.losses import Loss
@@ -227,21 +227,22 @@ def compiler_options() -> dict[str, str]:
 
 def _compiled(step: Callable, *held: nnx.Pytree, **options) -> Callable:
     """`step` compiled, once for every shape of what is given after `held`."""
-    return _WithOptions(nnx.jit_partial(step, *held, graph=False, **options), compiler_options())
+    return _Compiled(step, held, options)
 
 
-class _WithOptions:
-    """`jitted` compiled with options, for which Flax's `jit_partial` has no argument."""
+class _Compiled:
+    """`nnx.jit_partial(step, *held)`, compiled with `compiler_options()` or found in `programs`."""
 
-    def __init__(self, jitted: Callable, options: dict[str, str]):
-        self._jitted, self._options, self._compiled = jitted, options, {}
+    def __init__(self, step: Callable, held: tuple[nnx.Pytree, ...], options: dict):
+        self._made_of, self._programs = (step, held, options), {}
+        self._jitted = nnx.jit_partial(step, *held, graph=False, **options)
 
     def __call__(self, batch: Batch | Images):
         leaves, structure = jax.tree.flatten(batch)
         shapes = (structure, *((x.shape, x.dtype) for x in leaves))
-        if shapes not in self._compiled:
-            self._compiled[shapes] = self.lower(batch).compile(self._options)
-        return self._compiled[shapes](batch)
+        if shapes not in self._programs:
+            self._programs[shapes] = programs.compiled(self._jitted, self._made_of, batch, compiler_options())
+        return self._programs[shapes](batch)
 
     def trace(self, batch):
         """As that of `jax.jit`."""

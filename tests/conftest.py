@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("jaxseg", deadline=None, max_examples=25, derandomize=True)
@@ -34,6 +35,25 @@ def caches(tmp_path_factory):
         jax.config.update("jax_compilation_cache_dir", compiled)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
         yield
+
+
+@pytest.fixture
+def untold(monkeypatch, tmp_path):
+    """JAX as it is where nobody set up its cache, and the folder that jaxseg would take."""
+    from jaxseg import programs
+
+    defaults = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 1.0}
+    before = {name: getattr(jax.config, name) for name in defaults}
+    for name, default in defaults.items():
+        monkeypatch.delenv(name.upper(), raising=False)
+        jax.config.update(name, default)
+    monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "kept"))
+    compilation_cache.reset_cache()
+    yield tmp_path / "kept/compiled"
+    programs.keep(None)
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -13,28 +13,10 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.experimental.compilation_cache import compilation_cache
 
 from jaxseg import compilation, model, optim, train
 from jaxseg.config import Model
 from jaxseg.step import compile_train_step
-
-SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-
-
-@pytest.fixture
-def untold(monkeypatch, tmp_path):
-    """JAX as it is where nobody set up its cache, and the folder that jaxseg would take."""
-    before = {name: getattr(jax.config, name) for name in SETTINGS}
-    for name, default in zip(SETTINGS, (None, 1.0)):
-        monkeypatch.delenv(name.upper(), raising=False)
-        jax.config.update(name, default)
-    monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "kept"))
-    compilation_cache.reset_cache()
-    yield tmp_path / "kept/compiled"
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @contextmanager

@@ -150,7 +150,6 @@ NEW = (
     "unpadded input",
     "cuDNN's order",
     "sums together",
-    "moments together",
 )
 NOT_OF_THE_LOSS = {"undonated", "flattened update", "plain argmax", "norm together"}
 OTHERS = ("dilated up", "product head", "plain pooling", "plain cross-entropy", "one-pass variance", "norm and relu")

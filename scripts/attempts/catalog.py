@@ -51,7 +51,7 @@ ATTEMPTS = (
     Attempt(
         "BatchNorm's sums in pairs",
         "0.5 %, 2 % of a small step: 36 of 482 kernels",
-        rewrite("sums together", "moments together"),
+        rewrite("sums together"),
         small=True,
     ),
     Attempt(

@@ -111,23 +111,6 @@ sums_of_pixels.defvjp(
 )
 
 
-def moments_together(_: Callable) -> Callable:
-    """Both sums of a batch's statistics as one reduction."""
-
-    def call(x, valid):
-        weight = valid.astype(x.dtype)[:, None, None, None]
-        some = x[:, :: layers.NEAR, :: layers.NEAR]
-        count = jnp.maximum(weight.sum(), 1)
-        n = count * (x.shape[1] * x.shape[2])
-        near = jax.lax.stop_gradient((some * (weight / (count * (some.shape[1] * some.shape[2])))).sum((0, 1, 2)))
-        centered = x - layers._channels(near)
-        rest, squares = (total / n for total in sums_of_pixels(weight * centered, weight * jnp.square(centered)))
-        var = jnp.maximum(squares - jnp.square(rest), 0)
-        return near + rest, var, var * (n / (n - 1))
-
-    return call
-
-
 def norm_together(_: Callable) -> Callable:
     """The rows' sums of all gradients in one array, which is summed; XLA would take that apart but for the barrier."""
 
@@ -181,7 +164,6 @@ REWRITES: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
     "dilated up": (layers.UpConv, "__call__", dilated_up),
     "einsum up": (layers.UpConv, "__call__", einsum_up),
     "sums together": (layers, "_pixel_sums", lambda _: sums_of_pixels),
-    "moments together": (layers, "_moments", moments_together),
     "norm together": (optax.tree, "norm", norm_together),
     "unpadded input": (convolution_forms, "ALIGNED", lambda _: 0),
     "cuDNN's order": (convolution_forms, "kernel_gradient_on_gpu", lambda _: convolution_forms.kernel_gradient),

@@ -1,0 +1,195 @@
+"""A step that an earlier process compiled is found without being traced, and does the same to the bit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxseg
+from jaxseg import compilation, model, optim, programs, schedules
+from jaxseg.config import Model
+from jaxseg.step import compile_train_step
+
+BATCH = {
+    "image": np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8),
+    "mask": np.random.default_rng(1).integers(0, 2, (4, 8, 8), np.uint8),
+    "valid": np.ones(4, bool),
+}
+
+
+@pytest.fixture
+def kept(untold):
+    """The folder in which steps are kept."""
+    jax.clear_caches()
+    compilation.keep()
+    return untold / "steps"
+
+
+@pytest.fixture
+def understood(monkeypatch):
+    """Any step is taken for the one of `two_steps`: with the checks of types that tests run with none is understood."""
+    monkeypatch.setattr(programs, "fingerprint", lambda *_: "step")
+
+
+def two_steps() -> tuple[dict[str, bytes], list[bool]]:
+    """All that two steps of training leave, by name; and which of the first parameters are still in memory."""
+    net = model.build(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
+    optimizer = nnx.Optimizer(net, optim.adam(1e-2), wrt=nnx.Param)
+    first = jax.tree.leaves(nnx.state(net, nnx.Param))
+    step = compile_train_step(net, optimizer, schedule=schedules.constant(1e-2))
+    seen = [step(BATCH) for _ in range(2)]
+    leaves = jax.tree.leaves_with_path((seen, nnx.to_pure_dict(nnx.state((net, optimizer)))))
+    left = {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves}
+    return left, [not x.is_deleted() for x in first]
+
+
+def forbid_tracing(monkeypatch) -> None:
+    def traced(*_):
+        raise AssertionError("traced")
+
+    monkeypatch.setattr("flax.nnx.transforms.compilation.SimpleJitPartialWrapped.lower", traced)
+
+
+def test_a_step_is_found_without_tracing_does_the_same_to_the_bit_and_reuses_memory(kept, understood, monkeypatch):
+    compiled, in_memory = two_steps()
+    assert [path.name for path in kept.iterdir()] == ["step"]
+    forbid_tracing(monkeypatch)
+    found, in_memory_too = two_steps()
+    assert found.keys() == compiled.keys()
+    assert [name for name in compiled if found[name] != compiled[name]] == []
+    assert not any(in_memory + in_memory_too)
+
+
+def test_nothing_is_found_before_it_was_asked_for_or_under_another_name(kept, understood, monkeypatch):
+    two_steps()
+    forbid_tracing(monkeypatch)
+    programs.keep(None)
+    with pytest.raises(AssertionError, match="traced"):
+        two_steps()
+    programs.keep(kept)
+    monkeypatch.setattr(programs, "fingerprint", lambda *_: "other")
+    with pytest.raises(AssertionError, match="traced"):
+        two_steps()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: b"", lambda data: data[::-1]])
+def test_a_damaged_file_is_as_good_as_none(kept, understood, damage):
+    compiled, _ = two_steps()
+    (path,) = kept.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert two_steps()[0] == compiled
+    assert not path.exists()
+
+
+def test_what_jax_found_in_its_own_cache_is_not_kept(kept, understood):
+    """XLA would write but a part of it."""
+    compiled, _ = two_steps()
+    shutil.rmtree(kept)
+    kept.mkdir()
+    jax.clear_caches()
+    assert two_steps()[0] == compiled
+    assert list(kept.iterdir()) == []
+
+
+def test_a_step_that_is_not_understood_is_not_kept(kept):
+    assert two_steps()[0]
+    assert list(kept.iterdir()) == []
+
+
+def test_a_folder_that_is_gone_is_no_hindrance(kept, understood):
+    shutil.rmtree(kept)
+    assert two_steps()[0]
+
+
+def test_shapes_and_types_of_a_batch_and_the_compilers_options_are_in_the_name(kept, monkeypatch):
+    monkeypatch.setattr(programs, "surroundings", list)
+    monkeypatch.setattr(programs, "sources", list)
+
+    def name(options=None, **changed):
+        return programs._path(max, BATCH | changed, options or {}).name
+
+    names = [
+        name(),
+        name(mask=BATCH["mask"][:3]),
+        name(image=BATCH["image"].astype(np.float32)),
+        name(more=BATCH["valid"]),
+        name({"xla_disable_hlo_passes": "a"}),
+        name({"xla_disable_hlo_passes": "b"}),
+    ]
+    assert len(set(names)) == len(names)
+    assert name(image=BATCH["image"] + 1) == name()
+
+
+def test_flags_settings_and_files_are_in_the_name(kept, monkeypatch):
+    def name():
+        return programs._path(max, BATCH, {}).name
+
+    names = [name(), name()]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    names.append(name())
+    with monkeypatch.context() as patch:
+        patch.setattr(programs, "sources", lambda known=programs.sources(): [*known, "one more"])
+        names.append(name())
+    before = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", "highest")
+    names.append(name())
+    jax.config.update("jax_default_matmul_precision", before)
+    names.append(name())
+    assert names[0] == names[1]
+    assert names[2] == names[5]
+    assert len(set(names)) == 4
+
+
+def test_every_file_of_python_counts_by_size_and_time(tmp_path):
+    here = Path(jaxseg.__file__).parent
+    found = programs.sources()
+    assert any(file.startswith(f"{here / 'data' / 'augment.py'} ") for file in found)
+    for package in ("jax", "flax", "optax", "numpy"):
+        assert any(file.startswith(f"{Path(sys.modules[package].__file__)} ") for file in found)
+    (tmp_path / "inner").mkdir()
+    path = tmp_path / "inner" / "a.py"
+    path.write_text("x = 1")
+    os.utime(path, ns=(0, 0))
+    states = [list(programs._files(str(tmp_path)))]
+    path.write_text("x = 12")
+    os.utime(path, ns=(0, 0))
+    states.append(list(programs._files(str(tmp_path))))
+    os.utime(path, ns=(0, 1000))
+    states.append(list(programs._files(str(tmp_path))))
+    assert [len(state) for state in states] == [1, 1, 1]
+    assert len({state[0] for state in states}) == 3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_that_finds_its_steps_is_the_same_and_traces_none_of_them(tiles_root, tmp_path, devices):
+    folder, cache = tmp_path / "runs", tmp_path / "cache"
+    flags = ["--data", str(tiles_root), "--widths", "2", "4", "--epochs", "2", "--batch-size", "4"]
+    begin = f"import sys; sys.path.insert(0, {str(Path(jaxseg.__file__).parents[1])!r}); from jaxseg import train\n"
+    forbid = "from flax.nnx.transforms import compilation as c; c.SimpleJitPartialWrapped.lower = None\n"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAXSEG_CACHE_DIR": str(cache)}
+    environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+    def run(name: str, code: str) -> list[dict]:
+        code = begin + code + f"sys.exit(train.main({[*flags, '--out', str(folder / name)]}))"
+        command = [sys.executable, "-W", "error", "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
+
+    kept = cache / "compiled" / "steps"
+    first = run("first", "")
+    files = sorted(path.name for path in kept.iterdir())
+    assert len(files) == 3  # of training, of evaluation and of the pictures at the end
+    second = run("second", forbid)
+    assert sorted(path.name for path in kept.iterdir()) == files
+    for one, other in zip(first, second, strict=True):
+        assert one["train"] == other["train"]
+        assert one["validation"] == other["validation"]
