@@ -90,10 +90,8 @@ def _parts(x) -> list:
         return [*place, x.co_consts]
     if callable(x) and hasattr(x, "__wrapped__"):  # a function behind `jax.jit`
         return [x.__wrapped__]
-    if dataclasses.is_dataclass(x):
-        return [getattr(x, field.name) for field in dataclasses.fields(x)]
-    if isinstance(x, nnx.Pytree):
-        return [part for name in sorted(vars(x)) if not name.startswith("_pytree__") for part in (name, vars(x)[name])]
+    if (isinstance(x, nnx.Pytree) or dataclasses.is_dataclass(x)) and hasattr(x, "__dict__"):
+        return [{name: vars(x)[name] for name in sorted(vars(x)) if not name.startswith("_pytree__")}]
     raise NotUnderstood(f"an object of {type(x)}")
 
 

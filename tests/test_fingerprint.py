@@ -140,6 +140,22 @@ def test_steps_that_are_traced_otherwise_are_told_apart_and_told_alike_in_anothe
     assert found == told(2)
 
 
+def test_everything_in_a_network_is_told_but_the_values_of_its_variables():
+    net = network(with_settings(dropout=0.1))
+    plain, left = fingerprint(net), []
+    for module in (module for _, module in nnx.iter_modules(net)):
+        for name, value in list(vars(module).items()):
+            if isinstance(value, nnx.Pytree | nnx.Variable) or name.startswith("_pytree__"):
+                continue
+            object.__setattr__(module, name, "another")
+            if fingerprint(net) == plain:
+                left.append((type(module), name))
+            object.__setattr__(module, name, value)
+    assert left == []
+    assert fingerprint(net) == plain
+    assert len({fingerprint(nnx.List([net, *more])) for more in ([], [net], [network(SMALL)])}) == 3
+
+
 def test_a_variables_value_is_not_told_but_its_shape_and_type_are():
     def of(array):
         return fingerprint(nnx.Param(array))

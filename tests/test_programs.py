@@ -1,5 +1,6 @@
 """A step that an earlier process compiled is found without being traced, and does the same to the bit."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -98,6 +99,13 @@ def test_what_jax_found_in_its_own_cache_is_not_kept(kept, understood):
     assert list(kept.iterdir()) == []
 
 
+def test_what_jax_may_have_found_is_not_kept(kept, understood, monkeypatch):
+    """Where a program of another thread was compiled at the same time."""
+    monkeypatch.setattr(programs, "_events", lambda: contextlib.nullcontext({programs.FOUND, programs.MISSED}))
+    assert two_steps()[0]
+    assert list(kept.iterdir()) == []
+
+
 def test_a_step_that_is_not_understood_is_not_kept(kept):
     assert two_steps()[0]
     assert list(kept.iterdir()) == []
@@ -117,6 +125,7 @@ def test_shapes_and_types_of_a_batch_and_the_compilers_options_are_in_the_name(k
 
     names = [
         name(),
+        programs._path(max, list(BATCH.values()), {}).name,
         name(mask=BATCH["mask"][:3]),
         name(image=BATCH["image"].astype(np.float32)),
         name(more=BATCH["valid"]),
@@ -134,8 +143,9 @@ def test_flags_settings_and_files_are_in_the_name(kept, monkeypatch):
     names = [name(), name()]
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     names.append(name())
+    files = programs.sources()
     with monkeypatch.context() as patch:
-        patch.setattr(programs, "sources", lambda known=programs.sources(): [*known, "one more"])
+        patch.setattr(programs, "sources", lambda: [*files, "one more"])
         names.append(name())
     before = jax.config.jax_default_matmul_precision
     jax.config.update("jax_default_matmul_precision", "highest")
