@@ -1,4 +1,4 @@
-"""What XLA has compiled is kept for the next process: JAX's persistent cache, which the commands turn on."""
+"""What XLA has compiled is kept for the next process: JAX's persistent cache and `programs`, which commands turn on."""
 
 import contextlib
 import os
@@ -12,11 +12,12 @@ from jaxseg.config import cache_folder
 from jaxseg.terminal import console
 
 LIMIT = 2**29
-"""Bytes of the folder; a U-Net's training step takes half a million."""
+"""Bytes of the folder; a U-Net's training step takes half a million, and another in `programs`."""
 
 
 def keep() -> None:
-    """Has JAX keep what it compiles in the user's cache folder (JAXSEG_CACHE_DIR overrides it), and find it there.
+    """Has JAX keep what it compiles in the user's cache folder (JAXSEG_CACHE_DIR overrides it), and find it there; so
+    do whole steps, see `programs`.
 
     Does nothing where something else was said: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE=false, or
     `jax.config`. A folder that cannot be written is a line of warning. A program is kept under all that it depends on,

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-from flax.nnx.transforms.compilation import SimplePartialCompiled
 from jax.experimental import serialize_executable
 
 from jaxseg.fingerprint import NotUnderstood, aval, fingerprint, is_known
 
-VARIABLES = ("CUDA", "JAX", "NPROC", "NVIDIA", "TF_", "XLA")
+VARIABLES = ("CU", "JAX", "LIBTPU", "NPROC", "NVIDIA", "TF_", "XLA")
 """How the environment's variables begin that JAX or XLA look at."""
 
 FOUND, MISSED = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
@@ -49,14 +48,14 @@ def compiled(jitted, function: object, given: object, options: dict[str, str]) -
     path = _path(function, given, options)
     if path is None:
         return jitted.lower(given).compile(options)
-    if (found := _load(path)) is not None:
-        return SimplePartialCompiled(found, jitted)
+    if (found := _load(path, jitted)) is not None:
+        return found
     lowered = jitted.lower(given)
     with _events() as events:
         made = lowered.compile(options)
     # of what JAX found in its cache XLA writes a part only, which fails when it is run
     if MISSED in events and FOUND not in events:
-        _save(path, made.compiled)
+        _save(path, made)
     return made
 
 
@@ -125,23 +124,27 @@ def _files(folder: str) -> Iterator[str]:
                 yield f"{entry.path} {entry.stat().st_size} {entry.stat().st_mtime_ns}"
 
 
-def _load(path: Path) -> jax.stages.Compiled | None:
-    """The program in a file; None where there is none, or one that is of no use."""
+def _load(path: Path, jitted) -> Callable | None:
+    """`jitted` compiled, from a file; None where there is none, or one that is of no use."""
     try:
         program, trees, devices = pickle.loads(zlib.decompress(path.read_bytes()))
         used = [device for device in jax.devices() if device.id in devices]
-        return serialize_executable.deserialize_and_load(program, *trees, execution_devices=used)
+        from flax.nnx.transforms.compilation import SimplePartialCompiled  # not told of in Flax's reference
+
+        found = serialize_executable.deserialize_and_load(program, *trees, execution_devices=used)
+        return SimplePartialCompiled(found, jitted)
     except FileNotFoundError:
         return None
-    except Exception:  # damaged: pickle and XLA raise what they come across
+    except Exception:  # damaged, or of no use to this Flax: pickle and XLA raise what they come across
         with contextlib.suppress(OSError):
             path.unlink()
         return None
 
 
-def _save(path: Path, program: jax.stages.Compiled) -> None:
+def _save(path: Path, made) -> None:
     """Whole or not at all. What JAX cannot put into a file, or the disk does not take, is compiled again next time."""
     try:
+        program: jax.stages.Compiled = made.compiled
         devices = {d.id for sharding in jax.tree.leaves(program.input_shardings) for d in sharding.device_set}
         data, *trees = serialize_executable.serialize(program)
         data = zlib.compress(pickle.dumps((data, trees, devices)), 1)
