@@ -21,8 +21,8 @@ def keep() -> None:
 
     Does nothing where something else was said: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE=false, or
     `jax.config`. A folder that cannot be written is a line of warning. A program is kept under all that it depends on,
-    versions of JAX and XLA, flags and kind of CPU or GPU among it, so that machines may share the folder; but it is
-    code that is run: whoever can write there can run anything here.
+    versions of JAX and XLA, flags and kind of CPU or GPU among it, so that machines may share the folder (of steps each
+    finds its own); but it is code that is run: whoever can write there can run anything here.
     """
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return

@@ -266,7 +266,7 @@ class Run:
     load: Annotated[Path | None, tyro.conf.arg(aliases=("-f",))] = None
     """Start from the weights of this run, or of a PyTorch .pth with milesial's names."""
     dry_run: bool = False
-    """Check data and settings, say what would be done, compile, and take no step."""
+    """Check data and settings, say what would be done, and take no step."""
     overfit: int = 0
     """Train and validate on this many images only, without augmentation: a test of the wiring."""
     log_every: int = 10

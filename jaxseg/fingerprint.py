@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), enum.Enum, np.dtype, np.generic)
-PACKAGES = ("flax", "jaxseg", "numpy", "optax")
+PACKAGES = ("flax", "jaxseg", "numpy", "opt_einsum", "optax")
 """Whose functions and types are understood, beside Python's own and packages that begin with jax."""
 
 
@@ -30,8 +30,8 @@ def fingerprint(*things: object) -> str:
 
     Equal, in this process or another, only if they are made of the same: a function inside another one is the same if
     it stands at the same place and holds the same, an array if its values are the same. A variable of Flax, whose value
-    a step is given anew each time, is its shape, type and device. What stands at the top of a module is its name; for
-    what that does see `programs.sources`.
+    a step is given anew each time, is its shape, type and device. What stands at the top of a module is its name, and
+    a decorator at a function's place is not looked at; for both see `programs.sources`.
     Raises NotUnderstood.
     """
     digest = hashlib.sha256()
@@ -62,7 +62,7 @@ def _words(x: object, seen: dict[int, tuple[int, object]]) -> Iterator[str]:
 
 def _parts(x) -> list:
     """What an object of its type is made of."""
-    if not is_known(type(x).__module__):
+    if not is_known(type(x).__module__) or "<locals>" in type(x).__qualname__:
         raise NotUnderstood(f"an object of {type(x)}")
     if isinstance(x, (tuple, list)):
         return list(x)
@@ -70,9 +70,10 @@ def _parts(x) -> list:
         return [part for item in x.items() for part in item]
     if isinstance(x, frozenset):
         return sorted(map(repr, x))
+    if isinstance(x, slice):
+        return [x.start, x.stop, x.step]
     if isinstance(x, nnx.Variable):
-        value = x.get_raw_value()
-        return [*aval(value), x.get_metadata()]
+        return [*aval(x.get_raw_value()), x.get_metadata()]
     if isinstance(x, (np.ndarray, jax.Array)):
         if not isinstance(x.dtype, np.dtype) or x.dtype.hasobject:
             raise NotUnderstood(f"an array of {x.dtype}")
@@ -83,12 +84,11 @@ def _parts(x) -> list:
         return [x.__func__, x.__self__]
     if _is_at_the_top(x):
         return [x.__module__, _name(x)]
-    if isinstance(x, types.FunctionType) and is_known(x.__module__):
-        return [x.__module__, x.__code__, _held(x), x.__defaults__, x.__kwdefaults__]
+    if isinstance(x, types.FunctionType) and is_known(_file_of(x)):
+        return [_file_of(x), x.__code__, _held(x), x.__defaults__, x.__kwdefaults__]
     if isinstance(x, types.CodeType):
-        place = x.co_qualname, x.co_firstlineno, x.co_code, x.co_names, x.co_varnames, x.co_freevars, x.co_cellvars
-        return [*place, x.co_consts]
-    if callable(x) and hasattr(x, "__wrapped__"):  # a function behind `jax.jit`
+        return [x.co_qualname, x.co_firstlineno, x.co_code, x.co_names, x.co_consts]
+    if isinstance(x, jax.stages.Wrapped):  # by `jax.jit`, whose other arguments are where the function is
         return [x.__wrapped__]
     if (isinstance(x, nnx.Pytree) or dataclasses.is_dataclass(x)) and hasattr(x, "__dict__"):
         return [{name: vars(x)[name] for name in sorted(vars(x)) if not name.startswith("_pytree__")}]
@@ -96,7 +96,7 @@ def _parts(x) -> list:
 
 
 def aval(x) -> list:
-    """Of an array all that a function that is traced with it can see, and where it lies."""
+    """Of an array all that a function that is traced with it can see of it, and where it lies."""
     return [x.shape, x.dtype, bool(getattr(x, "weak_type", False)), str(getattr(x, "sharding", None))]
 
 
@@ -111,10 +111,17 @@ def _held(function: types.FunctionType) -> list:
     return held
 
 
+def _file_of(function: types.FunctionType) -> str | None:
+    """The module in which it is written; `functools.wraps` says that of another."""
+    return function.__globals__.get("__name__")
+
+
 def _is_at_the_top(x) -> bool:
     """Whether it is what a known module has under its name."""
     name, module = _name(x), getattr(x, "__module__", None)
     if not isinstance(name, str) or not is_known(module) or module not in sys.modules:
+        return False
+    if isinstance(x, types.FunctionType) and not is_known(_file_of(x)):
         return False
     found = sys.modules[module]
     for part in name.split("."):

@@ -234,14 +234,14 @@ class _Compiled:
     """`nnx.jit_partial(step, *held)`, compiled with `compiler_options()` or found in `programs`."""
 
     def __init__(self, step: Callable, held: tuple[nnx.Pytree, ...], options: dict):
-        self._made_of, self._programs = (step, held, options), {}
+        self._name, self._programs = programs.name(step, held, options), {}
         self._jitted = nnx.jit_partial(step, *held, graph=False, **options)
 
     def __call__(self, batch: Batch | Images):
         leaves, structure = jax.tree.flatten(batch)
         shapes = (structure, *((x.shape, x.dtype) for x in leaves))
         if shapes not in self._programs:
-            self._programs[shapes] = programs.compiled(self._jitted, self._made_of, batch, compiler_options())
+            self._programs[shapes] = programs.compiled(self._jitted, self._name, batch, compiler_options())
         return self._programs[shapes](batch)
 
     def trace(self, batch):

@@ -1,10 +1,12 @@
 """Steps that are told alike are traced alike: every setting that is in a program is in its fingerprint."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxseg
-from jaxseg import losses, model, optim
+from jaxseg import losses, model, optim, programs
 from jaxseg.config import Augmentation, Config, Model, Optimization, Run
 from jaxseg.data import augment
 from jaxseg.fingerprint import NotUnderstood, fingerprint
@@ -50,12 +52,13 @@ def step_of(config: Config, weights=None, mean=None, std=None):
 
 def tell() -> None:
     """Prints fingerprints of steps: plainly, of CHANGES, of WITH_DATA, and not for training."""
+    programs.keep(Path(tempfile.mkdtemp()))
     steps = [step_of(SMALL)]
     steps += [step_of(with_settings(**change)) for change in CHANGES]
     steps += [step_of(SMALL, **data) for data in WITH_DATA]
     net, loss = network(SMALL), losses.build(SMALL.optimization, None)
     others = [compile_eval_step(net, loss=loss), compile_predict_step(net), compile_probability_step(net)]
-    print(json.dumps([fingerprint(step._made_of) for step in steps + others]))
+    print(json.dumps([step._name for step in steps + others]))
 
 
 def told(seed: int) -> list[str]:
@@ -221,10 +224,37 @@ class Ours(nnx.Module):
     """Not of jaxseg."""
 
 
+def of_a_local_class():
+    local = defined("def f(y):\n    class Local:\n        def __call__(self, x): return x + y\n    return Local")
+    return local(1)()
+
+
 @pytest.mark.parametrize(
     "thing",
-    [lambda x: x, Ours(), object(), np.array([object()]), jax.random.key(0), iter([1]), test_no_setting_is_forgotten],
-    ids=["function", "module", "object", "array of objects", "key", "iterator", "function at the top"],
+    [
+        lambda x: x,
+        functools.wraps(losses.dice)(lambda x, y: x),
+        test_no_setting_is_forgotten,
+        jax.custom_vjp(defined("f = lambda x: x")),
+        Ours(),
+        of_a_local_class(),
+        object(),
+        iter([1]),
+        np.array([object()]),
+        jax.random.key(0),
+    ],
+    ids=[
+        "function",
+        "wrapper",
+        "at the top",
+        "with a gradient",
+        "module",
+        "local",
+        "object",
+        "iterator",
+        "objects",
+        "key",
+    ],
 )
 def test_what_is_not_understood_is_refused_however_deep_it_is(thing):
     for held in (thing, [1, {"a": thing}], partial(max, thing), defined("f = lambda y: lambda x: y")(thing)):

@@ -1,11 +1,13 @@
 """A step that an earlier process compiled is found without being traced, and does the same to the bit."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -37,6 +39,7 @@ def kept(untold):
 def understood(monkeypatch):
     """Any step is taken for the one of `two_steps`: with the checks of types that tests run with none is understood."""
     monkeypatch.setattr(programs, "fingerprint", lambda *_: "step")
+    monkeypatch.setattr(programs, "sources", list)
 
 
 def two_steps() -> tuple[dict[str, bytes], list[bool]]:
@@ -127,11 +130,11 @@ def test_shapes_and_types_of_a_batch_and_the_compilers_options_are_in_the_name(k
     monkeypatch.setattr(programs, "sources", list)
 
     def name(options=None, **changed):
-        return programs._path(max, BATCH | changed, options or {}).name
+        return programs._path("step", BATCH | changed, options or {}).name
 
     names = [
         name(),
-        programs._path(max, list(BATCH.values()), {}).name,
+        programs._path("step", list(BATCH.values()), {}).name,
         name(mask=BATCH["mask"][:3]),
         name(image=BATCH["image"].astype(np.float32)),
         name(more=BATCH["valid"]),
@@ -144,14 +147,14 @@ def test_shapes_and_types_of_a_batch_and_the_compilers_options_are_in_the_name(k
 
 def test_flags_settings_and_files_are_in_the_name(kept, monkeypatch):
     def name():
-        return programs._path(max, BATCH, {}).name
+        return programs._path("step", BATCH, {}).name
 
+    monkeypatch.setattr(programs, "sources", list)
     names = [name(), name()]
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     names.append(name())
-    files = programs.sources()
     with monkeypatch.context() as patch:
-        patch.setattr(programs, "sources", lambda: [*files, "one more"])
+        patch.setattr(programs, "sources", lambda: ["one more"])
         names.append(name())
     before = jax.config.jax_default_matmul_precision
     jax.config.update("jax_default_matmul_precision", "highest")
@@ -163,24 +166,61 @@ def test_flags_settings_and_files_are_in_the_name(kept, monkeypatch):
     assert len(set(names)) == 4
 
 
-def test_every_file_of_python_counts_by_size_and_time(tmp_path):
-    here = Path(jaxseg.__file__).parent
+def test_flags_in_a_file_are_not_understood(kept, monkeypatch):
+    monkeypatch.setattr(programs, "sources", list)
+    for flags, understood in ((" --xla_a=b", True), ("flags.txt", False)):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        assert (programs._path("step", BATCH, {}) is not None) == understood
+
+
+def test_files_that_may_have_been_read_before_they_were_written_are_not_told(kept, understood, monkeypatch):
+    monkeypatch.setattr(programs, "sources", lambda: None)
+    assert classes()
+    assert list(kept.iterdir()) == []
+
+
+def sources(monkeypatch, began: float = time.time() + 1e6) -> list[str] | None:
+    """As `programs.sources`, in a process that began then."""
+    monkeypatch.setattr("psutil.Process.create_time", lambda _: began)
+    programs.sources.cache_clear()
     found = programs.sources()
-    assert any(file.startswith(f"{here / 'data' / 'augment.py'} ") for file in found)
-    for package in ("jax", "flax", "optax", "numpy"):
-        assert any(file.startswith(f"{Path(sys.modules[package].__file__)} ") for file in found)
+    programs.sources.cache_clear()
+    return found
+
+
+def test_all_files_of_the_packages_count_if_none_was_changed_since_the_process_began(monkeypatch):
+    found = sources(monkeypatch)
+    for package in ("jax", "flax", "optax", "numpy", "opt_einsum"):
+        assert any(file.startswith(f"{sys.modules[package].__file__} ") for file in found)
+    augment = Path(jaxseg.__file__).parent / "data" / "augment.py"
+    (line,) = (file for file in found if file.startswith(f"{augment} "))
+    assert line.endswith(hashlib.sha256(augment.read_bytes()).hexdigest())
+    assert sources(monkeypatch, 1.0) is None
+
+
+def test_packages_that_cannot_be_read_are_not_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(jaxseg, "__path__", [str(tmp_path / "gone.zip")])
+    assert sources(monkeypatch) is None
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_counts_by_size_and_by_time_or_content(tmp_path, whole):
     (tmp_path / "inner").mkdir()
     path = tmp_path / "inner" / "a.py"
-    path.write_text("x = 1")
-    os.utime(path, ns=(0, 0))
-    states = [list(programs._files(str(tmp_path)))]
-    path.write_text("x = 12")
-    os.utime(path, ns=(0, 0))
-    states.append(list(programs._files(str(tmp_path))))
-    os.utime(path, ns=(0, 1000))
-    states.append(list(programs._files(str(tmp_path))))
-    assert [len(state) for state in states] == [1, 1, 1]
-    assert len({state[0] for state in states}) == 3
+
+    def state(text: str, nanoseconds: int) -> str:
+        path.write_text(text)
+        os.utime(path, ns=(0, nanoseconds))
+        (line,) = programs._files(str(tmp_path), 1.0, whole=whole)
+        return line
+
+    first = state("x = 1", 0)
+    assert state("x = 1", 0) == first
+    assert state("x = 12", 0) != first
+    assert (state("x = 2", 0) != first) == whole
+    assert (state("x = 1", 1000) != first) != whole
+    with pytest.raises(programs._Changed):
+        state("x = 1", 2 * 10**9)
 
 
 def test_a_run_that_finds_its_steps_is_the_same_and_traces_none_of_them(tiles_root, tmp_path):
