@@ -88,9 +88,8 @@ def _events() -> Iterator[set[str]]:
 
 
 def _path(name: str | None, given: object, options: dict[str, str]) -> Path | None:
-    if _folder is None or name is None or sources() is None:
-        return None
-    if os.environ.get("XLA_FLAGS", "-").lstrip()[:1] != "-":  # the name of a file that has them
+    flags = os.environ.get("XLA_FLAGS", "").lstrip()
+    if _folder is None or name is None or sources() is None or flags[:1] not in "-":  # but the name of a file of flags
         return None
     leaves, structure = jax.tree.flatten(given)
     call = str(structure), [aval(x) for x in leaves], options

@@ -168,7 +168,7 @@ def test_flags_settings_and_files_are_in_the_name(kept, monkeypatch):
 
 def test_flags_in_a_file_are_not_understood(kept, monkeypatch):
     monkeypatch.setattr(programs, "sources", list)
-    for flags, understood in ((" --xla_a=b", True), ("flags.txt", False)):
+    for flags, understood in ((" --xla_a=b", True), ("", True), ("flags.txt", False)):
         monkeypatch.setenv("XLA_FLAGS", flags)
         assert (programs._path("step", BATCH, {}) is not None) == understood
 
