@@ -225,7 +225,18 @@ class Ours(nnx.Module):
 
 
 def of_a_local_class():
-    local = defined("def f(y):\n    class Local:\n        def __call__(self, x): return x + y\n    return Local")
+    local = defined(
+        """
+from flax import nnx
+
+def f(y):
+    class Local(nnx.Module):
+        def __call__(self, x):
+            return x + y
+
+    return Local
+"""
+    )
     return local(1)()
 
 
