@@ -16,8 +16,8 @@ LIMIT = 2**29
 
 
 def keep() -> None:
-    """Has JAX keep what it compiles in the user's cache folder (JAXSEG_CACHE_DIR overrides it), and find it there; so
-    do whole steps, see `programs`.
+    """Has JAX keep what it compiles in the user's cache folder (JAXSEG_CACHE_DIR overrides it), and find it there, and
+    `programs` the steps.
 
     Does nothing where something else was said: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE=false, or
     `jax.config`. A folder that cannot be written is a line of warning. A program is kept under all that it depends on,

@@ -65,6 +65,7 @@ class BatchNorm(nnx.Module):
             )
         valid = jnp.ones(b, bool) if valid is None else jnp.asarray(valid)
         mean, var, unbiased = _moments(x, valid)
+        # not `[...] =`, which asks a tracer for its sharding, and an error that is long to word is the answer
         self.mean.set_value(_moved(self.mean[...], mean, valid, self.momentum))
         self.var.set_value(_moved(self.var[...], unbiased, valid, self.momentum))
         return mean, var

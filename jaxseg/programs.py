@@ -129,7 +129,7 @@ def sources() -> list[str] | None:
     others by size and time. None where one may have been changed since this process began, or cannot be read.
     """
     began = psutil.Process().create_time()  # on Linux up to a second too early
-    roots = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+    roots = {name.partition(".")[0] for name in list(sys.modules)} - sys.stdlib_module_names
     found = []
     try:
         for root in sorted(filter(is_known, roots)):

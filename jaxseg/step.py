@@ -186,7 +186,7 @@ def probability_step(model: UNet, image: Images, *, normalize: Normalize = norma
 
 def compile_train_step(model: UNet, optimizer: nnx.Optimizer, **how) -> Callable[[Batch], dict[str, jax.Array]]:
     """`train_step` compiled for this model and optimizer, whose buffers it reuses; `how` are its keyword arguments."""
-    return _compiled(partial(train_step, **how), model, optimizer, donate_argnums=0)
+    return _Compiled(partial(train_step, **how), model, optimizer, donate_argnums=0)
 
 
 def compile_eval_step(model: UNet, **how) -> Callable[[Batch], dict[str, jax.Array]]:
@@ -194,17 +194,17 @@ def compile_eval_step(model: UNet, **how) -> Callable[[Batch], dict[str, jax.Arr
 
     For a run that averages its weights `model` is `optim.averaged(model, optimizer)`.
     """
-    return _compiled(partial(eval_step, **how), evaluation(model))
+    return _Compiled(partial(eval_step, **how), evaluation(model))
 
 
 def compile_predict_step(model: UNet, **how) -> Callable[[Images], UInt8[Array, "b h w"]]:
     """`predict_step` compiled, once for every size of image; `how` are its keyword arguments."""
-    return _compiled(partial(predict_step, **how), evaluation(model))
+    return _Compiled(partial(predict_step, **how), evaluation(model))
 
 
 def compile_probability_step(model: UNet, **how) -> Callable[[Images], Float[Array, "b h w k"]]:
     """`probability_step` compiled, once for every size of image; `how` are its keyword arguments."""
-    return _compiled(partial(probability_step, **how), evaluation(model))
+    return _Compiled(partial(probability_step, **how), evaluation(model))
 
 
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
@@ -225,15 +225,12 @@ def compiler_options() -> dict[str, str]:
     return {name: value for name, value in options.items() if name not in given}
 
 
-def _compiled(step: Callable, *held: nnx.Pytree, **options) -> Callable:
-    """`step` compiled, once for every shape of what is given after `held`."""
-    return _Compiled(step, held, options)
-
-
 class _Compiled:
-    """`nnx.jit_partial(step, *held)`, compiled with `compiler_options()` or found in `programs`."""
+    """`nnx.jit_partial(step, *held)`, compiled with `compiler_options()` or found in `programs`, once for every shape
+    of what is given after `held`.
+    """
 
-    def __init__(self, step: Callable, held: tuple[nnx.Pytree, ...], options: dict):
+    def __init__(self, step: Callable, *held: nnx.Pytree, **options):
         self._name, self._programs = programs.name(step, held, options), {}
         self._jitted = nnx.jit_partial(step, *held, graph=False, **options)
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,23 +13,9 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg import compilation, model, optim, train
+from jaxseg import compilation, model, optim, programs, train
 from jaxseg.config import Model
 from jaxseg.step import compile_train_step
-
-
-@contextmanager
-def events():
-    """The names of JAX's events in here."""
-    found = []
-
-    def note(event, **_):
-        found.append(event)
-
-    jax.monitoring.register_event_listener(note)
-    yield found
-    jax.monitoring.unregister_event_listener(note)
-
 
 # where it is kept
 
@@ -105,7 +90,7 @@ def test_a_step_that_is_found_does_what_a_compiled_one_does_to_the_bit(untold, a
     jax.clear_caches()
     compiled = two_steps(accumulate)
     jax.clear_caches()
-    with events() as found:
+    with programs._events() as found:
         loaded = two_steps(accumulate)
     assert "/jax/compilation_cache/cache_hits" in found
     assert "/jax/compilation_cache/cache_misses" not in found

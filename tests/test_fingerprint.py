@@ -52,7 +52,8 @@ def step_of(config: Config, weights=None, mean=None, std=None):
 
 def tell() -> None:
     """Prints fingerprints of steps: plainly, of CHANGES, of WITH_DATA, and not for training."""
-    programs.keep(Path(tempfile.mkdtemp()))
+    with tempfile.TemporaryDirectory() as folder:
+        programs.keep(Path(folder))
     steps = [step_of(SMALL)]
     steps += [step_of(with_settings(**change)) for change in CHANGES]
     steps += [step_of(SMALL, **data) for data in WITH_DATA]
@@ -86,7 +87,7 @@ def with_settings(**settings) -> Config:
 
 CHANGES = [
     *({"widths": widths} for widths in ((2, 6), (2, 4, 8))),
-    *({name: True} for name in ("remat",)),
+    {"remat": True},
     *({name: False} for name in ("conv_bias", "augment")),
     {"flips": False, "noise": 0.1},
     *({name: 0.3} for name in ("dropout", "zoom", "brightness", "contrast", "noise", "blur")),
@@ -126,7 +127,7 @@ WITH_DATA = [
 NOT_OF_THE_STEP = {
     *("init", "batch_size", "early_stopping", "patience"),
     *("preset", "out", "overwrite", "resume", "load", "dry_run", "overfit", "log_every", "debug"),
-    "class_weights",  # which are numbers by then, and have a test of their own
+    "class_weights",  # which are numbers by then: WITH_DATA
 }
 
 
@@ -254,18 +255,7 @@ def f(y):
         np.array([object()]),
         jax.random.key(0),
     ],
-    ids=[
-        "function",
-        "wrapper",
-        "at the top",
-        "with a gradient",
-        "module",
-        "local",
-        "object",
-        "iterator",
-        "objects",
-        "key",
-    ],
+    ids=["function", "wrapper", "top", "gradient", "module", "local", "object", "iterator", "objects", "key"],
 )
 def test_what_is_not_understood_is_refused_however_deep_it_is(thing):
     for held in (thing, [1, {"a": thing}], partial(max, thing), defined("f = lambda y: lambda x: y")(thing)):

@@ -37,7 +37,8 @@ def kept(untold):
 
 @pytest.fixture
 def understood(monkeypatch):
-    """Any step is taken for the one of `two_steps`: with the checks of types that tests run with none is understood."""
+    """Any step is taken for the same, and files as unchanged: with the checks of types that tests run with, steps of
+    training are not understood."""
     monkeypatch.setattr(programs, "fingerprint", lambda *_: "step")
     monkeypatch.setattr(programs, "sources", list)
 
