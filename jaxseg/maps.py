@@ -1,6 +1,5 @@
 """Predictions as files, each whole or not there: class maps, pictures of them over the image, probabilities."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
+from jaxseg import files
 from jaxseg.config import IGNORE_INDEX, UserError
 from jaxseg.data.labels import ClassMap
 from jaxseg.inference import Raster
@@ -19,20 +19,11 @@ OVERLAY_SIDE = 4096  # pixels; a larger picture is thinned out
 
 @contextmanager
 def draft(path: Path) -> Iterator[Path]:
-    """A path beside `path` that takes its name when the block ends, and is removed when it fails.
-
-    Raises UserError when the disk does not take it.
-    """
-    beside = path.with_name(
-        f".{os.getpid()}{path.suffix}.tmp"
-    )  # no longer than the name: names may be as long as can be
+    """`files.draft` in a folder that is made; raises UserError when the disk does not take it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with files.draft(path) as beside:
             yield beside
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 

@@ -1,6 +1,5 @@
 """The pictures of a run, uint8 RGB: a sheet of tiles with masks, predictions and errors, overlays, and the curves."""
 
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
+
+from jaxseg.files import replace
 
 # matplotlib takes 0.6 s to import and is imported where it is used, so that `-h` answers at once.
 
@@ -290,10 +291,3 @@ def draw(figure) -> UInt8[np.ndarray, "h w 3"]:
 def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     """Writes RGB as a PNG."""
     replace(path, cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all: nobody reads a half of it, and a crash leaves the old one."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_bytes(content)
-    os.replace(draft, path)

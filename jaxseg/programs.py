@@ -19,6 +19,7 @@ import jax
 import psutil
 from jax.experimental import serialize_executable
 
+from jaxseg import files
 from jaxseg.fingerprint import aval, fingerprint, is_known
 
 VARIABLES = ("CU", "FLAX", "JAX_", "LIBTPU", "NNX", "NPROC", "NVIDIA", "TF_", "XLA")
@@ -176,14 +177,8 @@ def _load(path: Path, jitted) -> Callable | None:
 
 def _save(path: Path, made) -> None:
     """Whole or not at all. What JAX cannot put into a file, or the disk does not take, is compiled again next time."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(Exception):  # what each of JAX, XLA, pickle and the disk says in that case
         program: jax.stages.Compiled = made.compiled
         devices = {d.id for sharding in jax.tree.leaves(program.input_shardings) for d in sharding.device_set}
         data, *trees = serialize_executable.serialize(program)
-        data = zlib.compress(pickle.dumps((data, trees, devices)), 1)
-        draft.write_bytes(data)
-        os.replace(draft, path)
-    except Exception:  # what each of JAX, XLA, pickle and the disk says in that case
-        with contextlib.suppress(OSError):
-            draft.unlink()
+        files.replace(path, zlib.compress(pickle.dumps((data, trees, devices)), 1))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxseg import __version__, cli
 from jaxseg.config import Config
-from jaxseg.pictures import replace
+from jaxseg.files import replace
 from jaxseg.terminal import command, quoted
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxseg import config as settings
 from jaxseg.config import Config, UserError
-from jaxseg.pictures import replace
+from jaxseg.files import replace
 
 
 def open_run(config: Config, split: dict[str, list[str]]) -> Path:

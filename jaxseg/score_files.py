@@ -11,7 +11,8 @@ from rich.table import Table
 from jaxseg import terminal
 from jaxseg.config import UserError
 from jaxseg.confusion_picture import draw_confusion, human
-from jaxseg.pictures import draw_samples, replace, write_png
+from jaxseg.files import replace
+from jaxseg.pictures import draw_samples, write_png
 from jaxseg.scoring import Scores
 from jaxseg.terminal import console
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.config import UserError
-from jaxseg.pictures import PALETTE, draw_curves, draw_samples, replace, write_png
+from jaxseg.files import replace
+from jaxseg.pictures import PALETTE, draw_curves, draw_samples, write_png
 
 __all__ = ["PALETTE", "Tracker"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from jaxseg import config as settings
-from jaxseg.pictures import replace
+from jaxseg.files import replace
 from jaxseg.terminal import console
 from parity import compare
 from parity.compare import Row

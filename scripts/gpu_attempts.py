@@ -25,6 +25,8 @@ from attempts.child import Child, Failed
 from attempts.spec import Attempt, Spec
 from attempts.verdicts import judged
 
+from jaxseg.files import replace
+
 PROFILE = "profile"
 TURN = 0.4
 """Seconds that a side runs before the other does."""
@@ -75,9 +77,7 @@ class Log:
 
     def add(self, name: str, row: dict) -> None:
         self.rows[name] = row
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"setting": self.setting, "rows": self.rows}, indent=1), encoding="utf-8")
-        partial.replace(self.path)
+        replace(self.path, json.dumps({"setting": self.setting, "rows": self.rows}, indent=1).encode())
 
 
 class Bench:

@@ -8,11 +8,11 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from jaxseg import files
 from jaxseg.config import Data, cache_folder
 from jaxseg.data.facts import ImageFacts, MaskFacts, image_facts, mask_facts
 from jaxseg.data.images import DataError, read_palette, read_pixels
@@ -141,11 +141,6 @@ def _save(store: Path, facts: Iterable[tuple[list | None, Facts]]) -> None:
         for stamp, found in facts
         if stamp and found.image and found.mask
     }
-    draft = store.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with contextlib.suppress(OSError):  # a read-only home, a full disk: the next pass takes longer, that is all
         store.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(entries), encoding="utf-8")
-        draft.replace(store)
-    except OSError:  # a read-only home, a full disk: the next pass takes longer, that is all
-        with contextlib.suppress(OSError):
-            draft.unlink()
+        files.replace(store, json.dumps(entries).encode())

@@ -14,7 +14,7 @@ every two pixels are far apart or equal to the bit.
 Not seen here: labels outside 0 to k - 1 (PyTorch raises, jaxseg checks data on reading), and which loss a run takes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from inspect import isfunction
 
@@ -75,22 +75,17 @@ def run(settings: Settings) -> Answer:
     jaxseg and PyTorch from PyTorch's in float64, and from each other. A quick run leaves out the cases with options.
     """
     data = batches(settings.seed, (3, 16, 18) if settings.quick else (4, 48, 50))
-    asked = {case: ask for loss in CASES for case, ask in cases(loss).items()}
-    asked32 = {case: ask for case, ask in asked.items() if case in CASES or not settings.quick}
-    with jax.enable_x64(True):
-        found = ours(asked, data, np.float64)
-    with jax.enable_x64(False):
-        found32 = ours(asked32, data, np.float32)
-    expected = {case: theirs(ask, data, np.float64) for case, ask in asked.items()}
-    rounding = {}
-    for case, ask in asked32.items():
-        names = CERTAIN if sorts(ask) else [name for name in data if name != NOTHING]
-        rounding[case] = three_way(found32[case], theirs(ask, data, np.float32), expected[case], names)
-    rows = [unmatched_row()]
+    rows, rounding = [unmatched_row()], {}
     for loss in CASES:
-        rows += [row for case in cases(loss) for row in exact_rows(case, found[case], expected[case])]
-        rows.append(rounding_row(loss, {case: rounding[case] for case in cases(loss) if case in rounding}))
-        rows.append(nothing_row(loss, [found[case][NOTHING] for case in cases(loss)], expected[loss][NOTHING]))
+        asked = cases(loss)
+        with jax.enable_x64(True):
+            found = ours(asked, data, np.float64)
+        expected = {case: theirs(ask, data, np.float64) for case, ask in asked.items()}
+        rows += [row for case in asked for row in exact_rows(case, found[case], expected[case])]
+        rows.append(nothing_row(loss, [found[case][NOTHING] for case in asked], expected[loss][NOTHING]))
+        apart = three_way({loss: asked[loss]} if settings.quick else asked, data, expected)
+        rows.append(rounding_row(loss, apart))
+        rounding |= apart
     return Answer(QUESTION, tuple(rows), {"three_way": rounding})
 
 
@@ -118,14 +113,21 @@ def exact_rows(case: str, found: Results, expected: Results) -> list[Row]:
     return rows
 
 
-def three_way(found: Results, expected: Results, exact: Results, names: Iterable[str]) -> dict[str, float]:
-    """How far the gradients of these batches in float32 are from those in float64, and from each other."""
-    found, expected, exact = ({name: side[name][1] for name in names} for side in (found, expected, exact))
-    return {
-        "jaxseg": compare.relative_l2(found, exact),
-        "pytorch": compare.relative_l2(expected, exact),
-        "apart": compare.relative_l2(found, expected),
-    }
+def three_way(asked: Mapping[str, Asked], data: Batches, exact: Mapping[str, Results]) -> dict[str, dict[str, float]]:
+    """Of each case, how far the gradients in float32 are from those in float64, and from each other."""
+    with jax.enable_x64(False):
+        found = ours(asked, data, np.float32)
+    distances = {}
+    for case, ask in asked.items():
+        names = CERTAIN if sorts(ask) else [name for name in data if name != NOTHING]
+        sides = found[case], theirs(ask, data, np.float32), exact[case]
+        jaxseg, pytorch, float64 = ({name: side[name][1] for name in names} for side in sides)
+        distances[case] = {
+            "jaxseg": compare.relative_l2(jaxseg, float64),
+            "pytorch": compare.relative_l2(pytorch, float64),
+            "apart": compare.relative_l2(jaxseg, pytorch),
+        }
+    return distances
 
 
 def sorts(ask: Asked) -> bool:

@@ -16,7 +16,7 @@ Not seen here: options that jaxseg does not offer (each optimizer's row of defau
 hands its gradients over.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import isfunction, signature
 
@@ -87,25 +87,20 @@ def run(settings: Settings) -> Answer:
     of jaxseg and PyTorch from PyTorch's in float64, and from each other.
     """
     start, grads = parameters(settings.seed), gradients(settings.seed)
-    asked = CASES if settings.quick else CASES | MORE_CASES
-    asked32 = {case: ask for case, ask in asked.items() if case in IN_FLOAT32_WHEN_QUICK or not settings.quick}
-    with jax.enable_x64(True):
-        found, found_clipped, clipped = ours(asked, start, grads, np.float64)
-    with jax.enable_x64(False):
-        found32, _, _ = ours(asked32, start, grads, np.float32)
-
+    clipped = ours_clipped(grads)
     rows, rounding = [unmatched_row(), *map(defaults_row, PYTORCH), clip_row(clipped, grads)], {}
-    for case, ask in asked.items():
+    for case, ask in (CASES if settings.quick else CASES | MORE_CASES).items():
+        with jax.enable_x64(True):
+            found, found_clipped = ours(ask, start, [grads, clipped[CLIPS[0]]], np.float64)
         expected = theirs(ask, start, grads, torch.float64)
         rows += [
-            exact_row(f"{case}: step {look}", *(at_step(look, side) for side in (found[case], expected)))
-            for look in LOOKS
+            exact_row(f"{case}: step {look}", *(at_step(look, side) for side in (found, expected))) for look in LOOKS
         ]
         expected_clipped = theirs(ask, start, grads, torch.float64, clip_to=CLIPS[0])
-        rows.append(exact_row(f"{case}: clipped", found_clipped[case], expected_clipped))
-        if case in asked32:
-            rounding[case] = three_way(ask, start, grads, found32[case], expected)
-    rows += [rounding_row(case, distances) for case, distances in rounding.items()]
+        rows.append(exact_row(f"{case}: clipped", found_clipped, expected_clipped))
+        if case in IN_FLOAT32_WHEN_QUICK or not settings.quick:
+            rounding[case] = three_way(ask, start, grads, expected)
+            rows.append(rounding_row(case, rounding[case]))
     rows += optimizer_state.rows(start, grads, RATES, LOOKS, GATE)
     return Answer(QUESTION, tuple(rows), {"three_way": rounding})
 
@@ -167,15 +162,16 @@ def defaults(function) -> dict[str, object]:
     return {name: value for name, value in given.items() if name not in ("params", "lr", "learning_rate")}
 
 
-def clip_row(found: Arrays, grads: Arrays) -> Row:
+def clip_row(clipped: Mapping[float, Arrays], grads: Arrays) -> Row:
     """The gradients of every step, clipped; their norms are from 0 to 41."""
-    expected = {}
-    for limit in CLIPS:
+    found, expected = {}, {}
+    for limit, arrays in clipped.items():
         steps = []
         for step in range(STEPS):
             leaves = {name: torch.zeros(each.shape[1:], dtype=torch.float64) for name, each in grads.items()}
             give(leaves, grads, step, limit)
             steps.append({name: leaf.grad.numpy() for name, leaf in leaves.items()})
+        found |= {f"{name} to {limit:g}": array for name, array in arrays.items()}
         expected |= {f"{name} to {limit:g}": np.stack([each[name] for each in steps]) for name in grads}
     return exact_row("clip_by_global_norm", found, expected)
 
@@ -185,15 +181,17 @@ def exact_row(name: str, found: Arrays, expected: Arrays) -> Row:
     return compare.close(QUESTION, name, found, expected, GATE, each=True)
 
 
-def three_way(ask: Asked, start: Arrays, grads: Arrays, found: Arrays, expected: Arrays) -> dict[str, float]:
+def three_way(ask: Asked, start: Arrays, grads: Arrays, expected: Arrays) -> dict[str, float]:
     """How far movements in float32 are from the one in float64, and from each other."""
+    with jax.enable_x64(False):
+        (found,) = ours(ask, start, [grads], np.float32)
     variants = [{}, {"fused": True}] if "fused" in signature(PYTORCH[ask[0]][0]).parameters else [{}]
     pytorch = [theirs(ask, start, grads, torch.float32, **variant) for variant in variants]
-    ours, exact, *pytorch = (movement(side, start) for side in (found, expected, *pytorch))
+    jaxseg, exact, *pytorch = (movement(side, start) for side in (found, expected, *pytorch))
     return {
-        "jaxseg": compare.relative_l2(ours, exact),
+        "jaxseg": compare.relative_l2(jaxseg, exact),
         "pytorch": max(compare.relative_l2(each, exact) for each in pytorch),
-        "apart": compare.relative_l2(ours, pytorch[0]),
+        "apart": compare.relative_l2(jaxseg, pytorch[0]),
     }
 
 
@@ -218,20 +216,11 @@ def at_step(step: int, looks: Arrays) -> Arrays:
     return {name: array for name, array in looks.items() if name.endswith(f", step {step}")}
 
 
-def ours(
-    asked: Mapping[str, Asked], start: Arrays, grads: Arrays, dtype: type
-) -> tuple[dict[str, Arrays], dict[str, Arrays], Arrays]:
-    """jaxseg's of all cases, with the gradients as they are and clipped to the first of `CLIPS`; and all clipped ones.
+def ours(ask: Asked, start: Arrays, grads: Sequence[Arrays], dtype: type) -> list[Arrays]:
+    """jaxseg's of one case, for each of the `grads`."""
+    name, options = ask
 
-    One program, because compiling is what takes the time.
-    """
-
-    def clip(limit: float, grads):
-        tx = optim.clip_by_global_norm(limit)
-        return tx.update(grads, tx.init(grads))[0]
-
-    def follow(ask: Asked, start, grads):
-        name, options = ask
+    def follow(start, grads):
         tx = getattr(optim, name)(lambda step: PYTORCH[name][1] * jnp.asarray(RATES)[step], **options)
 
         def step(carry, grads):
@@ -241,28 +230,29 @@ def ours(
 
         return jax.lax.scan(step, (start, tx.init(start)), grads)[1]
 
-    @jax.jit
-    def program(start, grads):
-        clipped = [jax.vmap(partial(clip, limit))(grads) for limit in CLIPS]
-        both = jax.tree.map(lambda *pair: jnp.stack(pair), grads, clipped[0])
-        return {case: jax.vmap(partial(follow, ask, start))(both) for case, ask in asked.items()}, clipped
-
-    cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), (start, grads))
-    histories, clipped = jax.device_get(program(*cast))
-    plain_and_clipped = (
+    cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), (start, jax.tree.map(lambda *each: np.stack(each), *grads)))
+    history = jax.device_get(jax.jit(jax.vmap(follow, (None, 0)))(*cast))
+    return [
         {
-            case: {
-                f"{part} {name}, step {look}": array[i, look - 1]
-                for part, arrays in history.items()
-                for name, array in arrays.items()
-                for look in LOOKS
-            }
-            for case, history in histories.items()
+            f"{part} {name}, step {look}": array[i, look - 1]
+            for part, arrays in history.items()
+            for name, array in arrays.items()
+            for look in LOOKS
         }
-        for i in range(2)
-    )
-    named = {f"{name} to {limit:g}": array for limit, each in zip(CLIPS, clipped) for name, array in each.items()}
-    return *plain_and_clipped, named
+        for i in range(len(grads))
+    ]
+
+
+def ours_clipped(grads: Arrays) -> dict[float, Arrays]:
+    """jaxseg's gradients of every step, by the norm that they are clipped to, float64."""
+
+    def clip(limit: float, grads):
+        tx = optim.clip_by_global_norm(limit)
+        return tx.update(grads, tx.init(grads))[0]
+
+    with jax.enable_x64(True):
+        every = jax.jit(lambda grads: {limit: jax.vmap(partial(clip, limit))(grads) for limit in CLIPS})
+        return jax.device_get(every({name: array.astype(np.float64) for name, array in grads.items()}))
 
 
 def buffers(state: optax.OptState) -> dict[str, optax.Params]:

@@ -56,11 +56,13 @@ def run(settings: Settings) -> Answer:
     epochs past the last; "hazards": {name: [what the article's class says then, what it says otherwise]}, and "share":
     the sum of its rates over that of one cosine}.
     """
-    asked, rows, rates = curves(), [], {}
-    for x64 in (True, False):
-        with jax.enable_x64(x64):
-            rates[x64] = ask(asked)
-        rows += [group_row(group, asked, rates[x64], x64) for group in groups(asked)]
+    asked, rows, rates = curves(), [], {True: {}, False: {}}
+    for x64, of in rates.items():
+        for group in groups(asked):
+            curves_of = {name: curve for name, curve in asked.items() if name.split(": ")[0] == group}
+            with jax.enable_x64(x64):
+                of |= ask(curves_of)
+            rows.append(group_row(group, curves_of, of, x64))
     rows += [*torch_rows(rates), plateau_row(settings.seed), *order_rows(settings.seed), every_schedule(asked)]
     return Answer(QUESTION, tuple(rows), evidence(rates[True]))
 
@@ -69,43 +71,49 @@ def run(settings: Settings) -> Answer:
 
 
 def group_row(group: str, asked: Mapping[str, Curve], rates: Rates, x64: bool) -> Row:
-    """All schedules of one function."""
+    """All schedules of one function, which are those `asked`."""
     rows, dtype = [], np.dtype(np.float64 if x64 else np.float32)
-    for name in (name for name in asked if name.split(": ")[0] == group):
-        (_, expected, gates), found = asked[name], rates[name]
+    for name, (_, expected, gates) in asked.items():
+        found = rates[name]
         if gates is EXACT:
             rows.append(compare.equal_bytes(QUESTION, name, found, expected.astype(dtype)))
         else:
             sides = (array.astype(np.float64) / expected.max() for array in (found, expected))
             rows.append(compare.close(QUESTION, name, *sides, gates[x64], measure=compare.max_abs))
-    return compare.worst_of(QUESTION, f"{group}, {dtype}", rows, note=notes(rates)[group])
+    return compare.worst_of(QUESTION, f"{group}, {dtype}", rows, note=note(group, rates))
 
 
-def notes(rates: Rates) -> dict[str, str]:
-    """What there is to say about the rows of a function."""
-    case = CASES[ARTICLE]
-    product, cosine, first = article(case), textbook(case), float(rates[f"warmup_cosine: {ARTICLE}"][0])
-    tenth = [int(np.argmax((curve < case[0] / 10) & (np.arange(len(curve)) > case[1]))) for curve in (product, cosine)]
-    return {
-        "article": f"a running product of cosines: below a tenth of the peak at epoch {tenth[0]} (one cosine: "
-        f"{tenth[1]}), sum of the rates {share():.3f} of the cosine's",
-        "warmup_cosine": f"of the peak; textbook cosine; first value {abs(first / case[3] - 1):.1%} off 1e-9, harmless",
-        "constant": "PyTorch's ConstantLR",
-        "piecewise_constant": "LambdaLR",
-        "factor": "StepLR, to the bit; Optax's staircase is a tick late in float32 for every eighth period",
-        "multi_factor": "MultiStepLR, to the bit",
-        "exponential": "ExponentialLR, whose gamma is that of a tick",
-        "linear": "LinearLR",
-        "polynomial": "PolynomialLR, scaled to end at the final rate",
-        "cosine": "CosineAnnealingLR, held at its end",
-        "cosine_restarts": "CosineAnnealingWarmRestarts; written out where cycles are not whole",
-        "cyclic": "CyclicLR, triangular",
-        "one_cycle": "OneCycleLR: peak at pct_start total - 1, end at total - 1",
-        "linear_warmup": "SequentialLR of LinearLR and each of the others",
-        "per_epoch": f"{STEPS_PER_EPOCH} steps an epoch, all at that epoch's rate",
-        "build": f"{len(BUILDS)} settings of a trainer, against the reference asked once an epoch or step; "
-        f"{len(RECIPES)} schedules by steps and by epochs, with and without warm-up, against PyTorch's own",
-    }
+def note(group: str, rates: Rates) -> str:
+    """What there is to say about the row of a function."""
+    if group == "article":
+        case = CASES[ARTICLE]
+        places = np.arange(case[2] + BEYOND) > case[1]
+        tenth = [int(np.argmax((curve < case[0] / 10) & places)) for curve in (article(case), textbook(case))]
+        cosine = f"below a tenth of the peak at epoch {tenth[0]} (one cosine: {tenth[1]})"
+        return f"a running product of cosines: {cosine}, sum of the rates {share():.3f} of the cosine's"
+    if group == "warmup_cosine":
+        first = float(rates[f"warmup_cosine: {ARTICLE}"][0])
+        return f"of the peak; textbook cosine; first value {abs(first / CASES[ARTICLE][3] - 1):.1%} off 1e-9, harmless"
+    return NOTES[group]
+
+
+NOTES = {
+    "constant": "PyTorch's ConstantLR",
+    "piecewise_constant": "LambdaLR",
+    "factor": "StepLR, to the bit; Optax's staircase is a tick late in float32 for every eighth period",
+    "multi_factor": "MultiStepLR, to the bit",
+    "exponential": "ExponentialLR, whose gamma is that of a tick",
+    "linear": "LinearLR",
+    "polynomial": "PolynomialLR, scaled to end at the final rate",
+    "cosine": "CosineAnnealingLR, held at its end",
+    "cosine_restarts": "CosineAnnealingWarmRestarts; written out where cycles are not whole",
+    "cyclic": "CyclicLR, triangular",
+    "one_cycle": "OneCycleLR: peak at pct_start total - 1, end at total - 1",
+    "linear_warmup": "SequentialLR of LinearLR and each of the others",
+    "per_epoch": f"{STEPS_PER_EPOCH} steps an epoch, all at that epoch's rate",
+    "build": f"{len(BUILDS)} settings of a trainer, against the reference asked once an epoch or step; "
+    f"{len(RECIPES)} schedules by steps and by epochs, with and without warm-up, against PyTorch's own",
+}
 
 
 def torch_rows(rates: Mapping[bool, Rates]) -> list[Row]:

@@ -6,7 +6,6 @@ contender what `figures` makes of them.
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from rich.table import Table
 from benchmarks import flops, match
 from benchmarks.match import Match, Outcome
 from benchmarks.task import Task
+from jaxseg import files
 
 JAXSEG = "jaxseg"
 START = 0.02
@@ -24,9 +24,8 @@ START = 0.02
 
 def write(folder: Path, record: dict) -> None:
     """benchmark.json, whole or not at all."""
-    draft = folder / ".benchmark.json.tmp"
-    draft.write_text(json.dumps(record, indent=1, default=str, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(draft, folder / "benchmark.json")
+    text = json.dumps(record, indent=1, default=str, allow_nan=False) + "\n"
+    files.replace(folder / "benchmark.json", text.encode())
 
 
 def ceilings_of(matches: list[Match]) -> dict[str, float]:

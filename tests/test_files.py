@@ -1,0 +1,52 @@
+import os
+
+import pytest
+
+from jaxseg import files
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "a.json"
+    for content in (b"one", b"two"):
+        files.replace(path, content)
+        assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_whoever_reads_meanwhile_finds_the_old_file(tmp_path):
+    path = tmp_path / "map.png"
+    path.write_bytes(b"old")
+    with files.draft(path) as beside:
+        beside.write_bytes(b"half")
+        assert path.read_bytes() == b"old"
+        assert beside.parent == tmp_path  # `os.replace` is atomic within a disk only
+    assert path.read_bytes() == b"half"
+
+
+def _fail_on_the_way(path):
+    with files.draft(path) as beside:
+        beside.write_bytes(b"half")
+        raise ZeroDivisionError
+
+
+def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):
+    path = tmp_path / "map.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError):
+        _fail_on_the_way(path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["map.png"]
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
+    path = tmp_path / ("n" * 251 + ".tif")
+    files.replace(path, b"")
+    assert path.exists()
+
+
+def test_two_drafts_of_one_file_are_two(tmp_path):
+    path = tmp_path / "a.json"
+    with files.draft(path) as late:
+        files.replace(path, b"early")
+        late.write_bytes(b"late")
+    assert path.read_bytes() == b"late"
