@@ -57,6 +57,14 @@ def untold(monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """For runs whose curves are not looked at: drawing takes as long as their steps."""
+    from jaxseg import tracking
+
+    monkeypatch.setattr(tracking, "draw_curves", lambda *_: np.zeros((1, 1, 3), np.uint8))
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 

@@ -23,7 +23,7 @@ TINY = ["--widths", "2", "4", "-e", "1", "-b", "2", "--workers", "0", "--no-augm
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
+def own_cache(undrawn, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
 
 

@@ -4,6 +4,8 @@ import json
 import struct
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -165,24 +167,37 @@ def test_the_log_survives_when_its_rewriting_fails(tmp_path, monkeypatch):
     assert log(tmp_path) == [epoch(0), epoch(1)]
 
 
-def test_curves_are_drawn_in_the_first_epoch_then_now_and_then_and_at_the_end(tmp_path, monkeypatch):
+def test_curves_are_drawn_in_the_first_epoch_then_for_a_small_share_of_the_time_and_at_the_end(tmp_path, monkeypatch):
+    clock, drawn = SimpleNamespace(now=5.0), []
+
+    def draw(epochs, names):
+        drawn.append(len(epochs))
+        clock.now += 0.6
+        return np.zeros((9, 9, 3), np.uint8)
+
+    monkeypatch.setattr(tracking, "draw_curves", draw)
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=lambda: clock.now, time_ns=time.time_ns))
+    with Tracker(tmp_path) as tracker:
+        tracker.epoch(epoch(0))
+        assert cv2.imread(str(tmp_path / "curves.png")).shape == (9, 9, 3)
+        for number, at in enumerate((10, 25.5, 25.7, 30, 46.5), 1):
+            clock.now = at
+            tracker.epoch(epoch(number))
+    assert drawn == [1, 4, 6]
+    tracker.close()  # again does nothing
+    assert drawn == [1, 4, 6]
+
+
+def test_curves_that_are_not_up_to_date_are_drawn_at_the_end(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         tracking, "draw_curves", lambda epochs, names: drawn.append(len(epochs)) or np.zeros((9, 9, 3), np.uint8)
     )
     with Tracker(tmp_path) as tracker:
         tracker.epoch(epoch(0))
-        assert cv2.imread(str(tmp_path / "curves.png")).shape == (9, 9, 3)
-        tracker.epoch(epoch(1))
-        monkeypatch.setattr(tracking, "REDRAW_SECONDS", 0.0)
-        tracker._next_drawing = 0.0
-        tracker.epoch(epoch(2))
-        tracker.epoch(epoch(3))
         tracker._next_drawing = float("inf")
-        tracker.epoch(epoch(4))
-    assert drawn == [1, 3, 4, 5]
-    tracker.close()  # again does nothing
-    assert drawn == [1, 3, 4, 5]
+        tracker.epoch(epoch(1))
+    assert drawn == [1, 2]
 
 
 def test_pictures_go_to_a_file_and_to_tensorboard(tmp_path):

@@ -123,7 +123,7 @@ def whole(tiles_root, tmp_path_factory):
 
 
 @pytest.fixture
-def start(tiles_root, tmp_path):
+def start(undrawn, tiles_root, tmp_path):
     """Starts the run that `whole` is, in another folder."""
     return functools.partial(launch, "--data", tiles_root, "--out", tmp_path / "run", *TINY)
 
