@@ -23,6 +23,18 @@ def test_whoever_reads_meanwhile_finds_the_old_file(tmp_path):
     assert path.read_bytes() == b"half"
 
 
+def test_a_crash_before_the_last_moment_leaves_the_old_file(tmp_path, monkeypatch):
+    def crashes(*_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "replace", crashes)
+    with pytest.raises(KeyboardInterrupt):
+        files.replace(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
 def _fail_on_the_way(path):
     with files.draft(path) as beside:
         beside.write_bytes(b"half")
@@ -47,6 +59,6 @@ def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
 def test_two_drafts_of_one_file_are_two(tmp_path):
     path = tmp_path / "a.json"
     with files.draft(path) as late:
-        files.replace(path, b"early")
         late.write_bytes(b"late")
+        files.replace(path, b"early")
     assert path.read_bytes() == b"late"
