@@ -13,6 +13,8 @@ from typing import Annotated, Literal, get_args
 import platformdirs
 import tyro
 
+from jaxseg.files import replace
+
 IGNORE_INDEX = 255
 """The label of pixels that count for nothing: no loss, no gradient, no metric."""
 
@@ -292,8 +294,8 @@ def dumps(config: Config) -> str:
 
 
 def save(config: Config, path: Path) -> None:
-    """Writes `config` as JSON."""
-    path.write_text(dumps(config) + "\n", encoding="utf-8")
+    """Writes `config` as JSON, whole or not at all."""
+    replace(path, (dumps(config) + "\n").encode())
 
 
 def _as_json(value: object) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from jaxseg import config as settings
 from jaxseg.config import Config, UserError
-from jaxseg.files import replace
 
 
 def open_run(config: Config, split: dict[str, list[str]]) -> Path:
@@ -26,7 +25,7 @@ def open_run(config: Config, split: dict[str, list[str]]) -> Path:
         kept = dataclasses.replace(
             config, run=dataclasses.replace(config.run, resume=None, out=settings.load(run).run.out)
         )
-        replace(run / "config.json", (settings.dumps(kept) + "\n").encode())
+        settings.save(kept, run / "config.json")
         return run
     run = config.run.out or Path("runs") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):

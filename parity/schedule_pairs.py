@@ -229,6 +229,9 @@ def ask(asked: Mapping[str, Curve]) -> Rates:
     return {name: np.asarray(rates)[: len(asked[name].expected)] for name, rates in every(ticks).items()}
 
 
-def groups(asked: Mapping[str, Curve]) -> list[str]:
-    """The functions of jaxseg that are asked."""
-    return list(dict.fromkeys(name.split(": ")[0] for name in asked))
+def groups(asked: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
+    """What is asked, by the function of jaxseg that it is for."""
+    out: dict[str, dict[str, Curve]] = {}
+    for name, curve in asked.items():
+        out.setdefault(name.split(": ")[0], {})[name] = curve
+    return out

@@ -58,7 +58,7 @@ def untold(monkeypatch, tmp_path):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """For runs whose curves are not looked at: drawing takes as long as their steps."""
+    """For small runs whose curves are not looked at: drawing them is a quarter of the time."""
     from jaxseg import tracking
 
     monkeypatch.setattr(tracking, "draw_curves", lambda *_: np.zeros((1, 1, 3), np.uint8))

@@ -58,11 +58,10 @@ def run(settings: Settings) -> Answer:
     """
     asked, rows, rates = curves(), [], {True: {}, False: {}}
     for x64, of in rates.items():
-        for group in groups(asked):
-            curves_of = {name: curve for name, curve in asked.items() if name.split(": ")[0] == group}
+        for group, its_curves in groups(asked).items():
             with jax.enable_x64(x64):
-                of |= ask(curves_of)
-            rows.append(group_row(group, curves_of, of, x64))
+                of |= ask(its_curves)
+            rows.append(group_row(group, its_curves, of, x64))
     rows += [*torch_rows(rates), plateau_row(settings.seed), *order_rows(settings.seed), every_schedule(asked)]
     return Answer(QUESTION, tuple(rows), evidence(rates[True]))
 
@@ -179,10 +178,9 @@ def ask_one_by_one(ticks: np.ndarray) -> Rates:
 
     Not compiled, for a compiled one can have no memory.
     """
-    asked = curves()
-    first = {group: next(name for name in asked if name.startswith(group)) for group in groups(asked)}
+    first = {group: next(iter(its_curves.values())) for group, its_curves in groups(curves()).items()}
     with jax.enable_x64(False):
-        return {g: np.array([asked[name].schedule(int(tick)) for tick in ticks]) for g, name in first.items()}
+        return {group: np.array([curve.schedule(int(tick)) for tick in ticks]) for group, curve in first.items()}
 
 
 def every_schedule(asked: Mapping[str, Curve]) -> Row:
