@@ -9,17 +9,18 @@ import sys
 
 import tyro
 
-from jaxseg.options import Evaluation
-from jaxseg.troubles import status
+from jaxseg.base.cli import status
+from jaxseg.base.options import Evaluation
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(Evaluation, args=argv, prog="python -m jaxseg.evaluate", compact_help=True)
-    from jaxseg import compilation, evaluation  # with JAX and all else: not for -h
+    from jaxseg.base import compilation
+    from jaxseg.inference import evaluate  # with JAX and all else: not for -h
 
     compilation.keep()
-    return status(evaluation.evaluate, options, "nothing was written")
+    return status(evaluate.evaluate, options, "nothing was written")
 
 
 if __name__ == "__main__":

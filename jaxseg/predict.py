@@ -10,17 +10,18 @@ import sys
 
 import tyro
 
-from jaxseg.options import Prediction
-from jaxseg.troubles import status
+from jaxseg.base.cli import status
+from jaxseg.base.options import Prediction
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(Prediction, args=argv, prog="python -m jaxseg.predict")
-    from jaxseg import compilation, prediction  # with JAX and all else: not for -h
+    from jaxseg.base import compilation
+    from jaxseg.inference import predict  # with JAX and all else: not for -h
 
     compilation.keep()
-    return status(prediction.predict, options, "--skip-existing goes on")
+    return status(predict.predict, options, "--skip-existing goes on")
 
 
 if __name__ == "__main__":

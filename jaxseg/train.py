@@ -12,9 +12,9 @@ import signal
 import sys
 import traceback
 
-from jaxseg import cli
-from jaxseg.config import Config, UserError
-from jaxseg.troubles import NonFiniteLoss, OutOfMemory, Stopped
+from jaxseg.base import cli
+from jaxseg.base.config import Config
+from jaxseg.base.errors import NonFiniteLoss, OutOfMemory, Stopped, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,12 +23,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = cli.parse(argv)
         gc.disable()  # what is imported stays: looking it through again and again is half a second of a start
-        from jaxseg import compilation, training  # JAX and all else: not for -h, nor for a mistake on the command line
+        from jaxseg.base import compilation
+        from jaxseg.training import loop  # JAX and all else: not for -h, nor for a mistake on the command line
 
         gc.freeze()
         gc.enable()
         compilation.keep()
-        training.train(config)
+        loop.train(config)
     except (UserError, NonFiniteLoss, OutOfMemory) as error:
         if config.run.debug:
             traceback.print_exc()

@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     import jax
     import torch
 
-    from jaxseg.config import UserError
-    from parity import report
+    from jaxseg.base.errors import UserError
+    from parity.report import report
 
     torch.set_num_threads(1)  # the reference's rounding depends on the number of threads
     answers = []
@@ -98,9 +98,10 @@ def questions(options: Options) -> list[Question]:
 
 def ask(question: str, options: Options, root: Path):
     """The answer to one question. A check that breaks is a failed row, not the end of the run."""
-    from jaxseg.config import UserError
-    from parity import checks, compare
-    from parity.answer import Answer, Settings
+    from jaxseg.base.errors import UserError
+    from parity import checks
+    from parity.judge import compare
+    from parity.report.answer import Answer, Settings
 
     settings = Settings(options.seed, options.seeds, options.quick, root, options.device)
     began = time.monotonic()
@@ -121,7 +122,7 @@ def data_folder(given: Path | None) -> Iterator[Path]:
     if given is not None:
         yield given
         return
-    from jaxseg.data.fields import make_fields
+    from jaxseg.data.made.fields import make_fields
 
     with tempfile.TemporaryDirectory() as folder:
         yield make_fields(Path(folder) / "made-up-fields", train=23, val=6)

@@ -71,7 +71,7 @@ def injected(wrong: Mistake) -> Iterator[None]:
 
 def ask(question: str, data: Path, briefly: bool = False) -> list:
     """The rows of a question in its quick form; `briefly`, the first that fails alone, if one does."""
-    from parity.answer import Settings
+    from parity.report.answer import Settings
 
     check = importlib.import_module(f"parity.checks.{question}")
     with failures_raised() if briefly else contextlib.nullcontext():
@@ -92,7 +92,7 @@ class Failure(BaseException):
 @contextlib.contextmanager
 def failures_raised() -> Iterator[None]:
     """A row that does not pass raises `Failure` when it is made."""
-    from parity.compare import Row
+    from parity.judge.compare import Row
 
     make = Row.__init__
 
@@ -162,7 +162,7 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32)):
     evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: rows that failed}}]}, without the
     cells of questions that never call what the mistake replaces.
     """
-    from parity.answer import Answer
+    from parity.report.answer import Answer
 
     rows, matrix = [], []
     with contextlib.ExitStack() as stack:
@@ -193,7 +193,7 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32)):
 
 def control_row(rows: dict[str, list]):
     """Without a mistake nothing fails."""
-    from parity import compare
+    from parity.judge import compare
 
     failed = [f"{question}: {row.name}" for question, group in rows.items() for row in group if not row.passed]
     asked = sum(map(len, rows.values()))
@@ -204,7 +204,7 @@ def control_row(rows: dict[str, list]):
 
 def verdict(wrong: Mistake, own: str, seen: dict[str, Cell], reached: bool):
     """The row of a mistake: 0 when caught by a row of its own question, 1 when it escapes."""
-    from parity import compare
+    from parity.judge import compare
 
     cell = seen[own]
     others = ", ".join(f"{question} {len(c.failed)}" for question, c in seen.items() if question != own and c.failed)
@@ -220,7 +220,7 @@ def verdict(wrong: Mistake, own: str, seen: dict[str, Cell], reached: bool):
 
 def make_tiles(folder: Path) -> None:
     """Few and small made-up fields, for the data question."""
-    from jaxseg.data.fields import make_fields
+    from jaxseg.data.made.fields import make_fields
 
     make_fields(folder, train=23, val=6, size=64)
 
@@ -271,8 +271,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     os.environ["JAX_PLATFORMS"] = "cpu"
 
-    from parity import report
-    from parity.answer import Settings
+    from parity.report import report
+    from parity.report.answer import Settings
 
     began = time.monotonic()
     answer = run(Settings(quick=options.quick), options.only or (*COLUMNS, *FLOAT32))

@@ -23,14 +23,17 @@ import jax
 import numpy as np
 import tyro
 
-from jaxseg import cli, losses, metrics, prepare
-from jaxseg import config as settings
-from jaxseg.config import Augmentation, Config, Data, Model, Optimization, UserError
-from jaxseg.data.augment import flips_and_turns
-from jaxseg.data.pipeline import Batch, Pipeline
-from jaxseg.prepare import Dataset
-from jaxseg.step import step_key
-from jaxseg.terminal import clock, console
+from jaxseg.base import cli
+from jaxseg.base import config as settings
+from jaxseg.base.config import Augmentation, Config, Data, Model, Optimization
+from jaxseg.base.errors import UserError
+from jaxseg.base.terminal import clock, console
+from jaxseg.data.feed.pipeline import Batch, Pipeline
+from jaxseg.learn import losses, metrics
+from jaxseg.learn.augment import flips_and_turns
+from jaxseg.learn.step import step_key
+from jaxseg.training import dataset
+from jaxseg.training.dataset import Dataset
 
 NAMES = ("jaxseg", "PyTorch")
 
@@ -137,9 +140,9 @@ def race(options: Options) -> bool:
     """Runs it to its end; whether nothing speaks against equivalence. Raises UserError or Diverged."""
     import torch
 
-    from parity import memory, race_report
-    from parity.ours import Ours
     from parity.reference.training import Reference
+    from parity.report import memory, race_report
+    from parity.twins.ours import Ours
 
     jax.config.update("jax_platforms", "cpu")
     torch.set_num_threads(options.race.threads)
@@ -183,7 +186,7 @@ def open_data(options: Options) -> tuple[Dataset, dict]:
     kept; "constant_miou": validation mIoU of giving every pixel the more frequent class, which is to be beaten.
     Raises UserError for data that the reference cannot read.
     """
-    data = prepare.open_data(options.config, options.race.limit)
+    data = dataset.open_data(options.config, options.race.limit)
     found, kind = data.found, (data.reading.channels, data.reading.dtype, len(data.classes))
     if kind != (3, "uint8", 2):
         what = "{} channels of {} and {} classes".format(*kind)

@@ -34,7 +34,7 @@ from benchmarks.program import program
 from benchmarks.workers import Worker
 from rich.console import Console
 
-from jaxseg.config import UserError
+from jaxseg.base.errors import UserError
 
 console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else report.WIDTH)
 

@@ -25,7 +25,7 @@ from attempts.child import Child, Failed
 from attempts.spec import Attempt, Spec
 from attempts.verdicts import judged
 
-from jaxseg.files import replace
+from jaxseg.base.files import replace
 
 PROFILE = "profile"
 TURN = 0.4

@@ -18,11 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jaxseg.config import Data
-from jaxseg.data import tiles
-from jaxseg.data.fields import make_fields
-from jaxseg.data.folders import find_split
-from jaxseg.data.pipeline import Pipeline
+from jaxseg.base.config import Data
+from jaxseg.data.feed.pipeline import Pipeline
+from jaxseg.data.find.folders import find_split
+from jaxseg.data.made.fields import make_fields
+from jaxseg.data.read import samples as tiles
 
 BATCH_SIZE = 8
 MODES = ("list", "iterator", "iterator, memory cache", "iterator, disk cache")

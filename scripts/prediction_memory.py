@@ -20,11 +20,13 @@ import numpy as np
 import tifffile
 from flax import nnx
 
-from jaxseg import model, optim, predict
-from jaxseg.checkpoint import Checkpoints, Progress, load_model
-from jaxseg.config import Config, Model
-from jaxseg.data.tiles import Reading, read_image
-from jaxseg.inference import Predictor
+from jaxseg import predict
+from jaxseg.base.config import Config, Model
+from jaxseg.data.read.samples import Reading, read_image
+from jaxseg.inference.predictor import Predictor
+from jaxseg.learn import optimizers
+from jaxseg.nn import unet
+from jaxseg.runs.checkpoint import Checkpoints, Progress, load_model
 
 WAYS = ("whole", "bands", "file")
 TILE = 512
@@ -58,10 +60,10 @@ def main() -> None:
 
 def make_run(folder: Path, widths: tuple[int, ...]) -> None:
     config, reading = Config(model=Model(widths=widths)), Reading()
-    net = model.build(config.model, in_channels=3, classes=2, seed=0)
+    net = unet.build(config.model, in_channels=3, classes=2, seed=0)
     description = {"classes": list(reading.labels.names), "in_channels": 3, "reading": reading.to_dict()}
     checkpoints = Checkpoints(folder, config, description)
-    checkpoints.save("best", 1, net, nnx.Optimizer(net, optim.adam(1e-3), wrt=nnx.Param), Progress(1))
+    checkpoints.save("best", 1, net, nnx.Optimizer(net, optimizers.adam(1e-3), wrt=nnx.Param), Progress(1))
     checkpoints.close()
 
 

@@ -23,9 +23,10 @@ from flax import nnx
 from traces.operations import CONTAINER, Operation, kernel_kind, operations
 from traces.recording import Span, record, shared_time
 
-from jaxseg import model, optim, schedules
-from jaxseg.config import Model, Optimization
-from jaxseg.step import compile_train_step, compiler_options
+from jaxseg.base.config import Model, Optimization
+from jaxseg.learn import optimizers, schedules
+from jaxseg.learn.compiled import compile_train_step, compiler_options
+from jaxseg.nn import unet
 
 IDLE = "nothing runs"
 
@@ -87,8 +88,8 @@ def batch(size: int, side: int) -> dict[str, np.ndarray]:
 
 def compiled_step(settings: Model, given: dict, optimizer: str = "sgd") -> tuple[Callable[[], object], str]:
     """One training step that waits for its end, compiled, and its HLO text."""
-    net = model.build(settings, in_channels=given["image"].shape[-1], classes=2, seed=0)
-    tx = optim.build(Optimization(optimizer=optimizer), schedules.constant(1e-3))
+    net = unet.build(settings, in_channels=given["image"].shape[-1], classes=2, seed=0)
+    tx = optimizers.build(Optimization(optimizer=optimizer), schedules.constant(1e-3))
     given = jax.device_put(given)
     step = compile_train_step(net, nnx.Optimizer(net, tx, wrt=nnx.Param), schedule=schedules.constant(1e-3))
     compiled = step.lower(given).compile(compiler_options())

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg import train
-from jaxseg.data.fields import write_png
+from jaxseg.data.made.fields import write_png
 
 SIDE, RADIUS = 64, 5
 

@@ -40,8 +40,6 @@ def caches(tmp_path_factory):
 @pytest.fixture
 def untold(monkeypatch, tmp_path):
     """JAX as it is where nobody set up its cache, and the folder that jaxseg would take."""
-    from jaxseg import programs
-
     defaults = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 1.0}
     before = {name: getattr(jax.config, name) for name in defaults}
     for name, default in defaults.items():
@@ -50,7 +48,6 @@ def untold(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "kept"))
     compilation_cache.reset_cache()
     yield tmp_path / "kept/compiled"
-    programs.keep(None)
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
@@ -59,9 +56,9 @@ def untold(monkeypatch, tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """For small runs whose curves are not looked at: drawing them is a quarter of the time."""
-    from jaxseg import tracking
+    from jaxseg.runs import tracker
 
-    monkeypatch.setattr(tracking, "draw_curves", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    monkeypatch.setattr(tracker, "draw_curves", lambda *_: np.zeros((1, 1, 3), np.uint8))
 
 
 @pytest.fixture
@@ -72,6 +69,6 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def tiles_root(tmp_path_factory) -> Path:
     """A small data set of made-up fields: 10 training and 4 validation tiles of 32x32, in the article's layout."""
-    from jaxseg.data.fields import make_fields
+    from jaxseg.data.made.fields import make_fields
 
     return make_fields(tmp_path_factory.mktemp("data") / "fields", train=10, val=4, size=32)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.config import IGNORE_INDEX, Augmentation
-from jaxseg.data.augment import blur, brightness, build, contrast, dihedral, flips_and_turns, noise, zoom
-from jaxseg.step import normalize
+from jaxseg.base.config import IGNORE_INDEX, Augmentation
+from jaxseg.learn.augment import blur, brightness, build, contrast, dihedral, flips_and_turns, noise, zoom
+from jaxseg.learn.step import normalize
 
 augment = jax.jit(flips_and_turns)
 augment_by_each = jax.jit(jax.vmap(flips_and_turns, in_axes=(0, None)))

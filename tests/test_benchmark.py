@@ -28,8 +28,8 @@ from benchmarks.sources import Source, open_folder
 from benchmarks.task import Task
 from benchmarks.workers import Worker
 
-from jaxseg.config import UserError
-from jaxseg.model import UNet
+from jaxseg.base.errors import UserError
+from jaxseg.nn.unet import UNet
 from parity.reference.unet import UNet as ReferenceUNet
 
 

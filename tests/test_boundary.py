@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jaxseg.boundary import BoundaryTotals
-from jaxseg.config import IGNORE_INDEX
+from jaxseg.base.config import IGNORE_INDEX
+from jaxseg.inference.boundary import BoundaryTotals
 
 CLASSES = 3
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from jaxseg import check
-from jaxseg.config import UserError
-from jaxseg.data.fields import make_fields
+from jaxseg.base.errors import UserError
+from jaxseg.data.made.fields import make_fields
+from jaxseg.doctor import report
 
 SIDE = 64
 
@@ -22,7 +23,7 @@ SIDE = 64
 @pytest.fixture(autouse=True)
 def quiet(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(check.console, "_width", 120)
+    monkeypatch.setattr(report.console, "_width", 120)
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def blocks(text: str) -> list[str]:
     """What is printed of each finding."""
     result: list[list[str]] = []
     for line in text.splitlines():
-        if line.split(" ")[0] in check.STYLES:
+        if line.split(" ")[0] in report.STYLES:
             result.append([])
         elif not line.startswith("        "):
             continue
@@ -118,7 +119,7 @@ def test_twelve_faults_are_all_named_with_their_files_and_what_mends_them(fields
 
 @pytest.mark.parametrize("columns", [50, 80, 120])
 def test_lines_are_no_wider_than_the_terminal(columns, fields, capsys, monkeypatch):
-    monkeypatch.setattr(check.console, "_width", columns)
+    monkeypatch.setattr(report.console, "_width", columns)
     spoil(fields)
     check.main(["--data", str(fields)])
     lines = capsys.readouterr().out.splitlines()
@@ -136,7 +137,7 @@ def test_a_good_folder_is_described_and_the_command_to_train_given(fields, capsy
     share = np.mean([read(path) == 255 for path in (fields / "Ltrain").iterdir()])
     assert row[3:5] == [f"{100 * share:.2f}", "%"]
     assert "Ready to train." in printed
-    assert printed.splitlines()[-1] == "  " + check.command("jaxseg.train", "--data", fields)
+    assert printed.splitlines()[-1] == "  " + report.command("jaxseg.train", "--data", fields)
 
 
 def test_ignored_pixels_have_a_row(fields, capsys):
@@ -175,13 +176,13 @@ def test_flags_that_would_not_be_enough_are_not_given(fields, capsys):
 
 def test_flags_that_do_not_mend_what_they_say_are_not_given(fields):
     (fields / "train/t0.png").write_bytes(b"")
-    asked = check.parse([str(fields)])
-    found = check.examine(check.find_split(asked.data, 0), asked.data, 0)
-    assert check.mend(found, asked).data.on_bad_file == "skip"
+    asked = report.parse([str(fields)])
+    found = report.examine(report.find_split(asked.data, 0), asked.data, 0)
+    assert report.mend(found, asked).data.on_bad_file == "skip"
     (error,) = found.errors
     for flags in (("--binarize", "128"), ("--validation", "0")):
         other = dataclasses.replace(found, findings=(dataclasses.replace(error, flags=flags),))
-        assert check.mend(other, asked) is None
+        assert report.mend(other, asked) is None
 
 
 def test_a_flag_that_is_wrong_is_replaced_by_the_one_that_mends(fields, capsys):
@@ -236,7 +237,7 @@ def test_ctrl_c_ends_with_130(fields, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "examine", interrupt)
+    monkeypatch.setattr(report, "examine", interrupt)
     assert check.main([str(fields)]) == 130
 
 
@@ -248,9 +249,9 @@ def test_ctrl_c_ends_with_130(fields, monkeypatch):
     ],
 )
 def test_settings_become_the_words_that_ask_for_them(line):
-    asked = check.parse(shlex.split(line))
-    assert check.words(asked) == shlex.split(line)
-    assert check.parse(check.words(asked)) == asked
+    asked = report.parse(shlex.split(line))
+    assert report.words(asked) == shlex.split(line)
+    assert report.parse(report.words(asked)) == asked
 
 
 def test_the_command_itself_runs_on_a_terminal_of_another_encoding(fields):

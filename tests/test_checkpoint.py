@@ -14,16 +14,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg import config, model, optim
-from jaxseg.checkpoint import Checkpoints, Progress, load_model, load_weights
-from jaxseg.config import Config, Model, Optimization, UserError
-from jaxseg.convert import to_torch
-from jaxseg.step import loss_fn
+from jaxseg.base import config
+from jaxseg.base.config import Config, Model, Optimization
+from jaxseg.base.errors import UserError
+from jaxseg.learn import optimizers
+from jaxseg.learn.step import loss_fn
+from jaxseg.nn import unet
+from jaxseg.nn.torch_weights import to_torch
+from jaxseg.runs.checkpoint import Checkpoints, Progress, load_model, load_weights
 
 SETTINGS = Config(model=Model(widths=(2, 4), upsample="bilinear", conv_bias=False))
 READING = {"labels": {"values": [0, 1, 2]}, "normalize": "unit"}
 DESCRIPTION = {"classes": ["soil", "wheat", "maize"], "in_channels": 5, "reading": READING, "tile": [4, 4]}
-ADAM = optim.adam(1e-2)
+ADAM = optimizers.adam(1e-2)
 PROGRESS = Progress(
     3, 7, {"loss": 0.1 + 0.2, "confusion": [[1, 2], [3, 4]]}, {"epoch": 2, "validation": {"miou": 1 / 3}}
 )
@@ -31,7 +34,7 @@ PROGRESS = Progress(
 
 @functools.cache
 def network(seed):
-    return model.build(SETTINGS.model, in_channels=5, classes=3, seed=seed)
+    return unet.build(SETTINGS.model, in_channels=5, classes=3, seed=seed)
 
 
 def build(seed=0, tx=ADAM):
@@ -120,7 +123,7 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(steps, checkpoints,
     assert arrays(net, optimizer) == steps[3][2]
 
 
-@pytest.mark.parametrize("tx", [optim.sgd(0.1, 0.9, nesterov=True), optim.adamw(1e-3)], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("tx", [optimizers.sgd(0.1, 0.9, nesterov=True), optimizers.adamw(1e-3)], ids=["sgd", "adamw"])
 def test_every_optimizers_state_comes_back(batches, checkpoints, tx):
     net, optimizer = build(tx=tx)
     grads = jax.tree.map(lambda x: x + 0.5, nnx.state(net, nnx.Param))
@@ -265,11 +268,11 @@ AVERAGED = dataclasses.replace(SETTINGS, optimization=Optimization(ema=0.5, sche
 @pytest.fixture
 def averaged(batches):
     """A network and its optimizer after 3 steps of a run with an average, and a rate scaled to a half."""
-    tx = optim.build(AVERAGED.optimization, lambda step: 0.5)
+    tx = optimizers.build(AVERAGED.optimization, lambda step: 0.5)
     net, optimizer = build(tx=tx)
     for batch in batches:
         take_step(net, optimizer, batch)
-    optim.set_rate_scale(optimizer, 0.5)
+    optimizers.set_rate_scale(optimizer, 0.5)
     return net, optimizer, tx
 
 
@@ -278,7 +281,7 @@ def test_a_run_with_an_average_is_loaded_with_it(averaged, tmp_path):
     checkpoints = Checkpoints(tmp_path, AVERAGED, DESCRIPTION)
     checkpoints.save("best", 3, net, optimizer, Progress())
     loaded, _ = load_model(tmp_path)
-    assert arrays(loaded) == arrays(optim.averaged(net, optimizer))
+    assert arrays(loaded) == arrays(optimizers.averaged(net, optimizer))
     assert arrays(loaded) != arrays(net)
     assert loaded.parameters == net.parameters > 0
     statistics = [array for array in arrays(loaded) if "'mean'" in array[0] or "'var'" in array[0]]
@@ -287,7 +290,7 @@ def test_a_run_with_an_average_is_loaded_with_it(averaged, tmp_path):
     again = build(seed=1, tx=tx)
     checkpoints.restore("best", *again)
     assert arrays(*again) == arrays(net, optimizer)
-    assert float(optim.rate_scale(again[1])) == 0.5
+    assert float(optimizers.rate_scale(again[1])) == 0.5
     checkpoints.close()
 
 
@@ -420,7 +423,7 @@ def test_a_checkpoint_is_read_where_the_device_that_wrote_it_is_not(tmp_path):
     subprocess.run([sys.executable, "-c", WRITE, str(tmp_path)], env=environment, check=True)
     assert len(jax.devices()) == 1
     loaded, _ = load_model(tmp_path)
-    assert arrays(loaded) == arrays(model.build(SETTINGS.model, in_channels=5, classes=3, seed=7))
+    assert arrays(loaded) == arrays(unet.build(SETTINGS.model, in_channels=5, classes=3, seed=7))
 
 
 # weights to start from
@@ -436,7 +439,7 @@ def test_weights_of_a_run_are_a_start(steps, checkpoints, tmp_path):
 
 def test_weights_of_another_network_are_refused_side_by_side(steps, checkpoints, tmp_path):
     checkpoints.save("best", 2, *steps[2][:2], Progress())
-    net = model.build(Model((2, 8)), in_channels=5, classes=2, seed=0)
+    net = unet.build(Model((2, 8)), in_channels=5, classes=2, seed=0)
     before = arrays(net)
     with pytest.raises(UserError) as caught:
         load_weights(net, tmp_path)

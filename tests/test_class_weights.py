@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.class_weights import AUTOMATIC, check, weights
-from jaxseg.config import UserError
+from jaxseg.base.errors import UserError
+from jaxseg.learn.class_weights import AUTOMATIC, check, weights
 
 COUNTS = st.lists(st.integers(1, 10**11), min_size=1, max_size=12)
 SOME_ABSENT = st.lists(st.one_of(st.just(0), st.integers(1, 10**11)), min_size=1, max_size=12).filter(any)

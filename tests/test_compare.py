@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from parity import compare
+from parity.judge import compare
 
 Q = "question"
 X = np.linspace(1.0, 2.0, 12).reshape(3, 4)

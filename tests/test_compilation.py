@@ -13,9 +13,12 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg import compilation, model, optim, programs, train
-from jaxseg.config import Model
-from jaxseg.step import compile_train_step
+from jaxseg import train
+from jaxseg.base import compilation
+from jaxseg.base.config import Model
+from jaxseg.learn import optimizers
+from jaxseg.learn.compiled import compile_train_step
+from jaxseg.nn import unet
 
 # where it is kept
 
@@ -73,8 +76,8 @@ def test_the_files_written_last_are_kept_as_far_as_they_fit(tmp_path_factory, si
 
 def two_steps(accumulate: int) -> dict[str, bytes]:
     """All that two steps of training leave, by name."""
-    net = model.build(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
-    optimizer = nnx.Optimizer(net, optim.adam(1e-2), wrt=nnx.Param)
+    net = unet.build(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
+    optimizer = nnx.Optimizer(net, optimizers.adam(1e-2), wrt=nnx.Param)
     step = compile_train_step(net, optimizer, schedule=lambda step: 1e-2, accumulate=accumulate)
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (4, 8, 8, 3), np.uint8), rng.integers(0, 2, (4, 8, 8), np.uint8)
@@ -90,8 +93,14 @@ def test_a_step_that_is_found_does_what_a_compiled_one_does_to_the_bit(untold, a
     jax.clear_caches()
     compiled = two_steps(accumulate)
     jax.clear_caches()
-    with programs._events() as found:
-        loaded = two_steps(accumulate)
+    found = set()
+
+    def note(event: str, **_) -> None:
+        found.add(event)
+
+    jax.monitoring.register_event_listener(note)
+    loaded = two_steps(accumulate)
+    jax.monitoring.unregister_event_listener(note)
     assert "/jax/compilation_cache/cache_hits" in found
     assert "/jax/compilation_cache/cache_misses" not in found
     assert loaded.keys() == compiled.keys()
@@ -137,7 +146,7 @@ except SystemExit as done:
 def test_training_is_imported_without_what_is_for_later():
     """Pictures and events are for after the first step."""
     later = ("matplotlib", "tensorboardX", "scipy", "torch")
-    code = f"import sys, jaxseg.training; print([name for name in {later} if name in sys.modules])"
+    code = f"import sys, jaxseg.training.loop; print([name for name in {later} if name in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(Path(train.__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment)
     assert result.stdout.strip() == "[]", result.stderr

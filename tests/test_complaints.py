@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from jaxseg import check, evaluate, predict, train, training
-from jaxseg.data.images import read_pixels
-from jaxseg.data.labels import read_values
+from jaxseg import check, evaluate, predict, train
+from jaxseg.data.read.images import read_pixels
+from jaxseg.data.read.masks import read_values
+from jaxseg.training import loop
 
 TINY = ["--widths", "2", "4", "-e", "1", "-b", "2", "--workers", "0", "--no-augment"]
 
@@ -120,10 +121,10 @@ def test_antialiased_masks_are_refused_with_the_flags_that_mend_them(folder, tra
 
 
 def test_predictions_of_one_class_only_are_noticed(folder, trains, monkeypatch):
-    def black(eval_step, data, epoch, real=training.evaluate):
+    def black(eval_step, data, epoch, real=loop.evaluate):
         return real(eval_step, data, epoch) | {"predicted": [1.0, 0.0]}
 
-    monkeypatch.setattr(training, "evaluate", black)
+    monkeypatch.setattr(loop, "evaluate", black)
     found = trains(folder, "-e", "4")
     assert found.code == 0
     assert found.text.count("100 % background for 3 evaluations") == 1
@@ -187,7 +188,7 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_try(folder, trains, m
 
         return run
 
-    monkeypatch.setattr(training, "compile_train_step", step)
+    monkeypatch.setattr(loop, "compile_train_step", step)
     found = trains(folder)
     assert found.code == 1
     places = [
@@ -198,12 +199,12 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_try(folder, trains, m
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_reader_that_fails_says_which_file(folder, trains, monkeypatch, workers):
-    def vanish(*args, real=training.compile_train_step, **how):
+    def vanish(*args, real=loop.compile_train_step, **how):
         (folder / "images/a0.png").unlink()
         (folder / "images/a1.png").unlink()
         return real(*args, **how)
 
-    monkeypatch.setattr(training, "compile_train_step", vanish)
+    monkeypatch.setattr(loop, "compile_train_step", vanish)
     found = trains(folder, "--workers", workers, "--cache-mb", "0")
     assert found.code == 2
     assert "a0.png" in found.text or "a1.png" in found.text

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg import config
-from jaxseg.cli import check, parse
-from jaxseg.config import Augmentation, Config, Data, Model, Optimization, Run, UserError
+from jaxseg.base import config
+from jaxseg.base.cli import check, parse
+from jaxseg.base.config import Augmentation, Config, Data, Model, Optimization, Run
+from jaxseg.base.errors import UserError
 
 FIELDS = [field for group in dataclasses.fields(Config) for field in dataclasses.fields(group.default)]
 
@@ -224,7 +225,7 @@ def test_what_is_no_flag_or_no_value_of_it_exits_with_2(line, capsys):
 
 
 def test_reading_a_command_line_does_not_wait_for_jax():
-    code = "import sys; from jaxseg.cli import parse; parse([]); sys.exit('jax' in sys.modules)"
+    code = "import sys; from jaxseg.base.cli import parse; parse([]); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

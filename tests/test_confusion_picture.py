@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.confusion_picture import draw_confusion, human, percent
+from jaxseg.inference.confusion_picture import draw_confusion, human, percent
 
 
 @given(st.integers(0, 10**13))

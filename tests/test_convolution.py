@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxseg import convolution
-from jaxseg.convolution import (
+from jaxseg.nn import convolution
+from jaxseg.nn.convolution import (
     CACHED,
     LOOPED,
     MOST_PIECES,

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg import evaluate, evaluation, metrics, train
-from jaxseg.checkpoint import load_model
-from jaxseg.data.folders import find_pairs
-from jaxseg.data.tiles import Reading, read_sample
-from jaxseg.inference import Predictor
-from jaxseg.terminal import ImageBar
+from jaxseg import evaluate, train
+from jaxseg.data.find.folders import find_pairs
+from jaxseg.data.read.samples import Reading, read_sample
+from jaxseg.inference import evaluate as evaluation
+from jaxseg.inference.predictor import Predictor
+from jaxseg.inference.progress import ImageBar
+from jaxseg.learn import metrics
+from jaxseg.runs.checkpoint import load_model
 
 FILES = {"metrics.json", "per_image.csv", "confusion.png", "worst.png"}
 
@@ -284,7 +286,7 @@ def test_a_failing_disk_leaves_what_was_there(launch, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxseg.score_files.replace", full)
+    monkeypatch.setattr("jaxseg.inference.results.replace", full)
     again = launch("--overwrite", "--split", "all")
     assert again.code == 2
     assert "No space left" in again.err

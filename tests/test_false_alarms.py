@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity import draws
 from parity.checks import init
+from parity.judge import draws
 
 spec = importlib.util.spec_from_file_location("false_alarms", Path(__file__).parents[1] / "scripts" / "false_alarms.py")
 false_alarms = importlib.util.module_from_spec(spec)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxseg.config import UserError
-from jaxseg.data.fields import RECORD, make_fields
-from jaxseg.data.landscape import crop, make_tile, new_tile
+from jaxseg.base.errors import UserError
+from jaxseg.data.made.fields import RECORD, make_fields
+from jaxseg.data.made.landscape import crop, make_tile, new_tile
 
 
 def snapshot(root):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from jaxseg import files
+from jaxseg.base import files
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):

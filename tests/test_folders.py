@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.config import Data, UserError
-from jaxseg.data.fields import make_fields
-from jaxseg.data.folders import Split, find_pairs, find_split
-from jaxseg.data.images import DataError
-from jaxseg.data.layouts import LAYOUTS, WORDS
-from jaxseg.data.tiles import Pair
+from jaxseg.base.config import Data
+from jaxseg.base.errors import DataError, UserError
+from jaxseg.data.find.folders import Split, find_pairs, find_split
+from jaxseg.data.find.layouts import LAYOUTS, WORDS
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.made.fields import make_fields
 
 
 def touch(folder: Path, *names: str) -> Path:

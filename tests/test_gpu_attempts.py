@@ -13,8 +13,8 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxseg import losses, step
-from jaxseg.model import UNet
+from jaxseg.learn import losses, step
+from jaxseg.nn.unet import UNet
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 

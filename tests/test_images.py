@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_png import chunk
 
-from jaxseg.data import decode, tiff
-from jaxseg.data.images import EXTENSIONS, DataError, list_images, read_palette, read_pixels
-from jaxseg.data.png import SIGNATURE
+from jaxseg.base.errors import DataError
+from jaxseg.data.find.listing import EXTENSIONS, list_images
+from jaxseg.data.read import decode, tiff
+from jaxseg.data.read.images import read_palette, read_pixels
+from jaxseg.data.read.png import SIGNATURE
 
 SIZE = (12, 17)
 

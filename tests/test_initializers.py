@@ -10,8 +10,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg import initializers
-from jaxseg.config import Model
+from jaxseg.base.config import Model
+from jaxseg.nn import initializers
 
 KERNEL = (3, 3, 64, 256)  # 147,456 draws: a standard deviation is 0.2 % off at one sigma, so 1 % is five
 FAN_IN, FAN_OUT = 9 * 64, 9 * 256

@@ -4,7 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from parity import laws
+from parity.judge import laws
 
 Q = "question"
 ALPHA = 1e-8

@@ -8,8 +8,8 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.initializers import RULES
-from jaxseg.layers import (
+from jaxseg.nn.initializers import RULES
+from jaxseg.nn.layers import (
     NEAR,
     BatchNorm,
     Conv,
@@ -20,7 +20,7 @@ from jaxseg.layers import (
     plain_norm_relu,
     upsample_bilinear,
 )
-from jaxseg.model import ConvBlock
+from jaxseg.nn.unet import ConvBlock
 
 RULE = RULES["article"]
 

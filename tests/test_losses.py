@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg import losses, metrics
-from jaxseg.config import Optimization
-from jaxseg.losses import IGNORE_INDEX, one_hot
+from jaxseg.base.config import Optimization
+from jaxseg.learn import losses, metrics
+from jaxseg.learn.losses import IGNORE_INDEX, one_hot
 
 SHAPE, CLASSES = (2, 3, 4), 3  # the same everywhere, because compiling is what takes the time
 LOSSES = list(Optimization.__annotations__["loss"].__args__)

@@ -17,9 +17,10 @@ import pytest
 from flax import nnx
 from test_convolution import expanded
 
-from jaxseg import layers, losses, model, optim, schedules, step
-from jaxseg.config import Augmentation, Model, Optimization
-from jaxseg.data import augment
+from jaxseg.base.config import Augmentation, Model, Optimization
+from jaxseg.learn import augment, losses, optimizers, schedules
+from jaxseg.learn.compiled import compile_train_step
+from jaxseg.nn import layers, unet
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
@@ -69,15 +70,15 @@ def lowered(settings: Model = NETWORKS["bfloat16"], optimizer: Optimization = SG
     """StableHLO of the compiled step for CUDA. Nothing is allocated: weights and batch are shapes."""
 
     def start():
-        net = model.build(settings, in_channels=3, classes=2, seed=0)
-        return net, nnx.Optimizer(net, optim.build(optimizer, schedules.constant(1e-3)), wrt=nnx.Param)
+        net = unet.build(settings, in_channels=3, classes=2, seed=0)
+        return net, nnx.Optimizer(net, optimizers.build(optimizer, schedules.constant(1e-3)), wrt=nnx.Param)
 
     how = {"schedule": schedules.constant(1e-3), "loss": losses.cross_entropy} | how
-    compiled = step.compile_train_step(*nnx.eval_shape(start), **how)
+    step = compile_train_step(*nnx.eval_shape(start), **how)
     tile = (BATCH, SIDE, SIDE)
     batch = {"image": jax.ShapeDtypeStruct((*tile, 3), image), "mask": jax.ShapeDtypeStruct(tile, "uint8")}
     batch["valid"] = jax.ShapeDtypeStruct((BATCH,), "bool")
-    return compiled.trace(batch).lower(lowering_platforms=("cuda",)).as_text()
+    return step.trace(batch).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def lowered_loss(loss: losses.Loss) -> str:
@@ -155,11 +156,11 @@ def test_hard_examples_and_class_weights_need_no_scatter():
 
 def test_no_augmentation_has_a_slow_form():
     everything = Augmentation(**dict.fromkeys(CHANGES, 0.3))
-    assert faults(lowered(augment=augment.build(everything, step.unit))) == set()
+    assert faults(lowered(augment=augment.build(everything, steps.unit))) == set()
 
 
 def test_flips_and_turns_stay_bytes_and_gather_nothing():
-    text = lowered(augment=augment.build(Augmentation(), step.unit))
+    text = lowered(augment=augment.build(Augmentation(), steps.unit))
     assert faults(text) == set()
     assert operations(text)["gather"] == 0
     reversed_types = re.findall(r"stablehlo\.reverse .*tensor<2x16x16(?:x3)?x(\w+)>", text)
@@ -254,7 +255,7 @@ def test_a_mistake_is_seen(monkeypatch, mistake, found):
 def test_a_call_to_the_host_cannot_even_be_lowered():
     def printing(image):
         jax.debug.print("{}", image.max())
-        return step.normalize(image)
+        return steps.normalize(image)
 
     with pytest.raises(ValueError, match="cpu is different from the lowering platform cuda"):
         lowered(normalize=printing)

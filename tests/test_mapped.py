@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from jaxseg.data.images import DataError
-from jaxseg.data.mapped import Mapped, open_tile
-from jaxseg.data.tiles import Reading, read_tile
+from jaxseg.base.errors import DataError
+from jaxseg.data.read.mapped import Mapped, open_tile
+from jaxseg.data.read.samples import Reading, read_tile
 
 
 def noise(rng, dtype, *shape):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg import metrics
-from jaxseg.losses import IGNORE_INDEX
+from jaxseg.learn import metrics
+from jaxseg.learn.losses import IGNORE_INDEX
 
 confusion_matrix = jax.jit(metrics.confusion_matrix, static_argnums=(2, 3))
 

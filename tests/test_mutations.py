@@ -3,9 +3,10 @@
 import jax
 import pytest
 
-from jaxseg import model, schedules
+from jaxseg.learn import schedules
+from jaxseg.nn import unet
 from parity import mutations
-from parity.compare import at_most
+from parity.judge.compare import at_most
 from parity.mutations import Cell, Mistake, mistake
 
 
@@ -33,10 +34,10 @@ def test_a_mistake_is_gone_after_an_exception(shifted):
 
 
 def test_compiled_functions_are_forgotten_on_both_sides():
-    compiled = jax.jit(lambda x: model.max_pool(x))
+    compiled = jax.jit(lambda x: unet.max_pool(x))
     x = jax.numpy.arange(16.0).reshape(1, 4, 4, 1)
     before = compiled(x)
-    with mutations.injected(mistake("zero", model, "max_pool", lambda right: lambda x: 0 * right(x))):
+    with mutations.injected(mistake("zero", unet, "max_pool", lambda right: lambda x: 0 * right(x))):
         assert not compiled(x).any()
     assert (compiled(x) == before).all()
 

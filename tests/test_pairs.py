@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.config import Data
-from jaxseg.data.images import DataError
-from jaxseg.data.pairs import IMAGE_NAMES, MASK_NAMES, find_pairs, match, star
-from jaxseg.data.tiles import Pair
+from jaxseg.base.config import Data
+from jaxseg.base.errors import DataError
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.find.pairs import IMAGE_NAMES, MASK_NAMES, find_pairs, match, star
 
 
 def touch(folder: Path, *names: str) -> Path:

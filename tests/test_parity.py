@@ -3,10 +3,10 @@
 import importlib
 import json
 
-from jaxseg import schedules
+from jaxseg.learn import schedules
 from parity import __main__ as parity
-from parity import page
 from parity.checks import schedule
+from parity.report import page
 
 
 def test_report_says_what_passed_and_exits_with_0(tmp_path, tiles_root, capsys):

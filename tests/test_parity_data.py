@@ -11,18 +11,21 @@ torch = pytest.importorskip("torch")
 
 from flax import nnx  # noqa: E402
 
-from jaxseg import initializers, layers, model, schedules, step  # noqa: E402
-from jaxseg.config import UserError  # noqa: E402
-from jaxseg.data import folders, survey, tiles  # noqa: E402
-from jaxseg.data.images import list_images  # noqa: E402
-from jaxseg.data.pairs import Match, Rule  # noqa: E402
-from jaxseg.data.pipeline import Pipeline  # noqa: E402
-from parity.answer import Settings  # noqa: E402
-from parity.awkward import NAMES, make_awkward  # noqa: E402
+from jaxseg.base.errors import UserError  # noqa: E402
+from jaxseg.data.feed.pipeline import Pipeline  # noqa: E402
+from jaxseg.data.find import folders  # noqa: E402
+from jaxseg.data.find.listing import list_images  # noqa: E402
+from jaxseg.data.find.pairs import Match, Rule  # noqa: E402
+from jaxseg.data.read import samples  # noqa: E402
+from jaxseg.doctor import survey  # noqa: E402
+from jaxseg.learn import schedules, step  # noqa: E402
+from jaxseg.nn import initializers, layers, unet  # noqa: E402
 from parity.checks import data, init, schedule  # noqa: E402
-from parity.draws import LAYERS, cases  # noqa: E402
+from parity.judge.draws import LAYERS, cases  # noqa: E402
 from parity.reference.dataset import OTHER_GRAYS, TileDataset, gray_of  # noqa: E402
 from parity.reference.initialization import RULES, draw, fans, law, readings  # noqa: E402
+from parity.report.answer import Settings  # noqa: E402
+from parity.twins.awkward import NAMES, make_awkward  # noqa: E402
 
 
 def failed(check, **settings) -> set[str]:
@@ -115,7 +118,7 @@ def test_init_check_passes_and_draws_histograms_of_the_laws():
 
 
 def test_init_check_sees_several_mistakes_each_in_its_row(monkeypatch):
-    article, conv, bias = initializers.RULES["article"], model.Conv.__init__, layers.torch_default_bias
+    article, conv, bias = initializers.RULES["article"], unet.Conv.__init__, layers.torch_default_bias
 
     def cut(key, shape, dtype=jnp.float32):
         end = 2.3 * np.sqrt(2 / initializers.fans(shape)[1])
@@ -132,7 +135,7 @@ def test_init_check_sees_several_mistakes_each_in_its_row(monkeypatch):
     swapped = initializers.RULES["kaiming_uniform"]
     monkeypatch.setitem(initializers.RULES, "article", initializers.Rule(cut, article.up))
     monkeypatch.setitem(initializers.RULES, "xavier_uniform", swapped)
-    monkeypatch.setattr(model.Conv, "__init__", one_key)
+    monkeypatch.setattr(unet.Conv, "__init__", one_key)
     monkeypatch.setattr(layers, "torch_default_bias", lambda shape, *, transposed=False: bias(shape))
     monkeypatch.setattr(initializers, "xavier_normal", xavier_normal)
     assert failed(init) >= {
@@ -200,24 +203,24 @@ def test_data_check_passes_and_gives_hashes_of_both_sides(tiles_root):
     assert evidence["colors"]["Pillow's L"] > 100
 
 
-right_tile, right_gray = tiles.read_tile, tiles.read_gray
+right_tile, right_gray = samples.read_tile, samples.read_gray
 
 
-def swapped(path, reading=tiles.ARTICLE_READING):
+def swapped(path, reading=samples.ARTICLE_READING):
     image, has_data = right_tile(path, reading)
     return image[..., ::-1], has_data
 
 
 DATA_MISTAKES = {
-    "swapped channels": (tiles, "read_tile", swapped, "training tiles, shuffled"),
+    "swapped channels": (samples, "read_tile", swapped, "training tiles, shuffled"),
     "Pillow's gray": (
-        tiles,
+        samples,
         "read_gray",
-        lambda path: OTHER_GRAYS["Pillow's L"](tiles.read_image(path)),
+        lambda path: OTHER_GRAYS["Pillow's L"](samples.read_image(path)),
         "gray of 140608 colors",
     ),
     "every value above 0": (
-        tiles,
+        samples,
         "read_mask",
         lambda path, reading=None: (right_gray(path) > 0).astype(np.uint8),
         "awkward names and masks",
@@ -226,7 +229,7 @@ DATA_MISTAKES = {
         folders,
         "match",
         lambda images, masks, settings, only: Match(
-            images, tuple(tiles.Pair(*pair) for pair in zip(list_images(images), list_images(masks))), Rule()
+            images, tuple(samples.Pair(*pair) for pair in zip(list_images(images), list_images(masks))), Rule()
         ),
         "awkward names and masks",
     ),

@@ -6,10 +6,10 @@ import jax
 import pytest
 import torch
 
-from jaxseg.config import UserError
-from parity.answer import Settings
+from jaxseg.base.errors import UserError
 from parity.checks import divergence, gpu, precision
-from parity.compare import at_most
+from parity.judge.compare import at_most
+from parity.report.answer import Settings
 
 
 def test_without_a_gpu_it_says_what_was_found(monkeypatch):

@@ -12,12 +12,12 @@ pytest.importorskip("torch")
 
 import torch
 
-from jaxseg import losses
-from jaxseg.config import Optimization
-from parity.answer import Settings
+from jaxseg.base.config import Optimization
+from jaxseg.learn import losses
 from parity.checks import losses as check
 from parity.reference import losses as reference
 from parity.reference import training
+from parity.report.answer import Settings
 
 CROSS_ENTROPY = {"cross_entropy": {"": {}, "weights": {"class_weights": check.WEIGHTS}}}
 

@@ -3,8 +3,8 @@
 import pytest
 
 from parity import mutations
-from parity.answer import Settings
 from parity.checks import model
+from parity.report.answer import Settings
 
 
 def failed() -> set[str]:

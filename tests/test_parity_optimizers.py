@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from jaxseg import optim
+from jaxseg.learn import optimizers
 from parity import mutations
-from parity.answer import Settings
 from parity.checks import optimizer_state
 from parity.checks import optimizers as check
+from parity.report.answer import Settings
 
 LOOKS = {"step 1", "step 2", "step 100", "clipped"}
 
@@ -45,18 +45,18 @@ def test_it_sees_the_learning_rate_inside_the_buffer(monkeypatch):
             optax.rmsprop(learning_rate, decay, eps, eps_in_sqrt=False, momentum=momentum),
         )
 
-    monkeypatch.setattr(optim, "rmsprop", wrong)
+    monkeypatch.setattr(optimizers, "rmsprop", wrong)
     case = "RMSprop, momentum and decay"
     assert failed(monkeypatch, case) >= {f"{case}: {look}" for look in LOOKS}
 
 
 def test_it_sees_a_bias_correction_that_cancels_in_float32(monkeypatch):
-    monkeypatch.setattr(optim, "scale_by_adam", optax.scale_by_adam)
+    monkeypatch.setattr(optimizers, "scale_by_adam", optax.scale_by_adam)
     assert failed(monkeypatch, "Adam, decay") == {"Adam, decay: float32"}
 
 
 def test_it_sees_clipping_without_its_millionth(monkeypatch):
-    monkeypatch.setattr(optim, "clip_by_global_norm", optax.clip_by_global_norm)
+    monkeypatch.setattr(optimizers, "clip_by_global_norm", optax.clip_by_global_norm)
     assert failed(monkeypatch, "SGD") == {"clip_by_global_norm", "SGD: clipped"}
 
 
@@ -67,7 +67,7 @@ def test_it_sees_parameters_that_only_gradients_near_1e_9_move(monkeypatch):
         tiny = optax.stateless(lambda grads, _: jax.tree.map(lambda g: jnp.where(abs(g) < 1e-7, 0, g), grads))
         return optax.chain(tiny, optax.sgd(learning_rate))
 
-    monkeypatch.setattr(optim, "sgd", wrong)
+    monkeypatch.setattr(optimizers, "sgd", wrong)
     assert "SGD: step 100" in failed(monkeypatch, "SGD")
 
 
@@ -90,13 +90,13 @@ def test_it_sees_a_mistake_in_what_comes_after_the_update(name, rows):
 
 
 def test_it_sees_another_default(monkeypatch):
-    right = optim.adamw
+    right = optimizers.adamw
 
     def wrong(learning_rate, b1=0.9, b2=0.999, eps=1e-8, *, weight_decay=1e-4):
         return right(learning_rate, b1, b2, eps, weight_decay=weight_decay)
 
     assert check.defaults_row("adamw").passed
-    monkeypatch.setattr(optim, "adamw", wrong)
+    monkeypatch.setattr(optimizers, "adamw", wrong)
     row = check.defaults_row("adamw")
     assert not row.passed
     assert row.worst == "weight_decay: 0.0001 against 0.01"
@@ -104,8 +104,8 @@ def test_it_sees_another_default(monkeypatch):
 
 def test_an_optimizer_and_an_option_that_it_does_not_know_fail(monkeypatch):
     assert check.unmatched_row().passed
-    monkeypatch.setattr(optim, "lion", lambda learning_rate: optax.lion(learning_rate), raising=False)
-    monkeypatch.setattr(optim, "sgd", lambda learning_rate, momentum=0.0, dampening=0.0: optax.sgd(learning_rate))
+    monkeypatch.setattr(optimizers, "lion", lambda learning_rate: optax.lion(learning_rate), raising=False)
+    monkeypatch.setattr(optimizers, "sgd", lambda learning_rate, momentum=0.0, dampening=0.0: optax.sgd(learning_rate))
     row = check.unmatched_row()
     assert not row.passed
     assert row.worst == "lion, sgd dampening"

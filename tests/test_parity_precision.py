@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from jaxseg import layers, model
+from jaxseg.nn import layers, unet
 from parity import mutations
-from parity.answer import Settings
 from parity.checks import precision
+from parity.report.answer import Settings
 
 QUICK = Settings(quick=True, seeds=1)
 
@@ -56,7 +56,7 @@ def statistics(right):
     ("owner", "attribute", "wrong", "row"),
     [
         (layers, "_add_bias", lambda right: lambda y, bias: y + bias[None, None, None].astype(y.dtype), "gradients"),
-        (model.BatchNorm, "_statistics", statistics, "running statistics of what was seen"),
+        (unet.BatchNorm, "_statistics", statistics, "running statistics of what was seen"),
     ],
 )
 def test_precision_that_is_lost_in_bfloat16_alone_shows(owner, attribute, wrong, row, monkeypatch):

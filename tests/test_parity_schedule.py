@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg import schedules
-from jaxseg.config import Optimization, UserError
-from jaxseg.schedules import Plateau
+from jaxseg.base.config import Optimization
+from jaxseg.base.errors import UserError
+from jaxseg.learn import schedules
+from jaxseg.learn.schedules import Plateau
 from parity.reference import training
 from parity.reference.scheduler import SCHEDULERS, torch_plateau, torch_rates
 

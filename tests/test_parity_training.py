@@ -16,10 +16,11 @@ pytest.importorskip("torch")
 import torch
 import torch.nn.functional as F
 
-from jaxseg import model, optim, step
-from parity import branches
-from parity.answer import Settings
+from jaxseg.learn import compiled, optimizers, step
+from jaxseg.nn import unet
 from parity.checks import divergence, training
+from parity.report.answer import Settings
+from parity.twins import branches
 
 ARTICLE, IMBALANCED, ACCUMULATED = training.QUICK_RECIPES
 STANDSTILL = {f"{what} after an epoch at 1e-9" for what in ("way of the parameters", "running statistics", "momentum")}
@@ -50,7 +51,7 @@ def test_training_passes_and_its_evidence_is_json():
 
 
 def test_training_sees_a_biased_running_variance_and_nothing_else(monkeypatch):
-    right = model.BatchNorm._statistics
+    right = unet.BatchNorm._statistics
 
     def biased(self, x, valid):
         before = self.var[...]
@@ -58,14 +59,14 @@ def test_training_sees_a_biased_running_variance_and_nothing_else(monkeypatch):
         self.var[...] = (1 - self.momentum) * before + self.momentum * var
         return mean, var
 
-    monkeypatch.setattr(model.BatchNorm, "_statistics", biased)
+    monkeypatch.setattr(unet.BatchNorm, "_statistics", biased)
     expected = {"running statistics", "evaluation logits", "running statistics after an epoch at 1e-9"}
     assert ask(ARTICLE) == expected
 
 
 def test_training_sees_weights_that_leave_the_epoch_at_1e_9_too_early(monkeypatch):
-    right = optim.sgd
-    monkeypatch.setattr(optim, "sgd", lambda rate, *a, **k: right(lambda count: rate(count + 1), *a, **k))
+    right = optimizers.sgd
+    monkeypatch.setattr(optimizers, "sgd", lambda rate, *a, **k: right(lambda count: rate(count + 1), *a, **k))
     names = ask(ARTICLE)
     assert {"way of the parameters after an epoch at 1e-9", "parameters"} <= names
     assert "learning rates" not in names  # what the step says of itself is right
@@ -76,19 +77,19 @@ def test_training_sees_a_learning_rate_inside_the_buffer(monkeypatch):
         decay, rate = optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(rate)
         return optax.chain(decay, rate, optax.trace(momentum, nesterov))
 
-    monkeypatch.setattr(optim, "sgd", sgd)
+    monkeypatch.setattr(optimizers, "sgd", sgd)
     assert {"momentum after an epoch at 1e-9", "parameters"} <= ask(ARTICLE)
 
 
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        pytest.param("adam", lambda rate, **options: optim.adamw(rate, **options), id="decoupled"),
+        pytest.param("adam", lambda rate, **options: optimizers.adamw(rate, **options), id="decoupled"),
         pytest.param("clip_by_global_norm", optax.clip_by_global_norm, id="Optax's clipping"),
     ],
 )
 def test_training_sees_a_wrong_optimizer(monkeypatch, name, broken):
-    monkeypatch.setattr(optim, name, broken)
+    monkeypatch.setattr(optimizers, name, broken)
     assert {"parameters", "evaluation logits"} <= ask(IMBALANCED)
 
 
@@ -98,16 +99,16 @@ def test_training_sees_parts_that_count_alike_whatever_is_in_them(monkeypatch):
 
 
 def test_training_evaluates_the_averaged_weights(monkeypatch):
-    monkeypatch.setattr(optim, "averaged", lambda net, optimizer: net)
+    monkeypatch.setattr(optimizers, "averaged", lambda net, optimizer: net)
     assert ask(ACCUMULATED) == {"evaluation logits"}
 
 
 def test_training_compiles_what_the_trainer_compiles(monkeypatch):
-    compiled = mock.Mock(wraps=step.compile_train_step)
-    monkeypatch.setattr(step, "compile_train_step", compiled)
+    wrapped = mock.Mock(wraps=compiled.compile_train_step)
+    monkeypatch.setattr(compiled, "compile_train_step", wrapped)
     net, _ = ARTICLE.networks(0, "float32")
     ours = training.Ours(ARTICLE.optimization, net, 3)
-    assert compiled.call_args.args == (net, ours.optimizer)
+    assert wrapped.call_args.args == (net, ours.optimizer)
 
 
 # Divergence in float32 ------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def test_divergence_gives_the_evidence_that_it_documents(answer):
 
 
 def test_divergence_sees_a_gradient_that_is_wrong_by_1e_4(monkeypatch):
-    right = optim.sgd
+    right = optimizers.sgd
 
     def scaled(path, grad):
         return grad * (1 + 1e-4) if "head" in jax.tree_util.keystr(path) else grad
@@ -151,7 +152,7 @@ def test_divergence_sees_a_gradient_that_is_wrong_by_1e_4(monkeypatch):
         wrong = optax.stateless(lambda grads, _: jax.tree_util.tree_map_with_path(scaled, grads))
         return optax.chain(wrong, right(*args, **kwargs))
 
-    monkeypatch.setattr(optim, "sgd", sgd)
+    monkeypatch.setattr(optimizers, "sgd", sgd)
     monkeypatch.setattr(divergence, "QUICK", replace(divergence.QUICK, recipes=divergence.QUICK.recipes[:1]))
     assert "first update" in failed(divergence.run(Settings(quick=True)).rows)
 

@@ -6,21 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg import pictures
-from jaxseg.pictures import (
-    GAP,
-    LABEL,
-    PALETTE,
-    VERDICTS,
-    _flow,
-    draw,
-    draw_curves,
-    draw_samples,
-    overlay,
-    thin,
-    to_rgb,
-    write_png,
-)
+from jaxseg.data.read.masks import PALETTE
+from jaxseg.runs import pictures
+from jaxseg.runs.curves import draw_curves
+from jaxseg.runs.pictures import GAP, LABEL, VERDICTS, _flow, draw, draw_samples, overlay, thin, to_rgb, write_png
 
 
 def record(number, loss=0.5, learning_rate=1e-3):

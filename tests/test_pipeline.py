@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.data import pipeline
-from jaxseg.data.buffers import Buffers
-from jaxseg.data.images import DataError
-from jaxseg.data.pipeline import Pipeline, to_device
-from jaxseg.data.tiles import Pair, Reading, read_sample
-from jaxseg.losses import IGNORE_INDEX
+from jaxseg.base.errors import DataError
+from jaxseg.data.feed import pipeline
+from jaxseg.data.feed.buffers import Buffers
+from jaxseg.data.feed.pipeline import Pipeline, to_device
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.read.samples import Reading, read_sample
+from jaxseg.learn.losses import IGNORE_INDEX
 
 COUNT, HEIGHT, WIDTH = 13, 6, 8
 

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxseg.data import decode, png
-from jaxseg.data.header import Unreadable
+from jaxseg.data.read import decode, png
+from jaxseg.data.read.header import Unreadable
 
 BITS = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 2), (3, 8), (4, 8), (4, 16), (6, 8), (6, 16)]
 """Color types, and bits of a sample."""

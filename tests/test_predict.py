@@ -8,21 +8,25 @@ import tifffile
 from flax import nnx
 from PIL import Image
 
-from jaxseg import maps, model, optim, predict
-from jaxseg.checkpoint import Checkpoints, Progress
-from jaxseg.config import Config, Model, UserError
-from jaxseg.data.labels import ClassMap
-from jaxseg.data.tiles import Reading
-from jaxseg.inference import Predictor
-from jaxseg.pictures import PALETTE
-from jaxseg.step import normalize
+from jaxseg import predict
+from jaxseg.base.config import Config, Model
+from jaxseg.base.errors import UserError
+from jaxseg.data.read.masks import PALETTE
+from jaxseg.data.read.samples import Reading
+from jaxseg.doctor.classes import ClassMap
+from jaxseg.inference import maps
+from jaxseg.inference.predictor import Predictor
+from jaxseg.learn import optimizers
+from jaxseg.learn.step import normalize
+from jaxseg.nn import unet
+from jaxseg.runs.checkpoint import Checkpoints, Progress
 
 
 def make_run(folder, how, **more):
     """A run folder whose network is not trained, and the network."""
     config = Config(model=Model(widths=(4, 8)))
-    net = model.build(config.model, in_channels=how.channels, classes=len(how.labels.values), seed=3)
-    optimizer = nnx.Optimizer(net, optim.adam(1e-3), wrt=nnx.Param)
+    net = unet.build(config.model, in_channels=how.channels, classes=len(how.labels.values), seed=3)
+    optimizer = nnx.Optimizer(net, optimizers.adam(1e-3), wrt=nnx.Param)
     names = list(how.labels.names)
     description = {"classes": names, "in_channels": how.channels, "reading": how.to_dict()} | more
     description = {key: value for key, value in description.items() if value is not None}
@@ -240,8 +244,8 @@ def test_images_of_one_size_are_compiled_once(run, images, tmp_path, monkeypatch
     for name in "cde":
         (images / f"{name}.png").write_bytes((images / "a.png").read_bytes())
     traced = []
-    right = model.UNet.__call__
-    monkeypatch.setattr(model.UNet, "__call__", lambda self, x, *rest: traced.append(x.shape) or right(self, x))
+    right = unet.UNet.__call__
+    monkeypatch.setattr(unet.UNet, "__call__", lambda self, x, *rest: traced.append(x.shape) or right(self, x))
     assert command(run[0], images, out=tmp_path / "out") == 0
     assert sorted(traced) == [(1, 9, 11, 3), (1, 16, 24, 3)]
 

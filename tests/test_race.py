@@ -17,16 +17,21 @@ torch = pytest.importorskip("torch")
 
 from scipy import stats  # noqa: E402
 
-from jaxseg import losses, model, optim, prepare, schedules, train  # noqa: E402
-from jaxseg.config import Config, Model, Optimization  # noqa: E402
-from jaxseg.convert import to_torch  # noqa: E402
-from jaxseg.data.augment import flips_and_turns  # noqa: E402
-from jaxseg.data.fields import make_fields  # noqa: E402
-from jaxseg.data.pipeline import Pipeline  # noqa: E402
-from jaxseg.step import step_key  # noqa: E402
-from parity import compare, memory, race, race_report  # noqa: E402
-from parity.ours import Ours  # noqa: E402
+from jaxseg import train  # noqa: E402
+from jaxseg.base.config import Config, Model, Optimization  # noqa: E402
+from jaxseg.data.feed.pipeline import Pipeline  # noqa: E402
+from jaxseg.data.made.fields import make_fields  # noqa: E402
+from jaxseg.learn import losses, optimizers, schedules  # noqa: E402
+from jaxseg.learn.augment import flips_and_turns  # noqa: E402
+from jaxseg.learn.step import step_key  # noqa: E402
+from jaxseg.nn import unet  # noqa: E402
+from jaxseg.nn.torch_weights import to_torch  # noqa: E402
+from jaxseg.training import dataset  # noqa: E402
+from parity import race  # noqa: E402
+from parity.judge import compare  # noqa: E402
 from parity.reference import training  # noqa: E402
+from parity.report import memory, race_report  # noqa: E402
+from parity.twins.ours import Ours  # noqa: E402
 
 RECIPE = ["--widths", "4", "8", "--epochs", "2", "--batch-size", "4", "--optimizer", "sgd", "--lr", "0.05"]
 
@@ -239,7 +244,7 @@ def test_jaxsegs_side_starts_from_the_trainers_draw_of_each_seed():
     side = Ours(config, 3)
     for seed in (7, 8):
         side.start(seed)
-        drawn = to_torch(model.build(config.model, in_channels=3, classes=2, seed=seed))
+        drawn = to_torch(unet.build(config.model, in_channels=3, classes=2, seed=seed))
         jax.tree.map(np.testing.assert_array_equal, side.weights(), drawn)
 
 
@@ -396,7 +401,7 @@ def test_overwrite_touches_nothing_else(monkeypatch, no_memory, tiles_root, tmp_
 @given(st.integers(1, 50), st.data())
 def test_a_limit_spreads_over_all_tiles(total, data):
     count = data.draw(st.integers(1, total))
-    chosen = prepare.spread(list(range(total)), count)
+    chosen = dataset.spread(list(range(total)), count)
     assert len(set(chosen)) == count
     assert list(chosen) == sorted(chosen)
     gaps = np.diff([*chosen, total])
@@ -427,7 +432,7 @@ def test_without_the_resource_module_memory_is_not_measured(monkeypatch):
 
 
 def choices(name):
-    """What `jaxseg.config` offers."""
+    """What `jaxseg.base.config` offers."""
     return typing.get_args(typing.get_type_hints(Optimization)[name])
 
 
@@ -456,7 +461,7 @@ def test_optimizers_are_jaxsegs(optimizer, options, rng):
         recipe = dataclasses.replace(recipe, nesterov=False)
     start = rng.normal(size=(5, 7)).astype(np.float32)
     ours, theirs = jnp.array(start), torch.nn.Parameter(torch.tensor(start))
-    tx, optimizer = optim.build(recipe, schedules.constant(0.1)), training.OPTIMIZERS[optimizer]([theirs], recipe)
+    tx, optimizer = optimizers.build(recipe, schedules.constant(0.1)), training.OPTIMIZERS[optimizer]([theirs], recipe)
     state = tx.init(ours)
     training.set_learning_rate(optimizer, 0.1)
     for _ in range(6):

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from jaxseg.config import Config, Model, Optimization  # noqa: E402
+from jaxseg.base.config import Config, Model, Optimization  # noqa: E402
 from parity.reference import training  # noqa: E402
 from parity.reference.dataset import TileDataset, loader, to_tensor  # noqa: E402
 from parity.reference.initialization import init_weights  # noqa: E402

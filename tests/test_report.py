@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from parity import ledger, page, report
-from parity.answer import Answer
-from parity.compare import at_most
+from parity.judge import ledger
+from parity.judge.compare import at_most
+from parity.report import page, report
+from parity.report.answer import Answer
 
 CURVE = [1.0, 0.5, 0.1]
 ERRORS = {"jaxseg": [1e-7, 2e-7], "torch": [2e-7, 1e-7], "between": [0.0, 1e-7]}

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.config import UserError
-from jaxseg.data.images import DataError
-from jaxseg.data.scenes import groups, leak, shared
-from jaxseg.data.splits import by_group, by_percent
+from jaxseg.base.errors import DataError, UserError
+from jaxseg.data.find.scenes import groups, leak, shared
+from jaxseg.data.find.splits import by_group, by_percent
 
 GRID = [(row, column) for row in range(4) for column in range(4)]
 TILED = {

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxseg.data.images import DataError
-from jaxseg.data.splits import Split, by_group, by_percent, from_lists
-from jaxseg.data.tiles import Pair
+from jaxseg.base.errors import DataError
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.find.splits import Split, by_group, by_percent, from_lists
 
 
 @given(count=st.integers(2, 200), percent=st.floats(1, 90), seed=st.integers(0, 2**32 - 1))

@@ -7,26 +7,22 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxseg import losses, optim
-from jaxseg import model as models
-from jaxseg.config import Optimization
-from jaxseg.data.augment import flips_and_turns
-from jaxseg.losses import IGNORE_INDEX
-from jaxseg.metrics import confusion_matrix
-from jaxseg.model import UNet
-from jaxseg.step import (
+from jaxseg.base.config import Optimization
+from jaxseg.learn import losses, optimizers
+from jaxseg.learn.augment import flips_and_turns
+from jaxseg.learn.compiled import (
     KEEP_BARRIERS,
     compile_eval_step,
     compile_predict_step,
     compile_probability_step,
     compile_train_step,
     compiler_options,
-    loss_fn,
-    normalize,
-    shares,
-    step_key,
-    train_step,
 )
+from jaxseg.learn.losses import IGNORE_INDEX
+from jaxseg.learn.metrics import confusion_matrix
+from jaxseg.learn.step import loss_fn, normalize, shares, step_key, train_step
+from jaxseg.nn import unet as models
+from jaxseg.nn.unet import UNet
 
 SEED, STEPS = 3, 24
 
@@ -49,7 +45,7 @@ BATCHES = [made_up_batch(0), made_up_batch(1), made_up_batch(2, valid=1)]
 
 def network() -> tuple[UNet, nnx.Optimizer]:
     net = UNet((4, 8), rngs=nnx.Rngs(0))
-    return net, nnx.Optimizer(net, optim.sgd(rate), wrt=nnx.Param)
+    return net, nnx.Optimizer(net, optimizers.sgd(rate), wrt=nnx.Param)
 
 
 def arrays(module: nnx.Module) -> list[np.ndarray]:
@@ -213,7 +209,7 @@ def test_a_padded_short_batch_makes_the_update_of_the_short_batch_alone():
     with jax.enable_x64(True):
         for batch in (padded, short):
             net = UNet((2, 4), dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-            optimizer = nnx.Optimizer(net, optim.sgd(0.5, 0.9, weight_decay=0.1), wrt=nnx.Param)
+            optimizer = nnx.Optimizer(net, optimizers.sgd(0.5, 0.9, weight_decay=0.1), wrt=nnx.Param)
             step = compile_train_step(net, optimizer, schedule=lambda step: 0.5)
             for _ in range(2):
                 record = jax.device_get(step(batch))
@@ -230,7 +226,7 @@ def test_a_padded_short_batch_makes_the_update_of_the_short_batch_alone():
 def test_the_loss_asked_for_is_trained_and_its_gradient_clipped():
     loss, limit = partial(losses.tversky, alpha=0.2, beta=0.7), 0.01
     net = UNet((2, 4), rngs=nnx.Rngs(0))
-    tx = optax.chain(optim.clip_by_global_norm(limit), optim.sgd(1.0))
+    tx = optax.chain(optimizers.clip_by_global_norm(limit), optimizers.sgd(1.0))
     optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
     ask = nnx.jit(nnx.value_and_grad(partial(loss_fn, loss=loss), has_aux=True))
     (expected, logits), grads = ask(nnx.clone(net), BATCHES[0])
@@ -355,7 +351,7 @@ def one_step(batch, view: bool, **how) -> tuple[dict, list[np.ndarray]]:
     with jax.enable_x64(True):
         net = UNet((2, 4), dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
         net = models.evaluation(net) if view else net
-        optimizer = nnx.Optimizer(net, optim.sgd(0.5), wrt=nnx.Param)
+        optimizer = nnx.Optimizer(net, optimizers.sgd(0.5), wrt=nnx.Param)
         record = jax.device_get(compile_train_step(net, optimizer, schedule=lambda step: 0.5, **how)(batch))
         return record, arrays(net)
 
@@ -440,7 +436,7 @@ def test_all_that_is_drawn_follows_from_seed_and_step():
     """Dropout in parts, recomputed: a run taken up at step 2 goes on to the same bits, and no two steps are alike."""
     how = {"schedule": rate, "augment": flips_and_turns, "seed": SEED, "accumulate": 2}
     net = UNet((2, 4), dropout=0.5, remat=True, rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(net, optim.sgd(0.0), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(net, optimizers.sgd(0.0), wrt=nnx.Param)
     step = compile_train_step(net, optimizer, **how)
     states, found = [], []
     for _ in range(4):
@@ -456,9 +452,9 @@ def test_all_that_is_drawn_follows_from_seed_and_step():
 def averaging():
     """A compiled step of a run with an average of its weights and a plateau, and evaluation of the average."""
     net = UNet((2, 4), rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(net, optim.build(Optimization(ema=0.5, schedule="plateau"), rate), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(net, optimizers.build(Optimization(ema=0.5, schedule="plateau"), rate), wrt=nnx.Param)
     step = compile_train_step(net, optimizer, schedule=rate)
-    return net, optimizer, step, compile_eval_step(optim.averaged(net, optimizer))
+    return net, optimizer, step, compile_eval_step(optimizers.averaged(net, optimizer))
 
 
 def test_evaluation_of_the_average_follows_it_without_compiling_again(averaging):
@@ -469,7 +465,7 @@ def test_evaluation_of_the_average_follows_it_without_compiling_again(averaging)
         if number == 1:
             jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
         found = float(evaluate(BATCHES[0])["loss"])
-        nnx.update(copied, nnx.to_pure_dict(nnx.state(optim.averaged(net, optimizer))))
+        nnx.update(copied, nnx.to_pure_dict(nnx.state(optimizers.averaged(net, optimizer))))
         assert found == float(compiled(BATCHES[0])["loss"])
         assert (found == float(plain(BATCHES[0])["loss"])) == (number == 0)  # the first update is copied
     jax.monitoring.clear_event_listeners()
@@ -480,9 +476,9 @@ def test_a_rate_scale_set_between_steps_takes_effect_and_is_reported(averaging):
     net, optimizer, step, _ = averaging
     before = int(optimizer.step[...])
     assert float(step(BATCHES[0])["learning_rate"]) == pytest.approx(rate(before))
-    optim.set_rate_scale(optimizer, 0.1)
+    optimizers.set_rate_scale(optimizer, 0.1)
     assert float(step(BATCHES[0])["learning_rate"]) == pytest.approx(0.1 * rate(before + 1))
-    optim.set_rate_scale(optimizer, 0.0)
+    optimizers.set_rate_scale(optimizer, 0.0)
     start = [np.array(x) for x in jax.tree.leaves(nnx.state(net, nnx.Param))]
     assert float(step(BATCHES[0])["learning_rate"]) == 0
     for found, expected in zip(jax.tree.leaves(nnx.state(net, nnx.Param)), start, strict=True):

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.config import UserError
-from jaxseg.data import store
-from jaxseg.data.store import DiskStore, Store
-from jaxseg.data.tiles import ARTICLE_READING, Pair, Reading
+from jaxseg.base.errors import UserError
+from jaxseg.data.feed import store
+from jaxseg.data.feed.store import DiskStore, Store
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.read.samples import ARTICLE_READING, Reading
 
 SIZES = [(4, 6), (1, 1), (7, 3)]
 

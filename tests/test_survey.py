@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from jaxseg.config import Data
-from jaxseg.data import facts
-from jaxseg.data import survey as module
-from jaxseg.data.facts import MOST_VALUES, image_facts, mask_facts
-from jaxseg.data.images import Pixels
-from jaxseg.data.survey import survey
-from jaxseg.data.tiles import FULL, Pair, Reading, read_tile
+from jaxseg.base.config import Data
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.read.images import Pixels
+from jaxseg.data.read.samples import FULL, Reading, read_tile
+from jaxseg.doctor import facts
+from jaxseg.doctor import survey as module
+from jaxseg.doctor.facts import MOST_VALUES, image_facts, mask_facts
+from jaxseg.doctor.survey import survey
 
 
 @pytest.fixture(autouse=True)

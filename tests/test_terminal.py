@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from jaxseg import metrics, terminal
-from jaxseg.terminal import Bar, clock, epoch_line, result_table
+from jaxseg.base import terminal
+from jaxseg.base.terminal import clock, epoch_line, result_table
+from jaxseg.learn import metrics
+from jaxseg.training.progress import Bar
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ class Clock:
 @pytest.fixture
 def time(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(terminal, "time", clock)
+    monkeypatch.setattr("jaxseg.training.progress.time", clock)
+    monkeypatch.setattr("jaxseg.inference.progress.time", clock)
     return clock
 
 

@@ -24,18 +24,21 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg import cli, config, losses, model, optim, predict, reports, schedules, train, training
-from jaxseg.checkpoint import Checkpoints, load_model
-from jaxseg.config import Data, Model, Optimization
-from jaxseg.data import tiles
-from jaxseg.data.folders import find_pairs, find_split
-from jaxseg.data.pipeline import Pipeline
-from jaxseg.data.tiles import Reading
-from jaxseg.prepare import open_data
-from jaxseg.runs import Signals
-from jaxseg.step import compile_eval_step
-from jaxseg.training import run_steps
-from jaxseg.troubles import NonFiniteLoss
+from jaxseg import predict, train
+from jaxseg.base import cli, config
+from jaxseg.base.config import Data, Model, Optimization
+from jaxseg.base.errors import NonFiniteLoss
+from jaxseg.data.feed.pipeline import Pipeline
+from jaxseg.data.find.folders import find_pairs, find_split
+from jaxseg.data.read import samples
+from jaxseg.data.read.samples import Reading
+from jaxseg.learn import losses, optimizers, schedules
+from jaxseg.learn.compiled import compile_eval_step
+from jaxseg.nn import unet
+from jaxseg.runs.checkpoint import Checkpoints, load_model
+from jaxseg.training import loop, report
+from jaxseg.training.dataset import open_data
+from jaxseg.training.steps import Signals, run_steps
 
 EPOCHS, STEPS = 3, 3  # 10 tiles in batches of 4, 4 and 2
 TINY = ["--widths", "4", "8", "-e", str(EPOCHS), "-b", "4", "--log-every", "2", "--workers", "2"]
@@ -64,7 +67,7 @@ class AtStep:
     """
 
     def __init__(self, number=None, action=None, compiled=()):
-        self.number, self.action, self.real = number, action, training.compile_train_step
+        self.number, self.action, self.real = number, action, loop.compile_train_step
         self.taken, self.compiled, self.compilations = 0, compiled, []
 
     def __call__(self, *args, **kwargs):
@@ -116,7 +119,7 @@ def whole(tiles_root, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "it's a run"
     with pytest.MonkeyPatch.context() as patch, compilations() as found:
         watch = AtStep(compiled=found)
-        patch.setattr(training, "compile_train_step", watch)
+        patch.setattr(loop, "compile_train_step", watch)
         result = launch("--data", tiles_root, "--out", run, *TINY)
     result.run, result.compilations = run, watch.compilations
     return result
@@ -144,8 +147,8 @@ def timeless(record: dict | None) -> dict | None:
 
 @functools.cache
 def blank(settings: Model, optimization: Optimization):
-    net = model.build(settings, in_channels=3, classes=2, seed=99)
-    return net, nnx.Optimizer(net, optim.build(optimization, schedules.build(optimization, STEPS)), wrt=nnx.Param)
+    net = unet.build(settings, in_channels=3, classes=2, seed=99)
+    return net, nnx.Optimizer(net, optimizers.build(optimization, schedules.build(optimization, STEPS)), wrt=nnx.Param)
 
 
 def state(run: Path, which: str = "last") -> tuple[dict[str, bytes], dict]:
@@ -199,7 +202,7 @@ def test_a_run_ends_well_and_leaves_everything(whole):
     assert any(name.startswith("tensorboard/events") for name in found)
     assert [path.name for path in sorted((whole.run / "checkpoints").iterdir())] == ["best", "last"]
     for name in ("curves.png", "samples/batch.png", "samples/predictions.png"):
-        assert tiles.read_image(whole.run / name).std() > 0
+        assert samples.read_image(whole.run / name).std() > 0
 
 
 def test_a_run_keeps_the_settings_it_was_given(whole, tiles_root):
@@ -246,7 +249,7 @@ def test_the_next_command_can_be_pasted(whole, tmp_path):
 def test_folders_are_printed_as_they_are_called(whole, capsys):
     best = records(whole.run)[0]
     classes, images = ["background", "foreground"], Path("my tiles [red]/val")
-    reports.report(best, Path("runs/a [b]"), classes, images, Path("runs/a [b]/samples/predictions.png"), 1.0)
+    report.report(best, Path("runs/a [b]"), classes, images, Path("runs/a [b]/samples/predictions.png"), 1.0)
     out = capsys.readouterr().out
     assert pasted(out, "jaxseg.predict")[:2] == [str(Path("runs/a [b]")), str(Path("my tiles [red]/val"))]
     assert str(Path("runs/a [b]/samples/predictions.png")) in out
@@ -273,7 +276,7 @@ def test_the_best_checkpoint_has_the_best_scores_whatever_the_batch(whole, tiles
     assert Reading.from_dict(description["reading"]).labels.values == (0, 255)
     pairs = find_pairs(tiles_root / "val", tiles_root / "Lval")
     for size in (4, 3):  # 3 leaves a batch of one tile and two that only pad it
-        scores = training.evaluate(compile_eval_step(net), Pipeline(pairs, batch_size=size), 0)
+        scores = loop.evaluate(compile_eval_step(net), Pipeline(pairs, batch_size=size), 0)
         loss, expected = scores.pop("loss"), dict(best["validation"])
         assert loss == pytest.approx(expected.pop("loss"), rel=1e-6)
         assert scores == expected
@@ -310,8 +313,8 @@ def test_a_run_made_longer_says_how_its_learning_rate_changes(start, tmp_path):
 
 
 def test_early_stopping_ends_a_run_that_gets_no_better_and_patience_lets_it_go_on(start, monkeypatch, tmp_path):
-    evaluate, miou = training.evaluate, iter([0.3, 0.5, 0.4, 0.45, 0.4, 0.4, 0.4])
-    monkeypatch.setattr(training, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
+    evaluate, miou = loop.evaluate, iter([0.3, 0.5, 0.4, 0.45, 0.4, 0.4, 0.4])
+    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
     stopped = start("-e", 9, "--early-stopping", 2)
     assert stopped.code == 0
     assert "no better mIoU for 2 epochs" in stopped.out
@@ -324,17 +327,17 @@ def test_early_stopping_ends_a_run_that_gets_no_better_and_patience_lets_it_go_o
 
 
 def test_a_plateau_lowers_the_rate_and_is_kept_through_a_stop(start, monkeypatch, tmp_path):
-    evaluate = training.evaluate
-    monkeypatch.setattr(training, "evaluate", lambda *args: evaluate(*args) | {"miou": 0.5})
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": 0.5})
     how = ["-e", 5, "--schedule", "plateau", "--patience", 1, "--gamma", 0.5, "-l", 0.25]
     with monkeypatch.context() as patch, compilations() as found:
-        patch.setattr(training, "compile_train_step", watch := AtStep(compiled=found))
+        patch.setattr(loop, "compile_train_step", watch := AtStep(compiled=found))
         assert start(*how).code == 0
     assert_compiled_in_the_first_epoch(watch.compilations)
     rates = [record["learning_rate"] for record in records(tmp_path / "run")]
     assert rates == [0.25, 0.25, 0.25, 0.125, 0.125]
     with monkeypatch.context() as patch:
-        patch.setattr(training, "compile_train_step", AtStep(11, sends(signal.SIGTERM)))
+        patch.setattr(loop, "compile_train_step", AtStep(11, sends(signal.SIGTERM)))
         assert start(*how, "--out", tmp_path / "stopped").code == 143
     assert launch("--resume", tmp_path / "stopped").code == 0
     assert_same_run(tmp_path / "stopped", tmp_path / "run")
@@ -344,11 +347,11 @@ def test_what_averages_accumulates_drops_and_augments_goes_on_to_the_same_bits(s
     how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--remat", "--zoom", 0.5, "--noise", 0.1, "--blur", 1]
     how += ["--class-weights", "auto", "--loss", "dice_ce", "--schedule", "one_cycle", "--optimizer", "adamw"]
     with monkeypatch.context() as patch, compilations() as found:
-        patch.setattr(training, "compile_train_step", watch := AtStep(compiled=found))
+        patch.setattr(loop, "compile_train_step", watch := AtStep(compiled=found))
         assert start(*how).code == 0
     assert_compiled_in_the_first_epoch(watch.compilations)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
+        patch.setattr(loop, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
         assert start(*how, "--out", tmp_path / "stopped").code == 143
     assert launch("--resume", tmp_path / "stopped").code == 0
     assert_same_run(tmp_path / "stopped", tmp_path / "run")
@@ -375,7 +378,7 @@ def test_a_run_starts_from_the_weights_of_another(whole, start, tmp_path):
 @pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)])
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(whole, start, monkeypatch, tmp_path, number, code, step):
     with monkeypatch.context() as patch:
-        patch.setattr(training, "compile_train_step", AtStep(step, sends(number)))
+        patch.setattr(loop, "compile_train_step", AtStep(step, sends(number)))
         stopped = start()
     assert (stopped.code, stopped.err) == (code, "")
     assert step_of(tmp_path / "run", "last") == step
@@ -389,17 +392,17 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(whole, start, monke
 def test_a_run_goes_on_to_the_same_bits_with_its_images_kept_elsewhere(whole, start, monkeypatch, tmp_path, cache):
     monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(training, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
+        patch.setattr(loop, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
         assert start().code == 143
     assert launch("--resume", tmp_path / "run", "--cache", cache).code == 0
     assert_same_run(tmp_path / "run", whole.run)
 
 
 def test_the_best_epoch_is_kept_through_later_ones_and_through_a_stop(start, monkeypatch, tmp_path):
-    evaluate, miou = training.evaluate, iter([0.3, 0.5, 0.4])
-    monkeypatch.setattr(training, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
+    evaluate, miou = loop.evaluate, iter([0.3, 0.5, 0.4])
+    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
     with monkeypatch.context() as patch:
-        patch.setattr(training, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
+        patch.setattr(loop, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
         assert start().code == 143
     done = launch("--resume", tmp_path / "run")
     assert done.code == 0
@@ -413,7 +416,7 @@ def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoc
 ):
     for attempt, step, action in ((start, 6, sends(signal.SIGTERM)), (None, 2, crashes)):
         with monkeypatch.context() as patch, contextlib.suppress(Crash):
-            patch.setattr(training, "compile_train_step", AtStep(step, action))
+            patch.setattr(loop, "compile_train_step", AtStep(step, action))
             (attempt or functools.partial(launch, "--resume", tmp_path / "run"))()
     assert launch("--resume", tmp_path / "run").code == 0
     assert_same_run(tmp_path / "run", whole.run)
@@ -421,7 +424,7 @@ def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoc
 
 def test_a_run_that_crashed_goes_on_from_its_last_epoch_to_the_same_bits(whole, start, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(training, "compile_train_step", AtStep(5, crashes))
+        patch.setattr(loop, "compile_train_step", AtStep(5, crashes))
         with pytest.raises(Crash):
             start()
     assert step_of(tmp_path / "run", "last") == 3
@@ -456,7 +459,7 @@ def test_a_run_that_is_done_can_be_resumed_and_stays_as_it_is(whole, tmp_path):
 
 def test_a_run_stopped_before_its_first_checkpoint_says_so(start, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(training, "compile_train_step", AtStep(1, crashes))
+        patch.setattr(loop, "compile_train_step", AtStep(1, crashes))
         with pytest.raises(Crash):
             start()
     assert "no checkpoint" in refused("--resume", tmp_path / "run")
@@ -571,16 +574,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(st
 def test_the_first_step_that_is_no_number_is_named(name, value):
     good = {"loss": 0.5, "grad_norm": 1.0, "learning_rate": 0.25}
     group = [good | {"step": 7}, good | {"step": 8, name: value}, good | {"step": 9, name: value}]
-    training.check_finite(group[:1], 2)
+    loop.check_finite(group[:1], 2)
     with pytest.raises(NonFiniteLoss) as caught:
-        training.check_finite(group, 2)
+        loop.check_finite(group, 2)
     for part in ("at step 8", "epoch 3", "steps 7 to 9", str(value), "0.25"):
         assert part in str(caught.value)
 
 
 def test_no_checkpoint_is_promised_when_there_is_none(start, monkeypatch, tmp_path):
     spoiled = AtStep(2, lambda record: record | {"loss": jnp.float32(jnp.nan)})
-    monkeypatch.setattr(training, "compile_train_step", spoiled)
+    monkeypatch.setattr(loop, "compile_train_step", spoiled)
     stopped = start()
     assert stopped.code == 1
     assert not list((tmp_path / "run/checkpoints/last").iterdir())
@@ -589,7 +592,7 @@ def test_no_checkpoint_is_promised_when_there_is_none(start, monkeypatch, tmp_pa
 
 def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_place(start, monkeypatch, tmp_path):
     """The last step's loss is that from before its update; what the update did shows in validation."""
-    compile_eval_step, calls = training.compile_eval_step, []
+    compile_eval_step, calls = loop.compile_eval_step, []
 
     def spoiled(net, **how):
         step = compile_eval_step(net, **how)
@@ -600,7 +603,7 @@ def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_plac
 
         return counted
 
-    monkeypatch.setattr(training, "compile_eval_step", spoiled)
+    monkeypatch.setattr(loop, "compile_eval_step", spoiled)
     stopped = start()
     assert stopped.code == 1
     assert step_of(tmp_path / "run", "last") == 3
@@ -614,8 +617,8 @@ def test_the_loss_of_the_settings_is_trained_and_evaluated(start, monkeypatch):
         asked.append(loss)
         raise Crash
 
-    monkeypatch.setattr(training, "compile_train_step", lambda net, optimizer, loss, **_: asked.append(loss))
-    monkeypatch.setattr(training, "compile_eval_step", crash)
+    monkeypatch.setattr(loop, "compile_train_step", lambda net, optimizer, loss, **_: asked.append(loss))
+    monkeypatch.setattr(loop, "compile_eval_step", crash)
     with pytest.raises(Crash):
         start("--loss", "dice")
     assert asked == [losses.dice] * 2
@@ -654,7 +657,7 @@ def test_broken_tiles_of_both_sides_end_with_2_and_are_listed(tiles_root, tmp_pa
 def test_a_tile_that_vanishes_during_the_run_ends_it_with_its_name(tiles_root, tmp_path, monkeypatch):
     data = shutil.copytree(tiles_root, tmp_path / "data")
     gone = data / "train/train_0003.png"
-    monkeypatch.setattr(training, "compile_train_step", AtStep(STEPS, lambda record: gone.unlink()))
+    monkeypatch.setattr(loop, "compile_train_step", AtStep(STEPS, lambda record: gone.unlink()))
     assert str(gone) in refused("--data", data, "--out", tmp_path / "run", "--cache-mb", 0, *TINY)
 
 
@@ -686,7 +689,7 @@ def test_a_split_by_percent_is_written_down(tiles_root, tmp_path, monkeypatch):
     for side, folder in (("val", images), ("Lval", masks)):
         for path in sorted((tiles_root / side).iterdir())[:2]:
             shutil.copy(path, folder)
-    monkeypatch.setattr(training, "compile_train_step", AtStep(1, sends(signal.SIGTERM)))
+    monkeypatch.setattr(loop, "compile_train_step", AtStep(1, sends(signal.SIGTERM)))
     assert launch("--data", tmp_path, "--validation", "20", "--out", tmp_path / "run", *TINY).code == 143
     text = (tmp_path / "run/split.json").read_text()
     validation = find_split(Data(data=tmp_path, validation=20.0), seed=0).validation

@@ -1,1 +1,1 @@
-"""Tiles on disk -> seeded batches on the device."""
+"""Data: pairing files (`find`), reading them (`read`), making batches (`feed`), and made-up fields (`made`)."""

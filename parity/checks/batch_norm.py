@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxseg import model
-from parity import compare
-from parity import layer_pairs as pairs
-from parity.compare import Row
-from parity.layer_pairs import Case
+from jaxseg.nn import unet
+from parity.judge import compare
+from parity.judge.compare import Row
+from parity.twins import layer_pairs as pairs
+from parity.twins.layer_pairs import Case
 
 QUESTION = "layers"
 GATE = 1e-14
@@ -84,7 +84,7 @@ def types() -> Row:
     for computed, kept in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
 
         def train(x, computed=computed, kept=kept):
-            norm = model.BatchNorm(3, dtype=computed, param_dtype=kept)
+            norm = unet.BatchNorm(3, dtype=computed, param_dtype=kept)
             before = norm.mean[...], norm.var[...]
             return norm(x), *before, norm.mean[...], norm.var[...]
 
@@ -99,7 +99,7 @@ def one_value() -> Row:
     """Refused on both sides in training."""
     silent = []
     for side, train in {
-        "jaxseg": lambda: jax.eval_shape(lambda x: model.BatchNorm(4)(x), jax.ShapeDtypeStruct((1, 1, 1, 4), float)),
+        "jaxseg": lambda: jax.eval_shape(lambda x: unet.BatchNorm(4)(x), jax.ShapeDtypeStruct((1, 1, 1, 4), float)),
         "PyTorch": lambda: torch.nn.BatchNorm2d(4)(torch.ones(1, 4, 1, 1)),
     }.items():
         try:

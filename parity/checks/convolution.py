@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from parity import compare
-from parity import layer_pairs as pairs
 from parity.checks import batch_norm
-from parity.compare import Row
-from parity.layer_pairs import Case, normal
+from parity.judge import compare
+from parity.judge.compare import Row
+from parity.twins import layer_pairs as pairs
+from parity.twins.layer_pairs import Case, normal
 
 QUESTION = "layers"
 GATE = 1e-14

@@ -21,15 +21,18 @@ import cv2
 import jax
 import numpy as np
 
-from jaxseg import step
-from jaxseg.config import Data, UserError
-from jaxseg.data import folders, pipeline, survey, tiles
-from jaxseg.data.images import DataError
-from parity import compare
-from parity.answer import Answer, Settings
-from parity.awkward import NAMES, make_awkward
-from parity.compare import Row
+from jaxseg.base.config import Data
+from jaxseg.base.errors import DataError, UserError
+from jaxseg.data.feed import pipeline
+from jaxseg.data.find import folders
+from jaxseg.data.read import samples
+from jaxseg.doctor import survey
+from jaxseg.learn import step
+from parity.judge import compare
+from parity.judge.compare import Row
 from parity.reference.dataset import OTHER_GRAYS, TileDataset, gray_of, loader, to_tensor
+from parity.report.answer import Answer, Settings
+from parity.twins.awkward import NAMES, make_awkward
 
 QUESTION = "data"
 BATCH_SIZE = 5  # the article's
@@ -38,7 +41,7 @@ SPLITS = ("train", "val")
 
 Arrays = dict[str, np.ndarray]
 Sides = tuple[Arrays, Arrays]
-Pairs = tuple[tiles.Pair, ...]
+Pairs = tuple[samples.Pair, ...]
 
 
 class Batch(NamedTuple):
@@ -200,7 +203,7 @@ def _lost(gray: np.ndarray) -> int:
     return int(((gray > 0) & (gray < 255)).sum())
 
 
-def _surveyed(pair: tiles.Pair) -> int:
+def _surveyed(pair: samples.Pair) -> int:
     """The same from the values that jaxseg's survey counts in a mask; without its cache, which would hide mistakes."""
     facts = survey.look(pair, Data(), colors=True)
     if facts.mask is None:
@@ -224,8 +227,8 @@ def every_color(folder: Path, pace: int) -> tuple[list[Row], dict[str, int]]:
         file, expected = folder / f"{blue[0]}.bmp", gray_of(colors)
         file.write_bytes(cv2.imencode(".bmp", colors)[1].tobytes())
         found = {
-            "gray": (tiles.read_gray(file), expected),
-            "mask": (tiles.read_mask(file), (expected == 255).astype(np.uint8)),
+            "gray": (samples.read_gray(file), expected),
+            "mask": (samples.read_mask(file), (expected == 255).astype(np.uint8)),
             "OpenCV's own gray": (cv2.cvtColor(colors, cv2.COLOR_BGR2GRAY), expected),
         }
         for name, sides in found.items():
@@ -243,7 +246,7 @@ def gray_stays_gray(file: Path) -> Row:
     """Gray (v, v, v) is v."""
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     file.write_bytes(cv2.imencode(".bmp", cv2.merge([values] * 3))[1].tobytes())
-    return compare.equal_bytes(QUESTION, "gray (v, v, v) is v", tiles.read_gray(file), values)
+    return compare.equal_bytes(QUESTION, "gray (v, v, v) is v", samples.read_gray(file), values)
 
 
 # Files that are easy to read wrong ------------------------------------------------------------------------------------

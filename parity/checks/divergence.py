@@ -32,13 +32,14 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from jaxseg.config import Optimization
-from parity import branches, compare, pairs, passes
-from parity.answer import Answer, Settings
+from jaxseg.base.config import Optimization
 from parity.checks import training
 from parity.checks.training import DEEP, TINY, Recipe, Theirs, learned, running
-from parity.compare import Row
-from parity.variations import VARIATIONS, Weights
+from parity.judge import compare
+from parity.judge.compare import Row
+from parity.report.answer import Answer, Settings
+from parity.twins import branches, pairs, passes
+from parity.twins.variations import VARIATIONS, Weights
 
 QUESTION = "divergence"
 QUANTITIES = ("parameters", "running statistics", "evaluation logits")

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxseg import step
-from jaxseg.convert import to_torch
-from jaxseg.model import UNet
-from parity import pairs, passes
-from parity.compare import Row
+from jaxseg.learn import compiled, step
+from jaxseg.nn.torch_weights import to_torch
+from jaxseg.nn.unet import UNet
+from parity.judge.compare import Row
+from parity.twins import pairs, passes
 
 RATE = 0.5
 
@@ -52,7 +52,7 @@ def trained(net: UNet, batch: pairs.Batch, loss: Callable, key: jax.Array) -> tu
     """Logits [b k h w] of the valid samples, and by PyTorch's names all gradients and the running statistics."""
     graph, parameters, rest = nnx.split(net, nnx.Param, ...)
 
-    @partial(jax.jit, compiler_options=passes.UNOPTIMIZED | step.KEEP_BARRIERS)
+    @partial(jax.jit, compiler_options=passes.UNOPTIMIZED | compiled.KEEP_BARRIERS)
     def compute(parameters, rest, batch, key):
         net = nnx.merge(graph, parameters, rest, copy=True)
         ask = nnx.value_and_grad(partial(step.loss_fn, loss=loss, key=key), has_aux=True)

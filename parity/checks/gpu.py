@@ -18,9 +18,9 @@ from collections.abc import Iterator
 import jax
 import torch
 
-from jaxseg.config import UserError
-from parity.answer import Answer, Settings
+from jaxseg.base.errors import UserError
 from parity.checks import divergence, precision
+from parity.report.answer import Answer, Settings
 
 QUESTION = "gpu"
 TF32 = {"half an ulp of TF32": 2.0**-11}

@@ -29,13 +29,14 @@ import numpy as np
 import torch
 from torch.nn import init
 
-from jaxseg import config, initializers
-from parity import compare, laws
-from parity.answer import Answer, Settings
-from parity.compare import Row
-from parity.draws import FULL, QUICK, Draws, Sample, Sampler, cases, network_draws
-from parity.laws import Normal, Uniform
+from jaxseg.base import config
+from jaxseg.nn import initializers
+from parity.judge import compare, laws
+from parity.judge.compare import Row
+from parity.judge.draws import FULL, QUICK, Draws, Sample, Sampler, cases, network_draws
+from parity.judge.laws import Normal, Uniform
 from parity.reference import initialization as reference
+from parity.report.answer import Answer, Settings
 
 QUESTION = "init"
 FALSE_ALARMS = 1e-6  # chance that a run fails on correct code

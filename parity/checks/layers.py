@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from flax import nnx
 from scipy import stats
 
-from parity import compare, laws
-from parity import layer_pairs as pairs
-from parity.answer import Answer, Settings
 from parity.checks import batch_norm, convolution, normalization
-from parity.compare import Row
-from parity.layer_pairs import Case, Results, Sides, normal
+from parity.judge import compare, laws
+from parity.judge.compare import Row
+from parity.report.answer import Answer, Settings
+from parity.twins import layer_pairs as pairs
+from parity.twins.layer_pairs import Case, Results, Sides, normal
 
 QUESTION = "layers"
 GATE = 1e-14

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxseg import losses
-from parity import compare
-from parity.answer import Answer, Settings
-from parity.compare import Row
+from jaxseg.learn import losses
+from parity.judge import compare
+from parity.judge.compare import Row
 from parity.reference import losses as reference
+from parity.report.answer import Answer, Settings
 
 QUESTION = "losses"
 GATE = 1e-14

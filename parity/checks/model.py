@@ -22,14 +22,16 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxseg import losses, model, step
-from jaxseg.convert import from_torch
-from jaxseg.model import UNet
-from parity import compare, pairs, passes
-from parity.answer import Answer, Settings
+from jaxseg.learn import losses, step
+from jaxseg.nn import unet
+from jaxseg.nn.torch_weights import from_torch
+from jaxseg.nn.unet import UNet
 from parity.checks import dropping
-from parity.compare import Row
+from parity.judge import compare
+from parity.judge.compare import Row
 from parity.reference import losses as reference_losses
+from parity.report.answer import Answer, Settings
+from parity.twins import pairs, passes
 
 QUESTION = "model"
 GATE = 1e-12
@@ -37,7 +39,7 @@ GATE = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network, the size of its images, and the loss by its name in `jaxseg.losses`."""
+    """A network, the size of its images, and the loss by its name in `jaxseg.learn.losses`."""
 
     widths: tuple[int, ...]
     size: tuple[int, int]
@@ -119,7 +121,7 @@ def evaluated(
     """Logits [b k h w] of the valid samples on both sides, each with the running statistics of its own pass."""
     from_torch(net, pairs.arrays(reference.state_dict()) | found.statistics)
     logits = jax.jit(
-        lambda image: model.evaluation(net)(step.normalize(image)),
+        lambda image: unet.evaluation(net)(step.normalize(image)),
         compiler_options=passes.UNOPTIMIZED,
     )(batch["image"])
     reference.load_state_dict({key: torch.from_numpy(x) for key, x in expected.statistics.items()}, strict=False)

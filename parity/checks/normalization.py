@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import torch
 
-from jaxseg import step
-from parity import compare
-from parity.compare import Row
+from jaxseg.learn import step
+from parity.judge import compare
+from parity.judge.compare import Row
 
 QUESTION = "layers"
 LARGEST = {"uint8": 255, "uint16": 65535, "int16": 32767}

@@ -16,9 +16,9 @@ import optax
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jaxseg import optim
-from parity import compare
-from parity.compare import Row
+from jaxseg.learn import optimizers
+from parity.judge import compare
+from parity.judge.compare import Row
 
 QUESTION = "optimizers"
 Arrays = dict[str, np.ndarray]
@@ -26,12 +26,12 @@ Arrays = dict[str, np.ndarray]
 DECAYS = (0.9, 0.999)
 SCALED = {
     "SGD, momentum and decay": (
-        lambda rate: optim.sgd(rate, momentum=0.9, weight_decay=0.1),
+        lambda rate: optimizers.sgd(rate, momentum=0.9, weight_decay=0.1),
         lambda params: torch.optim.SGD(params, momentum=0.9, weight_decay=0.1),
         0.1,
     ),
     "AdamW, decay": (
-        lambda rate: optim.adamw(rate, weight_decay=0.3),
+        lambda rate: optimizers.adamw(rate, weight_decay=0.3),
         lambda params: torch.optim.AdamW(params, weight_decay=0.3),
         0.01,
     ),
@@ -74,12 +74,12 @@ def rounding_row(name: str, ours: Arrays, theirs: Arrays, exact: Arrays) -> Row:
 
 def adam_with_average(decay: float) -> Callable:
     """jaxseg's, at a rate."""
-    return lambda rate: optax.chain(optim.adam(rate), optim.average_parameters(decay))
+    return lambda rate: optax.chain(optimizers.adam(rate), optimizers.average_parameters(decay))
 
 
 def with_scale(make: Callable) -> Callable:
     """jaxseg's, as `optim.build` puts it together for a plateau with an average."""
-    return lambda rate: optax.chain(make(rate), optim.scale_by_plateau(), optim.average_parameters(DECAYS[0]))
+    return lambda rate: optax.chain(make(rate), optimizers.scale_by_plateau(), optimizers.average_parameters(DECAYS[0]))
 
 
 def torch_adam(params: Iterable[torch.Tensor]) -> torch.optim.Optimizer:

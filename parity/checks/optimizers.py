@@ -26,11 +26,11 @@ import numpy as np
 import optax
 import torch
 
-from jaxseg import optim
-from parity import compare
-from parity.answer import Answer, Settings
+from jaxseg.learn import optimizers
 from parity.checks import optimizer_state
-from parity.compare import Row
+from parity.judge import compare
+from parity.judge.compare import Row
+from parity.report.answer import Answer, Settings
 
 QUESTION = "optimizers"
 GATE = 1e-13
@@ -132,13 +132,13 @@ def unmatched_row() -> Row:
     """Every optimizer that jaxseg offers is among the cases, and so is every option."""
     offered = {
         name
-        for name, thing in vars(optim).items()
+        for name, thing in vars(optimizers).items()
         if isfunction(thing) and name.islower() and name[0] not in "_" and name[:5] != "scale"
     }
     left = sorted(offered - {*PYTORCH, *OTHERWISE})
     for name in PYTORCH:
         tried = {option for case, options in (CASES | MORE_CASES).values() if case == name for option in options}
-        left += [f"{name} {option}" for option in defaults(getattr(optim, name)) if option not in tried]
+        left += [f"{name} {option}" for option in defaults(getattr(optimizers, name)) if option not in tried]
     figure = len(left) if offered else float("nan")
     return compare.at_most(QUESTION, "optimizers and options without a counterpart", figure, 0, worst=", ".join(left))
 
@@ -146,7 +146,7 @@ def unmatched_row() -> Row:
 def defaults_row(name: str) -> Row:
     """The options that jaxseg offers have PyTorch's defaults; the figure is how many have others."""
     make, _ = PYTORCH[name]
-    found, expected = defaults(getattr(optim, name)), defaults(make)
+    found, expected = defaults(getattr(optimizers, name)), defaults(make)
     wrong = [f"{key}: {found[key]} against {expected.get(key)}" for key in found if found[key] != expected.get(key)]
     missing = ", ".join(sorted(set(expected) - set(found) - FOR_SPEED))
     note = f"not offered: {missing}"
@@ -221,7 +221,7 @@ def ours(ask: Asked, start: Arrays, grads: Sequence[Arrays], dtype: type) -> lis
     name, options = ask
 
     def follow(start, grads):
-        tx = getattr(optim, name)(lambda step: PYTORCH[name][1] * jnp.asarray(RATES)[step], **options)
+        tx = getattr(optimizers, name)(lambda step: PYTORCH[name][1] * jnp.asarray(RATES)[step], **options)
 
         def step(carry, grads):
             updates, state = tx.update(grads, carry[1], carry[0])
@@ -247,7 +247,7 @@ def ours_clipped(grads: Arrays) -> dict[float, Arrays]:
     """jaxseg's gradients of every step, by the norm that they are clipped to, float64."""
 
     def clip(limit: float, grads):
-        tx = optim.clip_by_global_norm(limit)
+        tx = optimizers.clip_by_global_norm(limit)
         return tx.update(grads, tx.init(grads))[0]
 
     with jax.enable_x64(True):

@@ -34,11 +34,12 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
-from parity import compare, passes
-from parity.answer import Answer, Settings
-from parity.compare import Row
-from parity.passes import Pass
-from parity.trials import Case, Get, Network, Trial, trial
+from parity.judge import compare
+from parity.judge.compare import Row
+from parity.mistakes.trials import Case, Get, Network, Trial, trial
+from parity.report.answer import Answer, Settings
+from parity.twins import passes
+from parity.twins.passes import Pass
 
 QUESTION = "precision"
 GATE = 3.0

@@ -21,13 +21,13 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from jaxseg import schedules
-from jaxseg.config import Optimization
-from parity import compare
-from parity.answer import Answer, Settings
-from parity.compare import Row
+from jaxseg.base.config import Optimization
+from jaxseg.learn import schedules
+from parity.judge import compare
+from parity.judge.compare import Row
 from parity.reference.scheduler import hazards, torch_plateau, torch_warmup_cosine
-from parity.schedule_pairs import (
+from parity.report.answer import Answer, Settings
+from parity.twins.schedule_pairs import (
     ARTICLE,
     BEYOND,
     BUILDS,

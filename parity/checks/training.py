@@ -35,13 +35,15 @@ import torch
 from flax import nnx
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jaxseg import convert, losses, model, optim, schedules, step
-from jaxseg.config import Optimization
-from jaxseg.model import UNet
-from parity import compare, pairs
-from parity.answer import Answer, Settings
-from parity.compare import Row
+from jaxseg.base.config import Optimization
+from jaxseg.learn import compiled, losses, optimizers, schedules, step
+from jaxseg.nn import torch_weights, unet
+from jaxseg.nn.unet import UNet
+from parity.judge import compare
+from parity.judge.compare import Row
 from parity.reference import training as reference_training
+from parity.report.answer import Answer, Settings
+from parity.twins import pairs
 
 QUESTION = "training"
 SIZES, QUICK_SIZES = (4, 4, 4, 4, 2), (3, 3, 2)  # valid samples in the batches of an epoch
@@ -216,15 +218,15 @@ class Ours:
         named = {name: getattr(schedules, make.__name__) for name, make in schedules.SCHEDULES.items()}
         with mock.patch.dict(schedules.SCHEDULES, named):
             schedule = schedules.build(settings, steps_per_epoch)
-        self.net, self.optimizer = net, nnx.Optimizer(net, optim.build(settings, schedule), wrt=nnx.Param)
+        self.net, self.optimizer = net, nnx.Optimizer(net, optimizers.build(settings, schedule), wrt=nnx.Param)
         self._fresh = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(self.optimizer)))
         how = {"schedule": schedule, "loss": losses.build(settings), "accumulate": settings.accumulate}
-        self._step = step.compile_train_step(net, self.optimizer, **how)
+        self._step = compiled.compile_train_step(net, self.optimizer, **how)
         self._logits = nnx.jit(lambda net, image: net(step.normalize(image)), graph=False)
 
     def start(self, weights: dict[str, np.ndarray]) -> None:
         """These weights and statistics, and a fresh optimizer."""
-        convert.from_torch(self.net, weights)
+        torch_weights.from_torch(self.net, weights)
         nnx.update(self.optimizer, jax.tree.map(jnp.array, self._fresh))
 
     def step(self, batch: pairs.Batch) -> tuple[float, float]:
@@ -234,20 +236,20 @@ class Ours:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Parameters and running statistics, by PyTorch's names."""
-        return convert.to_torch(self.net)
+        return torch_weights.to_torch(self.net)
 
     def momentum(self) -> dict[str, np.ndarray]:
         """The buffers of `optax.trace`, by PyTorch's names of their parameters."""
         found = {}
         for path, variable in nnx.to_flat_state(nnx.state(self.optimizer, nnx.optimizer.OptState)):
             if "trace" in path:
-                name, axes = convert.torch_name(path[path.index("trace") + 1 :])
+                name, axes = torch_weights.torch_name(path[path.index("trace") + 1 :])
                 found[name] = np.array(variable[...]).transpose(axes)
         return found
 
     def logits(self, batch: pairs.Batch) -> np.ndarray:
         """Of the valid samples in evaluation, [b k h w]."""
-        view = model.evaluation(optim.averaged(self.net, self.optimizer))
+        view = unet.evaluation(optimizers.averaged(self.net, self.optimizer))
         return pairs.nchw(self._logits(view, batch["image"]))[batch["valid"]]
 
 

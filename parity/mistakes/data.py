@@ -6,8 +6,10 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import step
-from jaxseg.data import folders, pipeline, tiles
+from jaxseg.data.feed import pipeline
+from jaxseg.data.find import folders
+from jaxseg.data.read import samples
+from jaxseg.learn import step
 from parity.mutations import mistake
 
 
@@ -15,7 +17,7 @@ def other_image(change):
     """An image that is changed after it was read."""
 
     def wrap(right):
-        def read(path, reading=tiles.ARTICLE_READING):
+        def read(path, reading=samples.ARTICLE_READING):
             image, has_data = right(path, reading)
             return change(image), has_data
 
@@ -28,7 +30,7 @@ def pil_gray(right):
     """Pillow's formula, in 16 bits."""
 
     def gray(path):
-        b, g, r = np.moveaxis(tiles.read_image(path).astype(np.uint32), -1, 0)
+        b, g, r = np.moveaxis(samples.read_image(path).astype(np.uint32), -1, 0)
         return ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16).astype(np.uint8)
 
     return gray
@@ -52,7 +54,7 @@ def other_mask(right):
     def match(images, masks, settings, only=None):
         found = right(images, masks, settings, only)
         pairs = zip(found.pairs, found.pairs[1:] + found.pairs[:1])
-        return dataclasses.replace(found, pairs=tuple(tiles.Pair(pair.image, after.mask) for pair, after in pairs))
+        return dataclasses.replace(found, pairs=tuple(samples.Pair(pair.image, after.mask) for pair, after in pairs))
 
     return match
 
@@ -63,27 +65,27 @@ def one_ulp(right):
 
 
 MISTAKES = [
-    mistake("images in RGB", tiles, "read_tile", other_image(lambda image: image[..., ::-1])),
+    mistake("images in RGB", samples, "read_tile", other_image(lambda image: image[..., ::-1])),
     mistake("divided by 255 as a product", step, "normalize", one_ulp),
     mistake("divided by 256", step, "normalize", lambda right: lambda image: right(image) * jnp.float32(255 / 256)),
-    mistake("gray by Pillow's formula", tiles, "read_gray", pil_gray),
+    mistake("gray by Pillow's formula", samples, "read_gray", pil_gray),
     mistake(
         "mask above 0",
-        tiles,
+        samples,
         "read_mask",
-        lambda right: lambda path, reading=None: (tiles.read_gray(path) > 0).astype(np.uint8),
+        lambda right: lambda path, reading=None: (samples.read_gray(path) > 0).astype(np.uint8),
     ),
     mistake(
         "mask from 128 on",
-        tiles,
+        samples,
         "read_mask",
-        lambda right: lambda path, reading=None: (tiles.read_gray(path) >= 128).astype(np.uint8),
+        lambda right: lambda path, reading=None: (samples.read_gray(path) >= 128).astype(np.uint8),
     ),
     mistake(
         "mask by its first channel",
-        tiles,
+        samples,
         "read_mask",
-        lambda right: lambda path, reading=None: tiles.read_image(path)[..., 0] // 255,
+        lambda right: lambda path, reading=None: samples.read_image(path)[..., 0] // 255,
     ),
     mistake("last batch dropped", pipeline.Pipeline, "epoch", drop_last),
     mistake(
@@ -107,7 +109,7 @@ MISTAKES = [
     mistake("masks of the next tile", folders, "match", other_mask),
     mistake(
         "images blurred by a resize there and back",
-        tiles,
+        samples,
         "read_tile",
         other_image(lambda image: cv2.resize(cv2.resize(image, None, fx=2, fy=2), image.shape[1::-1])),
     ),

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxseg import initializers, layers, model
+from jaxseg.nn import initializers, layers, unet
 from parity.mutations import mistake
 
 Rule = initializers.Rule
@@ -102,7 +102,7 @@ MISTAKES = [
     mistake("every key draws the same", initializers, "_drawn", same_draws),
     mistake(
         "BatchNorm's scale starts at 0",
-        model.BatchNorm,
+        unet.BatchNorm,
         "__init__",
         lambda right: (
             lambda self, *a, **k: (right(self, *a, **k), self.scale.set_value(jnp.zeros_like(self.scale[...])))[0]

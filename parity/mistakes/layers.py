@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg import convolution, layers, model, step
+from jaxseg.learn import step
+from jaxseg.nn import convolution, layers, unet
 from parity.mutations import mistake
 
 
@@ -226,9 +227,9 @@ def powers_of_two(right):
     return unit
 
 
-NORM = model.BatchNorm
+NORM = unet.BatchNorm
 MISTAKES = [
-    mistake("convolution: no bias", model.Conv, "__call__", without_bias),
+    mistake("convolution: no bias", unet.Conv, "__call__", without_bias),
     mistake("BatchNorm: running variance biased", NORM, "_statistics", statistics(biased_running)),
     mistake("BatchNorm: momentum 0.99", NORM, "__init__", setting("momentum", 0.01)),
     mistake("BatchNorm: momentum weighs the old value", NORM, "__init__", setting("momentum", 0.9)),
@@ -251,17 +252,17 @@ MISTAKES = [
     ),
     mistake("BatchNorm: statistics of some pixels", layers, "_moments", few_pixels),
     mistake("BatchNorm with ReLU: gradient by the variance", layers, "_normalized_relu_gradients", not_halved),
-    mistake("max-pool by reshape, ties split", model, "max_pool", split_ties),
-    mistake("max-pool, last of the ties", model, "max_pool", last_tie),
+    mistake("max-pool by reshape, ties split", unet, "max_pool", split_ties),
+    mistake("max-pool, last of the ties", unet, "max_pool", last_tie),
     mistake("ReLU by jnp.maximum", jax.nn, "relu", lambda right: lambda x: jnp.maximum(x, 0)),
-    mistake("transposed convolution: kernel not flipped", model.UpConv, "__call__", up_conv(lambda k: k[::-1, ::-1])),
-    mistake("transposed convolution: rows and columns", model.UpConv, "__call__", up_conv(lambda k: k.swapaxes(0, 1))),
-    mistake("transposed convolution: no bias", model.UpConv, "__call__", up_conv(lambda k: k, bias=False)),
-    mistake("bilinear: align_corners=False", model, "upsample_bilinear", half_pixel),
-    mistake("bilinear: nearest instead", model, "upsample_bilinear", nearest),
-    mistake("convolution: pads by wrapping round", model.Conv, "__call__", padded(1, 1, mode="wrap")),
-    mistake("convolution: pads by reflection", model.Conv, "__call__", padded(1, 1, mode="reflect")),
-    mistake("convolution: pads right and below only", model.Conv, "__call__", padded(0, 2)),
+    mistake("transposed convolution: kernel not flipped", unet.UpConv, "__call__", up_conv(lambda k: k[::-1, ::-1])),
+    mistake("transposed convolution: rows and columns", unet.UpConv, "__call__", up_conv(lambda k: k.swapaxes(0, 1))),
+    mistake("transposed convolution: no bias", unet.UpConv, "__call__", up_conv(lambda k: k, bias=False)),
+    mistake("bilinear: align_corners=False", unet, "upsample_bilinear", half_pixel),
+    mistake("bilinear: nearest instead", unet, "upsample_bilinear", nearest),
+    mistake("convolution: pads by wrapping round", unet.Conv, "__call__", padded(1, 1, mode="wrap")),
+    mistake("convolution: pads by reflection", unet.Conv, "__call__", padded(1, 1, mode="reflect")),
+    mistake("convolution: pads right and below only", unet.Conv, "__call__", padded(0, 2)),
     mistake("convolution: neighbors in one order", convolution, "_neighbors", one_way),
     mistake("convolution: pieces without their neighbors", convolution, "pieces", alone),
     mistake("convolution: packed pixels in another order", convolution, "packed", in_order),

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxseg import losses
+from jaxseg.learn import losses
 from parity.mutations import mistake
 
 IGNORE = losses.IGNORE_INDEX

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg import model, step
+from jaxseg.learn import step
+from jaxseg.nn import unet
 from parity.mutations import mistake
 
 
@@ -15,7 +16,7 @@ def up(join, pad=lambda n: (n // 2, n - n // 2)):
 
     def wrong(right):
         def call(self, x, skip, valid=None):
-            x = model.upsample_bilinear(x) if self.up is None else self.up(x)
+            x = unet.upsample_bilinear(x) if self.up is None else self.up(x)
             rows, columns = skip.shape[1] - x.shape[1], skip.shape[2] - x.shape[2]
             x = jnp.pad(x, [(0, 0), pad(rows), pad(columns), (0, 0)])
             return self.block(join(skip, x), valid)
@@ -29,7 +30,7 @@ def resized(right):
     """Where sizes are odd, the features from below are stretched instead of padded."""
 
     def wrong(self, x, skip, valid=None):
-        x = model.upsample_bilinear(x) if self.up is None else self.up(x)
+        x = unet.upsample_bilinear(x) if self.up is None else self.up(x)
         x = jax.image.resize(x, (*skip.shape[:3], x.shape[3]), "bilinear")
         return self.block(jnp.concatenate([skip, x], -1), valid)
 
@@ -104,28 +105,28 @@ def dropout_first(right):
 
 
 MISTAKES = [
-    mistake("skip connection second", model.Up, "__call__", up(lambda skip, x: jnp.concatenate([x, skip], -1))),
-    mistake("skip connection added", model.Up, "__call__", up(lambda skip, x: jnp.concatenate([skip, x + skip], -1))),
+    mistake("skip connection second", unet.Up, "__call__", up(lambda skip, x: jnp.concatenate([x, skip], -1))),
+    mistake("skip connection added", unet.Up, "__call__", up(lambda skip, x: jnp.concatenate([skip, x + skip], -1))),
     mistake(
         "odd row padded above",
-        model.Up,
+        unet.Up,
         "__call__",
         up(lambda skip, x: jnp.concatenate([skip, x], -1), pad=lambda n: (n - n // 2, n // 2)),
     ),
-    mistake("odd sizes stretched", model.Up, "__call__", resized),
-    mistake("ReLU before BatchNorm", model.ConvBlock, "__call__", before_relu),
-    mistake("second ReLU missing", model.ConvBlock, "__call__", one_relu),
-    mistake("head without its bias", model.UNet, "__call__", headless_bias),
+    mistake("odd sizes stretched", unet.Up, "__call__", resized),
+    mistake("ReLU before BatchNorm", unet.ConvBlock, "__call__", before_relu),
+    mistake("second ReLU missing", unet.ConvBlock, "__call__", one_relu),
+    mistake("head without its bias", unet.UNet, "__call__", headless_bias),
     mistake(
         "padding seen by the whole network",
-        model.UNet,
+        unet.UNet,
         "__call__",
         lambda right: lambda self, x, valid=None, key=None: right(self, x, None, key),
     ),
-    mistake("evaluation with batch statistics", model.BatchNorm, "_apply", batch_always),
+    mistake("evaluation with batch statistics", unet.BatchNorm, "_apply", batch_always),
     mistake("images in -1..1", step, "unit", lambda right: lambda image: 2 * right(image) - 1),
     mistake("recomputing: statistics updated twice", nnx, "remat", twice),
     mistake("dropout in evaluation", nnx.Dropout, "__call__", always),
     mistake("dropout of whole channels", nnx.Dropout, "__init__", by_channel),
-    mistake("dropout before the contracting path", model.UNet, "__call__", dropout_first),
+    mistake("dropout before the contracting path", unet.UNet, "__call__", dropout_first),
 ]

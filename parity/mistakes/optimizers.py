@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxseg import optim
+from jaxseg.learn import optimizers
 from parity.mutations import mistake
 
 
@@ -151,7 +151,7 @@ def averaging(average):
             def update(updates, state, params=None):
                 of = partial(average, decay, state.count)
                 averages = jax.tree.map(of, state.averaged_parameters, params, updates)
-                return updates, optim.AveragedParameters(state.count + 1, averages)
+                return updates, optimizers.AveragedParameters(state.count + 1, averages)
 
             return optax.GradientTransformation(right(decay).init, update)
 
@@ -201,7 +201,7 @@ def compounding(right):
 
     def scale_by_plateau():
         def init(params):
-            return optim.RateScale(jnp.ones([])), jnp.ones([])
+            return optimizers.RateScale(jnp.ones([])), jnp.ones([])
 
         def update(updates, state, params=None):
             scale = state[1] * state[0].rate_scale
@@ -213,38 +213,38 @@ def compounding(right):
 
 
 MISTAKES = [
-    mistake("SGD: learning rate inside the buffer", optim, "sgd", keras_momentum),
-    mistake("SGD: weight decay decoupled", optim, "sgd", decoupled_sgd),
-    mistake("SGD: no weight decay", optim, "sgd", without_decay),
-    mistake("SGD: dampened", optim, "sgd", averaged_momentum),
+    mistake("SGD: learning rate inside the buffer", optimizers, "sgd", keras_momentum),
+    mistake("SGD: weight decay decoupled", optimizers, "sgd", decoupled_sgd),
+    mistake("SGD: no weight decay", optimizers, "sgd", without_decay),
+    mistake("SGD: dampened", optimizers, "sgd", averaged_momentum),
     mistake(
         "SGD: nesterov instead of plain momentum",
-        optim,
+        optimizers,
         "sgd",
         lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum, **(k | {"nesterov": momentum > 0})),
     ),
     mistake(
         "SGD: plain momentum instead of nesterov",
-        optim,
+        optimizers,
         "sgd",
         lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum, **(k | {"nesterov": False})),
     ),
-    mistake("Adam: eps inside the root", optim, "adam", adam_with(eps=0.0, eps_root=1e-8)),
-    mistake("Adam: eps 1e-7, Keras'", optim, "adam", default("eps", 1e-7)),
-    mistake("Adam: b2 0.99", optim, "adam", default("b2", 0.99)),
+    mistake("Adam: eps inside the root", optimizers, "adam", adam_with(eps=0.0, eps_root=1e-8)),
+    mistake("Adam: eps 1e-7, Keras'", optimizers, "adam", default("eps", 1e-7)),
+    mistake("Adam: b2 0.99", optimizers, "adam", default("b2", 0.99)),
     mistake(
         "Adam: Optax's bias correction, which cancels in float32",
-        optim,
+        optimizers,
         "scale_by_adam",
         lambda right: lambda b1=0.9, b2=0.999, eps=1e-8: optax.scale_by_adam(b1, b2, eps),
     ),
-    mistake("Adam: averages not corrected", optim, "adam", adam_with(without_correction)),
-    mistake("Adam: weight decay decoupled", optim, "adam", lambda right: optim.adamw),
-    mistake("AdamW: weight decay coupled", optim, "adamw", lambda right: optim.adam),
-    mistake("AdamW: Optax's weight decay 1e-4", optim, "adamw", default("weight_decay", 1e-4)),
+    mistake("Adam: averages not corrected", optimizers, "adam", adam_with(without_correction)),
+    mistake("Adam: weight decay decoupled", optimizers, "adam", lambda right: optimizers.adamw),
+    mistake("AdamW: weight decay coupled", optimizers, "adamw", lambda right: optimizers.adam),
+    mistake("AdamW: Optax's weight decay 1e-4", optimizers, "adamw", default("weight_decay", 1e-4)),
     mistake(
         "AdamW: weight decay not times the learning rate",
-        optim,
+        optimizers,
         "adamw",
         lambda right: (
             lambda lr, *a, weight_decay=0.01, **k: optax.chain(
@@ -252,11 +252,11 @@ MISTAKES = [
             )
         ),
     ),
-    mistake("RMSprop: Optax's order, learning rate before the buffer", optim, "rmsprop", optax_rmsprop),
-    mistake("RMSprop: Optax's decay 0.9", optim, "rmsprop", default("decay", 0.9)),
+    mistake("RMSprop: Optax's order, learning rate before the buffer", optimizers, "rmsprop", optax_rmsprop),
+    mistake("RMSprop: Optax's decay 0.9", optimizers, "rmsprop", default("decay", 0.9)),
     mistake(
         "RMSprop: eps inside the root",
-        optim,
+        optimizers,
         "rmsprop",
         lambda right: (
             lambda lr, decay=0.99, eps=1e-8, momentum=0.0, *, weight_decay=0.0: optax.chain(
@@ -269,28 +269,28 @@ MISTAKES = [
     ),
     mistake(
         "clipping without the 1e-6",
-        optim,
+        optimizers,
         "clip_by_global_norm",
         clipped(lambda most, norm: jnp.minimum(most / norm, 1)),
     ),
     mistake(
         "clipping that lengthens short gradients",
-        optim,
+        optimizers,
         "clip_by_global_norm",
         clipped(lambda most, norm: most / (norm + 1e-6)),
     ),
-    mistake("clipping array by array", optim, "clip_by_global_norm", clip_each),
-    mistake("average of the gradients", optim, "average_parameters", averaging(of_gradients)),
-    mistake("average of the parameters before the update", optim, "average_parameters", averaging(one_late)),
-    mistake("average from the initial parameters on", optim, "average_parameters", averaging(from_initial)),
-    mistake("average corrected for its bias", optim, "average_parameters", averaging(debiased)),
+    mistake("clipping array by array", optimizers, "clip_by_global_norm", clip_each),
+    mistake("average of the gradients", optimizers, "average_parameters", averaging(of_gradients)),
+    mistake("average of the parameters before the update", optimizers, "average_parameters", averaging(one_late)),
+    mistake("average from the initial parameters on", optimizers, "average_parameters", averaging(from_initial)),
+    mistake("average corrected for its bias", optimizers, "average_parameters", averaging(debiased)),
     mistake(
         "average with the decay of the other side",
-        optim,
+        optimizers,
         "average_parameters",
         lambda right: lambda decay: right(1 - decay),
     ),
-    mistake("plateau: no scale", optim, "scale_by_plateau", plateau(lambda scale: 1.0)),
-    mistake("plateau: the root of the scale", optim, "scale_by_plateau", plateau(jnp.sqrt)),
-    mistake("plateau: the scale of all steps so far", optim, "scale_by_plateau", compounding),
+    mistake("plateau: no scale", optimizers, "scale_by_plateau", plateau(lambda scale: 1.0)),
+    mistake("plateau: the root of the scale", optimizers, "scale_by_plateau", plateau(jnp.sqrt)),
+    mistake("plateau: the scale of all steps so far", optimizers, "scale_by_plateau", compounding),
 ]

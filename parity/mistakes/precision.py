@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxseg import model
+from jaxseg.nn import unet
 from parity.mistakes.layers import fast_variance
 from parity.mutations import mistake
 
@@ -29,8 +29,8 @@ def ten_bits(right):
 
 
 MISTAKES = [
-    mistake("BatchNorm: fast variance", model.BatchNorm, "_statistics", fast_variance),
-    mistake("BatchNorm: statistics in bfloat16", model.BatchNorm, "_statistics", low_statistics),
-    mistake("logits in bfloat16", model.UNet, "__call__", low_logits),
-    mistake("transposed convolution in TF32", model.UpConv, "__call__", ten_bits),
+    mistake("BatchNorm: fast variance", unet.BatchNorm, "_statistics", fast_variance),
+    mistake("BatchNorm: statistics in bfloat16", unet.BatchNorm, "_statistics", low_statistics),
+    mistake("logits in bfloat16", unet.UNet, "__call__", low_logits),
+    mistake("transposed convolution in TF32", unet.UpConv, "__call__", ten_bits),
 ]

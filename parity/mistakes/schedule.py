@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import optax
 
-from jaxseg import schedules
+from jaxseg.learn import schedules
 from parity.mutations import mistake
 
 

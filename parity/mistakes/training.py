@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxseg import losses, model, optim, schedules, step
+from jaxseg.learn import losses, optimizers, schedules, step
+from jaxseg.nn import unet
 from parity.mistakes.schedule import shifted
 from parity.mutations import mistake
 
@@ -103,21 +104,26 @@ def from_nothing(right):
 
 
 MISTAKES = [
-    mistake("the next step's learning rate", optim, "sgd", next_rate),
+    mistake("the next step's learning rate", optimizers, "sgd", next_rate),
     mistake("the previous step's learning rate", schedules, "article", shifted(-1)),
     mistake("gradient of twice the loss", losses, "cross_entropy", doubled_gradient),
-    mistake("optimizer's state forgotten", optim, "sgd", forgetting),
-    mistake("uphill", optim, "sgd", ascending),
-    mistake("update rounded to float32", optim, "sgd", single_precision),
-    mistake("running statistics frozen", model.BatchNorm, "_statistics", frozen_statistics),
+    mistake("optimizer's state forgotten", optimizers, "sgd", forgetting),
+    mistake("uphill", optimizers, "sgd", ascending),
+    mistake("update rounded to float32", optimizers, "sgd", single_precision),
+    mistake("running statistics frozen", unet.BatchNorm, "_statistics", frozen_statistics),
     mistake("padding trained on as background", step, "loss_fn", padding_as_background),
     mistake("head's bias not trained", nnx.Optimizer, "update", frozen_head),
     mistake(
-        "momentum 0.99", optim, "sgd", lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum and 0.99, **k)
+        "momentum 0.99",
+        optimizers,
+        "sgd",
+        lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum and 0.99, **k),
     ),
     mistake("parts: gradients summed", step, "shares", lambda right: lambda masks: jnp.ones(len(masks))),
     mistake("parts: all count alike", step, "shares", lambda right: lambda masks: jnp.full(len(masks), 1 / len(masks))),
     mistake("parts: BatchNorm sees the whole batch", step, "accumulated_gradients", as_one),
-    mistake("parts: an empty one moves the statistics", model.BatchNorm, "_statistics", from_nothing),
-    mistake("evaluation of the weights that are not averaged", optim, "averaged", lambda right: lambda net, _: net),
+    mistake("parts: an empty one moves the statistics", unet.BatchNorm, "_statistics", from_nothing),
+    mistake(
+        "evaluation of the weights that are not averaged", optimizers, "averaged", lambda right: lambda net, _: net
+    ),
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import init
 
-from parity.laws import Law, Normal, Uniform
+from parity.judge.laws import Law, Normal, Uniform
 
 # A function of torch.nn.init by its name without the final underscore; or "torch_default" and "torch_default_bias",
 # for what a layer gives itself when it is built.

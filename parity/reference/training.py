@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxseg.config import Config, Optimization, UserError
+from jaxseg.base.config import Config, Optimization
+from jaxseg.base.errors import UserError
 from parity.reference import losses
 from parity.reference.losses import IGNORE_INDEX
 from parity.reference.scheduler import SCHEDULERS, WarmupCosineScheduler, textbook_warmup_cosine, torch_rates
@@ -27,7 +28,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Optimization], torch.opt
     "adamw": lambda parameters, o: torch.optim.AdamW(parameters, lr=0.0, weight_decay=o.decay),
     "rmsprop": lambda parameters, o: torch.optim.RMSprop(parameters, lr=0.0, momentum=o.momentum, weight_decay=o.decay),
 }
-"""Names of `jaxseg.config`; the learning rate is set before every step."""
+"""Names of `jaxseg.base.config`; the learning rate is set before every step."""
 
 LOSSES: dict[str, Callable[[Optimization], Loss]] = {
     "cross_entropy": lambda o: partial(losses.cross_entropy, label_smoothing=o.label_smoothing, ohem=o.ohem),

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxseg.step import train_step
+from jaxseg.learn.step import train_step
 
 SCANNED = 8
 Run = Callable[[int], float]

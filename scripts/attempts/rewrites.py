@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxseg import convolution as convolution_forms
-from jaxseg import layers, losses, model, optim, step
+from jaxseg.learn import losses, optimizers, step
+from jaxseg.nn import convolution as convolution_forms
+from jaxseg.nn import layers, unet
 
 
 @contextlib.contextmanager
@@ -159,7 +160,7 @@ def flattened(plain: Callable) -> Callable:
 
 
 REWRITES: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
-    "plain pooling": (model, "max_pool", plain_pooling),
+    "plain pooling": (unet, "max_pool", plain_pooling),
     "plain cross-entropy": (losses, "cross_entropy", plain_cross_entropy),
     "dilated up": (layers.UpConv, "__call__", dilated_up),
     "einsum up": (layers.UpConv, "__call__", einsum_up),
@@ -167,14 +168,14 @@ REWRITES: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
     "norm together": (optax.tree, "norm", norm_together),
     "unpadded input": (convolution_forms, "ALIGNED", lambda _: 0),
     "cuDNN's order": (convolution_forms, "kernel_gradient_on_gpu", lambda _: convolution_forms.kernel_gradient),
-    "norm and relu": (model, "norm_relu", lambda _: layers.plain_norm_relu),
+    "norm and relu": (unet, "norm_relu", lambda _: layers.plain_norm_relu),
     "plain argmax": (step, "most_probable", lambda _: lambda logits: logits.argmax(-1)),
     "padded logits": (layers.Conv, "__call__", padded_logits),
     "product head": (layers.Conv, "__call__", product_head),
-    "split concatenation": (model.Up, "__call__", split_concatenation),
+    "split concatenation": (unet.Up, "__call__", split_concatenation),
     "one-pass variance": (layers.BatchNorm, "_statistics", statistics(one_pass)),
     "two-pass variance": (layers.BatchNorm, "_statistics", statistics(two_pass)),
     "undonated": (nnx, "jit_partial", undonated),
-    "flattened update": (optim, "build", flattened),
+    "flattened update": (optimizers, "build", flattened),
 }
 """Name -> whose attribute is replaced, and by what."""

@@ -22,10 +22,10 @@ from traces.recording import record
 
 from attempts import drives, rewrites
 from attempts.spec import Spec, loads
-from jaxseg import losses, optim, schedules
-from jaxseg.config import Optimization
-from jaxseg.model import UNet
-from jaxseg.step import compile_train_step, compiler_options
+from jaxseg.base.config import Optimization
+from jaxseg.learn import losses, optimizers, schedules
+from jaxseg.learn.compiled import compile_train_step, compiler_options
+from jaxseg.nn.unet import UNet
 
 DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16, "f16": jnp.float16}
 BATCHES = 4
@@ -80,7 +80,7 @@ def random_batches(spec: Spec) -> list[dict[str, np.ndarray]]:
 
 def start(spec: Spec) -> tuple[UNet, nnx.Optimizer]:
     net = UNet(spec.widths, conv_bias=spec.conv_bias, remat=spec.remat, dtype=DTYPES[spec.precision], rngs=nnx.Rngs(0))
-    return net, nnx.Optimizer(net, optim.build(Optimization(), schedules.constant(1e-3)), wrt=nnx.Param)
+    return net, nnx.Optimizer(net, optimizers.build(Optimization(), schedules.constant(1e-3)), wrt=nnx.Param)
 
 
 def prepared(spec: Spec) -> tuple[jax.stages.Compiled, drives.Run]:

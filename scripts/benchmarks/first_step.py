@@ -6,7 +6,8 @@ Exit status 0 then, and only then.
 import os
 import sys
 
-from jaxseg import tracking, train
+from jaxseg import train
+from jaxseg.runs import tracker as tracking
 
 
 def reached(tracker, records) -> None:

@@ -12,28 +12,28 @@ from flax import nnx
 from benchmarks.sources import Source
 from benchmarks.task import Task
 from benchmarks.workers import peak_mib, timed
-from jaxseg import losses, model, optim, schedules
-from jaxseg.config import Model, Optimization
-from jaxseg.convert import to_torch
-from jaxseg.data.pipeline import to_device
-from jaxseg.runs import Signals
-from jaxseg.step import compile_predict_step, compile_train_step
-from jaxseg.training import run_steps
+from jaxseg.base.config import Model, Optimization
+from jaxseg.data.feed.pipeline import to_device
+from jaxseg.learn import losses, optimizers, schedules
+from jaxseg.learn.compiled import compile_predict_step, compile_train_step
+from jaxseg.nn import unet
+from jaxseg.nn.torch_weights import to_torch
+from jaxseg.training.steps import Signals, run_steps
 
 TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 
 
-def network(task: Task) -> model.UNet:
+def network(task: Task) -> unet.UNet:
     """The trainer's network."""
     settings = Model(widths=task.widths, conv_bias=task.conv_bias, precision=task.precision)
-    return model.build(settings, in_channels=3, classes=2, seed=0)
+    return unet.build(settings, in_channels=3, classes=2, seed=0)
 
 
-def training(net: model.UNet, task: Task):
+def training(net: unet.UNet, task: Task):
     """The trainer's compiled step: Adam at a constant rate, cross-entropy, no augmentation."""
     o = Optimization(optimizer="adam", learning_rate=task.learning_rate, schedule="constant")
     schedule = schedules.constant(o.learning_rate)
-    optimizer = nnx.Optimizer(net, optim.build(o, schedule), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(net, optimizers.build(o, schedule), wrt=nnx.Param)
     return compile_train_step(net, optimizer, schedule=schedule, loss=losses.build(o))
 
 

@@ -23,7 +23,7 @@ class Facts:
         import jax
         import torch
 
-        from parity.environment import environment
+        from parity.report.environment import environment
 
         self.facts = environment() | {
             "gpu": jax.default_backend() == "gpu" and torch.cuda.is_available(),

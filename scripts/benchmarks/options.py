@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.match import Rules
-from jaxseg.config import UserError
+from jaxseg.base.errors import UserError
 
 Section = Literal["step", "pipeline", "epoch", "prediction", "startup"]
 SECTIONS: tuple[Section, ...] = ("step", "pipeline", "epoch", "prediction", "startup")

@@ -16,7 +16,7 @@ from benchmarks.options import Plan
 from benchmarks.sources import Source, open_folder
 from benchmarks.task import Task
 from benchmarks.workers import Worker
-from jaxseg.data.fields import make_fields
+from jaxseg.data.made.fields import make_fields
 
 READ_BATCH = 8
 """Pairs in a batch of the pipeline."""
@@ -171,8 +171,8 @@ def startup(plan: Plan, temporary: Path) -> Iterator[Entry]:
         "python": ("-c", "pass"),
         "import jax": ("-c", "import jax"),
         "import flax.nnx": ("-c", "import jax, flax.nnx"),
-        "import jaxseg.step": ("-c", "import jax, jaxseg.step"),
-        "import jaxseg.training": ("-c", "import jax, jaxseg.training"),
+        "import jaxseg.learn.step": ("-c", "import jax, jaxseg.learn.step"),
+        "import jaxseg.training.loop": ("-c", "import jax, jaxseg.training.loop"),
         "import torch": ("-c", "import torch"),
         "jaxseg.train -h": ("-m", "jaxseg.train", "-h"),
     }

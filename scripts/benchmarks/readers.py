@@ -40,7 +40,7 @@ class Ours:
         """Counts pairs."""
         import jax
 
-        from jaxseg.data.pipeline import to_device
+        from jaxseg.data.feed.pipeline import to_device
 
         def work():
             for _ in range(times):

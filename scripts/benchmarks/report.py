@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks import flops, match
 from benchmarks.match import Match, Outcome
 from benchmarks.task import Task
-from jaxseg import files
+from jaxseg.base import files
 
 JAXSEG = "jaxseg"
 START = 0.02

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import cv2
 
-from jaxseg.config import Data, UserError
-from jaxseg.data.fields import make_fields
-from jaxseg.data.folders import find_split
-from jaxseg.data.tiles import Pair
+from jaxseg.base.config import Data
+from jaxseg.base.errors import UserError
+from jaxseg.data.find.folders import find_split
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.made.fields import make_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Source:
 
     def pipeline(self, batch: int, cache: str):
         """jaxseg's, shuffled; `cache`: "none", "memory", "disk" or "device"."""
-        from jaxseg.data.pipeline import Pipeline
+        from jaxseg.data.feed.pipeline import Pipeline
 
         return Pipeline(self.pairs, batch_size=batch, shuffle=True, workers=self.workers, cache=cache)
 

@@ -13,7 +13,7 @@ from benchmarks.machine import threads
 from benchmarks.sources import Source
 from benchmarks.task import Task
 from benchmarks.workers import peak_mib, timed
-from jaxseg.config import IGNORE_INDEX
+from jaxseg.base.config import IGNORE_INDEX
 from parity.reference.unet import UNet
 
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}

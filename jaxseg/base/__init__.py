@@ -1,0 +1,1 @@
+"""What every room uses: settings, command line, terminal, files and errors."""

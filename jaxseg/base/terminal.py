@@ -1,0 +1,79 @@
+"""What a run says: a progress bar on a terminal, plain lines elsewhere, a table at the end."""
+
+import math
+import os
+import shlex
+import shutil
+import subprocess
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False, soft_wrap=True, markup=False)  # a folder may be called [red]
+
+
+def greet() -> None:
+    """Says which JAX runs where, and warns when there is an NVIDIA GPU that it does not see."""
+    import jax  # not needed by all that prints
+
+    device = jax.devices()[0]
+    where = (
+        f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
+    )
+    console.print(f"jax {jax.__version__} on {where}")
+    if device.platform == "cpu" and shutil.which("nvidia-smi"):
+        advice = "There is an NVIDIA GPU, but this JAX runs on the CPU: pip install 'jaxseg[cuda12]'"
+        console.print(advice, style="yellow", markup=False)
+
+
+def command(module: str, *words: object) -> str:
+    """A command to paste, quoted as the platform's shell wants it."""
+    return f"python -m {module} {quoted(*words)}"
+
+
+def quoted(*words: object) -> str:
+    """Words as the platform's shell wants them."""
+    words = [str(word) for word in words]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def epoch_line(record: dict, epochs: int, best: bool) -> str:
+    """One line for an epoch; `record` is a line of log.jsonl."""
+    train, validation = record["train"], record["validation"]
+    return (
+        f"epoch {record['epoch'] + 1:>{len(str(epochs))}}/{epochs}"
+        f"  loss {train['loss']:.4f} val {validation['loss']:.4f}"
+        f"  accuracy {train['accuracy']:.4f} val {validation['accuracy']:.4f}"
+        f"  mIoU val {validation['miou']:.4f}{'*' if best else ' '}"
+        f"  predicted foreground {1 - validation['predicted'][0]:>4.0%}"
+        f"  lr {record['learning_rate']:.1e}  {speed(record['images_per_second'])}"
+    )
+
+
+def speed(images_per_second: float) -> str:
+    """Not known of a first epoch that is a single, compiling step."""
+    return "- images/s" if math.isnan(images_per_second) else f"{images_per_second:.1f} images/s"
+
+
+def result_table(scores: dict, classes: list[str], title: str) -> Table:
+    """Scores of `metrics.summary` per class, and their means."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for heading in ("IoU", "Dice", "precision", "recall"):
+        table.add_column(heading, justify="right")
+    for i, name in enumerate(classes):
+        table.add_row(name, *(_score(scores[key][i]) for key in ("iou", "dice", "precision", "recall")))
+    table.add_section()
+    table.add_row("mean", *(_score(scores[key]) for key in ("miou", "mdice", "mprecision", "mrecall")))
+    return table
+
+
+def _score(value: float) -> str:
+    return "-" if value != value else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""From arrays to batches on the device."""

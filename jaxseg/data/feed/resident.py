@@ -1,0 +1,67 @@
+"""A data set that lies on the device: a batch is gathered there, and no pixel crosses from the host."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxseg.base.config import IGNORE_INDEX
+from jaxseg.data.feed.windows import Size, Window
+
+
+class Resident:
+    """The samples of `windows`, those of one shape in one array. `read` decodes some, in order; they pass through an
+    array in host memory that is as large as theirs on the device.
+    """
+
+    def __init__(self, windows: Sequence[Window], read: Callable[[Sequence[Window]], Iterable[dict[str, np.ndarray]]]):
+        self._rows: dict[Window, int] = {}
+        self._arrays: dict[Size | None, tuple[jax.Array, jax.Array]] = {}
+        for shape in dict.fromkeys(window.shape for window in windows):
+            members = list(dict.fromkeys(window for window in windows if window.shape == shape))
+            self._rows |= {window: row for row, window in enumerate(members)}
+            self._arrays[shape] = _on_device(len(members), read(members))
+
+    def batch(
+        self, windows: Sequence[Window], size: int, corners: Sequence[Size] | None = None, crop: Size | None = None
+    ) -> dict[str, jax.Array]:
+        """A batch of `size`, padded where there are fewer windows, which have one shape; with `crop` what lies at
+        `corners` of each.
+        """
+        rows = np.full(size, -1, np.int32)
+        rows[: len(windows)] = [self._rows[window] for window in windows]
+        places = np.zeros((size, 2), np.int32)
+        if corners:
+            places[: len(windows)] = corners
+        return _gather(*self._arrays[windows[0].shape], *jax.device_put((rows, places)), crop=crop)
+
+
+def _on_device(count: int, samples: Iterable[dict[str, np.ndarray]]) -> tuple[jax.Array, jax.Array]:
+    arrays: dict[str, np.ndarray] = {}
+    for row, sample in enumerate(samples):
+        for name, array in sample.items():
+            arrays.setdefault(name, np.empty((count, *array.shape), array.dtype))[row] = array
+    return tuple(jax.device_put([arrays["image"], arrays["mask"]]))
+
+
+@partial(jax.jit, static_argnames="crop")
+def _gather(image: jax.Array, mask: jax.Array, rows: jax.Array, corners: jax.Array, crop: Size | None):
+    """Rows of image [n H W c] and mask [n H W]; where `rows` is -1 what pads a batch."""
+    size = crop or mask.shape[1:]
+    zero = jnp.zeros((), corners.dtype)
+
+    def cut(row: jax.Array, corner: jax.Array) -> tuple[jax.Array, jax.Array]:
+        at = (row, corner[0], corner[1])
+        part = lax.dynamic_slice(image, (*at, zero), (1, *size, image.shape[3]))
+        return part[0], lax.dynamic_slice(mask, at, (1, *size))[0]
+
+    images, masks = jax.vmap(cut)(jnp.maximum(rows, 0), corners)
+    valid = rows >= 0
+    return {
+        "image": jnp.where(valid[:, None, None, None], images, 0).astype(image.dtype),
+        "mask": jnp.where(valid[:, None, None], masks, IGNORE_INDEX).astype(mask.dtype),
+        "valid": valid,
+    }

@@ -1,0 +1,1 @@
+"""From a file to arrays: any picture and any mask become one sample."""

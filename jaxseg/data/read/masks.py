@@ -1,0 +1,227 @@
+"""From the values of a mask to class numbers. A color is one value, 0xRRGGBB."""
+
+import dataclasses
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Integer, Shaped, UInt8
+
+from jaxseg.base.config import IGNORE_INDEX
+from jaxseg.base.errors import DataError, UserError, problem
+from jaxseg.data.read.images import read_pixels
+
+MOST_CLASSES = 254  # 255 is ignored, and 254 marks what is unknown
+_UNKNOWN = 254
+_BEYOND = 1 << 24  # is no color
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMap:
+    """From mask values to classes. Raises UserError for a map that contradicts itself or has too many classes."""
+
+    values: tuple[int, ...]
+    """Class i is mask value values[i]; a color is 0xRRGGBB."""
+    names: tuple[str, ...]
+    ignored: tuple[int, ...] = ()
+    """Mask values that become IGNORE_INDEX."""
+    color: bool = False
+    """Values are colors."""
+    binarize: int | None = None
+    """Gray values from this one on are class 1, lower ones class 0; `values` are 0 and this one."""
+    snap: bool = False
+    """Other values become the nearest of `values` and `ignored`; in a tie the first of them."""
+
+    def __post_init__(self):
+        known = self.values + (self.ignored if self.binarize is None else ())
+        if twice := sorted({v for v in known if known.count(v) > 1}):
+            raise UserError(f"Mask values {few(show(v, self.color) for v in twice)} are given two meanings.")
+        if len(self.values) != len(self.names) or len(set(self.names)) < len(self.names):
+            raise UserError(f"{len(self.values)} classes are called {', '.join(self.names)}; expected a name for each.")
+        if not 0 < len(self.values) <= MOST_CLASSES:
+            raise UserError(f"{len(self.values)} classes; expected 1 to {MOST_CLASSES}.")
+
+    def encode(self, values: Integer[np.ndarray, "h w"], color: bool) -> UInt8[np.ndarray, "h w"]:
+        """Classes of mask values; `color`: they are colors.
+
+        A gray value v and the color (v, v, v) are the same. Raises DataError naming the values that are of no class.
+        """
+        if self.binarize is not None:
+            return self._binary(to_gray(values) if color else values)
+        if color or self.color:
+            return self._search(values if color else to_colors(values), color=True)
+        if values.dtype not in (np.uint8, np.uint16):
+            return self._search(values, color=False)
+        classes = cv2.LUT(values, self._table[:256]) if values.dtype == np.uint8 else self._table[values]
+        if (classes == _UNKNOWN).any():
+            self._refuse(values[classes == _UNKNOWN], color=False)
+        return classes
+
+    def known(self, color: bool) -> dict[int, int]:
+        """All values that mean something, and their class or IGNORE_INDEX; with `color` as colors."""
+        known = dict(zip(self.values, range(len(self.values)))) | dict.fromkeys(self.ignored, IGNORE_INDEX)
+        if not color or self.color:
+            return known
+        return {v * 0x010101: number for v, number in known.items() if 0 <= v <= 255}
+
+    def as_colors(self) -> "ClassMap":
+        """The same with colors (v, v, v) for grays v, so that masks are read by what they look like."""
+        if self.color or self.binarize is not None:
+            return self
+        values, ignored = (tuple(to_colors(np.array([of], np.int64))[0].tolist()) for of in (self.values, self.ignored))
+        return dataclasses.replace(self, values=values, ignored=ignored, color=True)
+
+    def palette(self) -> UInt8[np.ndarray, "256 3"]:
+        """RGB by class: its own colors where values are colors, else `PALETTE`."""
+
+        palette = PALETTE.copy()
+        if self.color:
+            palette[: len(self.values)] = np.stack(channels_of(np.array(self.values)), -1)
+        return palette
+
+    def describe(self) -> str:
+        """What becomes what: "0 -> background, 255 -> foreground"."""
+        if self.binarize is not None:
+            parts = [f"below {self.binarize} -> {self.names[0]}, from {self.binarize} on -> {self.names[1]}"]
+        else:
+            parts = [f"{show(v, self.color)} -> {name}" for v, name in zip(self.values, self.names)]
+        parts += [f"{show(v, self.color)} -> ignored" for v in self.ignored]
+        return ", ".join(parts) + (", others -> the nearest" if self.snap else "")
+
+    def _binary(self, values: np.ndarray) -> np.ndarray:
+        classes = (values >= self.binarize).astype(np.uint8)
+        if self.ignored:
+            classes[np.isin(values, self.ignored)] = IGNORE_INDEX
+        return classes
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """uint8 [65536]: the class of every value that a mask of up to 16 bits can hold, or _UNKNOWN."""
+        every = np.arange(2**16)
+        if self.snap:
+            return self._nearest(every, color=False)
+        table = np.full(len(every), _UNKNOWN, np.uint8)
+        for value, number in self.known(color=False).items():
+            if 0 <= value < len(table):
+                table[value] = number
+        return table
+
+    def _search(self, values: np.ndarray, color: bool) -> np.ndarray:
+        known = dict(sorted(self.known(color).items()))
+        keys, numbers = np.array(list(known), np.int64), np.array(list(known.values()), np.uint8)
+        if not known:  # gray values of more than 8 bits, asked about colors
+            self._refuse(values, color)
+        place = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+        classes, unknown = numbers[place], keys[place] != values
+        if unknown.any():
+            others, where = np.unique(values[unknown].astype(np.int64), return_inverse=True)
+            if not self.snap or (color and (others[0] < 0 or others[-1] >= _BEYOND)):
+                self._refuse(values[unknown], color)
+            classes[unknown] = self._nearest(others, color)[where]
+        return classes
+
+    def _nearest(self, values: Integer[np.ndarray, " n"], color: bool) -> UInt8[np.ndarray, " n"]:
+        """Classes by the least distance; of colors it is the Euclidean one in RGB."""
+        best, nearest = np.full(len(values), np.iinfo(np.int64).max), np.zeros(len(values), np.uint8)
+        for value, number in self.known(color).items():
+            if color:
+                distance = sum((a - b) ** 2 for a, b in zip(channels_of(values), channels_of(value)))
+            else:
+                distance = np.abs(values - value)
+            nearer = distance < best
+            best[nearer], nearest[nearer] = distance[nearer], number
+        return nearest
+
+    def _refuse(self, values: np.ndarray, color: bool) -> None:
+        found, counts = np.unique(values, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        listed = few(f"{show(int(found[i]), color)} ({counts[i]} pixels)" for i in order)
+        expected = few(show(v, self.color) for v in self.values + self.ignored)
+        raise DataError(
+            "Masks hold values that are of no class.",
+            [f"holds {listed}; expected {expected}"],
+            "Name them with --labels or --ignore-index, or give --snap-colors.",
+        )
+
+
+ARTICLE = ClassMap((0, 255), ("background", "field"), binarize=255)
+"""The article's rule: gray // 255."""
+
+
+def show(value: int, color: bool) -> str:
+    """A mask value as people write it."""
+    if not color:
+        return str(value)
+    return f"#{value:06x}" if 0 <= value < _BEYOND else str(value - _BEYOND if value >= _BEYOND else value)
+
+
+def few(items: Iterable[object], most: int = 8) -> str:
+    """The first of them, and how many there are."""
+    items = [str(item) for item in items]
+    return ", ".join(items[:most]) + (f", ... ({len(items)} values)" if len(items) > most else "")
+
+
+def channels_of(colors):
+    """Red, green and blue of 0xRRGGBB, arrays or numbers."""
+    return colors >> 16, (colors >> 8) & 255, colors & 255
+
+
+def to_colors(grays: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
+    """int64: the color (v, v, v) of gray v; a v beyond 8 bits becomes what no color is."""
+    grays = grays.astype(np.int64)
+    return np.where((grays >= 0) & (grays <= 255), grays * 0x010101, np.where(grays > 255, grays + _BEYOND, grays))
+
+
+def to_gray(colors: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """By OpenCV's formula, as the article does it."""
+    red, green, blue = (channel.astype(np.uint8) for channel in channels_of(colors))
+    return cv2.cvtColor(cv2.merge([blue, green, red]), cv2.COLOR_BGR2GRAY)
+
+
+def read_values(path: Path, color: bool = False) -> tuple[Integer[np.ndarray, "h w"], bool]:
+    """The values of a mask, and whether they are colors, 0xRRGGBB.
+
+    A picture whose red, green and blue are equal everywhere is gray; an alpha is ignored. A palette gives its numbers
+    and samples of fewer than 8 bits are as stored (0 and 1 of a bit), but with `color` both are what they look like.
+    Floats are taken if they are whole numbers. Raises DataError.
+    """
+    array = read_pixels(path, indices=not color).array
+    bands = array.shape[2]
+    if bands not in (1, 3, 4):
+        raise problem(path, f"has {bands} bands; a mask has one, or is a color picture")
+    if array.dtype.kind == "f" or array.dtype == np.uint64:
+        array = _whole(array, path)
+    if bands == 1:
+        return array[..., 0], False
+    blue, green, red = (np.ascontiguousarray(array[..., i]) for i in range(3))
+    if np.array_equal(blue, green) and np.array_equal(green, red):
+        return blue, False
+    if array.dtype != np.uint8:
+        raise problem(path, f"has colors of type {array.dtype}; a colored mask has 8 bits a channel")
+    return (red.astype(np.int32) << 16) | (green.astype(np.int32) << 8) | blue, True
+
+
+def _whole(array: Shaped[np.ndarray, "h w c"], path: Path) -> Integer[np.ndarray, "h w c"]:
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(array) & (array == np.trunc(array)) & (np.abs(array) < 2.0**53)
+    if not whole.all():
+        wrong = array[~whole]
+        raise problem(path, f"holds {wrong[0]:g} ({wrong.size} values of the kind); expected whole numbers, classes")
+    return array.astype(np.int64)
+
+
+def _palette() -> UInt8[np.ndarray, "256 3"]:
+    """Okabe and Ito's colors (2008), which color-blind people tell apart, after a dark class 0; then many hues.
+    255, which is ignored, is gray."""
+    okabe_ito = [[34, 34, 40], [230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178]]
+    okabe_ito += [[213, 94, 0], [204, 121, 167]]
+    number = np.arange(len(okabe_ito), 256)
+    hsv = np.stack([number * 111 % 180, 120 + number * 53 % 120, 130 + number * 71 % 126], -1).astype(np.uint8)
+    colors = np.concatenate([np.array(okabe_ito, np.uint8), cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]])
+    colors[IGNORE_INDEX] = 128
+    return colors
+
+
+PALETTE = _palette()  # uint8 [256 3] RGB, by class

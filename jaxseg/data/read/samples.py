@@ -1,0 +1,212 @@
+"""Pairs of image and mask on disk, and one sample of them as NumPy arrays.
+
+How files become samples is a `Reading`: which bands, of what type, what mask values mean. It is found out once, when
+the data are surveyed, saved with every checkpoint, and used again to predict. The article's own: uint8 BGR as OpenCV
+reads it; masks to gray, of which 255 is class 1 and all else class 0.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
+
+from jaxseg.base.config import IGNORE_INDEX
+from jaxseg.base.errors import DataError, UserError, problem
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.read.images import Pixels, read_pixels
+from jaxseg.data.read.masks import ARTICLE, ClassMap, read_values
+
+__all__ = [
+    "ARTICLE_READING",
+    "Pair",
+    "Reading",
+    "convert",
+    "read_gray",
+    "read_image",
+    "read_mask",
+    "read_sample",
+    "read_tile",
+]
+
+FULL = {"uint8": 255, "uint16": 65535, "int16": 32767, "float32": 1}
+"""What 1 is, in units of each type of image, after scaling."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How files become samples."""
+
+    labels: ClassMap = ARTICLE
+    channels: int = 3
+    """Of the array that the network gets."""
+    bands: tuple[int, ...] | None = None
+    """Which ones, from 1 in the file's order; of a color picture 1 is red. All if None."""
+    dtype: str = "uint8"
+    """Of the image array: uint8, uint16, int16 or float32; every other type of a file becomes float32."""
+    nodata: float | None = None
+    """Value of pixels without data; a GeoTIFF's own if None."""
+    normalize: str = "unit"
+    """What `mean` and `std` are: unit (none), dataset or imagenet."""
+    mean: tuple[float, ...] = ()
+    """Of each channel, in the array's order, after scaling to units."""
+    std: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can write it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Reading":
+        """The inverse of `to_dict`, after JSON. Raises UserError for what it does not know."""
+        try:
+            labels = ClassMap(**_tuples(values["labels"]))
+            return cls(**(_tuples(values) | {"labels": labels}))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"How the data were read is not readable ({error}); another version of jaxseg?") from None
+
+
+ARTICLE_READING = Reading()
+
+
+def read_image(path: Path, reading: Reading = ARTICLE_READING) -> Shaped[np.ndarray, "h w c"]:
+    """[h w c] of `reading.dtype`; a color picture as blue, green, red. Raises DataError."""
+    return read_tile(path, reading)[0]
+
+
+def read_tile(
+    path: Path, reading: Reading = ARTICLE_READING
+) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
+    """An image as `read_image` gives it, and where it has data, bool [h w].
+
+    A pixel has none when one of its channels is NaN, infinite or `nodata`; all its channels become the mean of
+    `reading`, or 0 if that has none. A gray file is repeated where three channels are wanted. An alpha that is opaque
+    everywhere is dropped there, and never compared with `nodata`. Raises DataError when there are other channels or
+    another type than in `reading`.
+    """
+    return convert(read_pixels(path), path, reading)
+
+
+def convert(
+    pixels: Pixels, path: Path, reading: Reading
+) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
+    """What `read_tile` makes of the pixels of a file, or of a part of them."""
+    array = _typed(_channels(pixels, path, reading), path, reading)
+    nodata = reading.nodata if reading.nodata is not None else pixels.nodata
+    tested = array
+    if is_opaque(pixels.array):
+        bands = reading.bands or range(1, array.shape[2] + 1)
+        tested = array[..., [i for i, band in enumerate(bands) if band != 4]]
+    return _fill(array, tested, nodata, reading)
+
+
+def read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """uint8 [h w]: BGR to gray by OpenCV's fixed-point formula; gray (v, v, v) stays v. An alpha is ignored."""
+    pixels = read_pixels(path)
+    if pixels.array.dtype != np.uint8 or pixels.array.shape[2] not in (1, 3, 4):
+        raise problem(path, f"is {_kind(pixels.array)}; expected 8 bits, gray or color, or give --labels")
+    if not pixels.color:
+        return np.ascontiguousarray(pixels.array[..., 0])
+    return cv2.cvtColor(np.ascontiguousarray(pixels.array[..., :3]), cv2.COLOR_BGR2GRAY)
+
+
+def read_mask(path: Path, reading: Reading = ARTICLE_READING) -> UInt8[np.ndarray, "h w"]:
+    """uint8 [h w] of class numbers and IGNORE_INDEX. Raises DataError naming values that are of no class."""
+    if reading.labels == ARTICLE:
+        return read_gray(path) // 255
+    values, color = read_values(path, color=reading.labels.color or reading.labels.binarize is not None)
+    try:
+        return reading.labels.encode(values, color)
+    except DataError as error:
+        raise DataError(error.headline, [f"{path}: {what}" for what in error.problems], error.advice) from None
+
+
+def read_sample(pair: Pair, reading: Reading = ARTICLE_READING) -> dict[str, np.ndarray]:
+    """{"image": [h w c] of `reading.dtype`, "mask": uint8 [h w]}. Where the image has no data the mask is ignored."""
+    image, has_data = read_tile(pair.image, reading)
+    mask = read_mask(pair.mask, reading)
+    if image.shape[:2] != mask.shape:
+        raise problem(pair.mask, f"is {_size(mask)}, but its image {pair.image.name} is {_size(image)}")
+    if has_data.strides != (0, 0) and not has_data.all():  # of one True for all, `all` is slow
+        mask[~has_data] = IGNORE_INDEX
+    return {"image": image, "mask": mask}
+
+
+def _channels(pixels: Pixels, path: Path, reading: Reading) -> np.ndarray:
+    array, wanted = pixels.array, reading.channels
+    if reading.bands is not None:
+        return _bands(pixels, path, reading.bands)
+    found = array.shape[2]
+    if found == 1 and wanted == 3 and not pixels.color:
+        return np.repeat(array, 3, axis=2)
+    if wanted == 3 and pixels.color and is_opaque(array):
+        return np.ascontiguousarray(array[..., :3])
+    if found != wanted:
+        held = "blue, green, red and an alpha that is not opaque" if pixels.color and found == 4 else f"{found} bands"
+        advice = "Name the bands to use with --channels, such as --channels 1 2 3, or take the file out."
+        raise problem(path, f"has {held}; expected {wanted} channels", advice)
+    return array
+
+
+def _bands(pixels: Pixels, path: Path, bands: tuple[int, ...]) -> np.ndarray:
+    """The bands asked for, in their order; but 1 2 3 of a color picture are blue, green, red as everywhere."""
+    array, found = pixels.array, pixels.array.shape[2]
+    if pixels.color:
+        array = array[..., [2, 1, 0, 3][:found]]
+        bands = (3, 2, 1, *bands[3:]) if bands[:3] == (1, 2, 3) else bands
+    elif found == 1 and set(bands) <= {1, 2, 3}:
+        array, found = np.repeat(array, 3, axis=2), 3  # gray among color pictures
+    if missing := [band for band in bands if not 1 <= band <= found]:
+        raise problem(path, f"has {found} bands; --channels asks for {', '.join(map(str, missing))}")
+    return np.ascontiguousarray(array[..., [band - 1 for band in bands]])
+
+
+def _typed(array: np.ndarray, path: Path, reading: Reading) -> np.ndarray:
+    if array.dtype == reading.dtype:
+        return array
+    dtype = str(array.dtype) if str(array.dtype) in FULL else "float32"
+    if dtype != reading.dtype:
+        advice = "Their ranges differ, so that they cannot be mixed; convert the files to one type."
+        raise problem(path, f"holds {array.dtype}; expected {reading.dtype}", advice)
+    with np.errstate(over="ignore"):  # to infinity, which is no data
+        return array.astype(dtype, copy=False)
+
+
+def _fill(
+    array: np.ndarray, tested: np.ndarray, nodata: float | None, reading: Reading
+) -> tuple[np.ndarray, np.ndarray]:
+    empty = None
+    if array.dtype.kind == "f":
+        empty = ~np.isfinite(tested).all(-1)
+    if nodata is not None:
+        with np.errstate(over="ignore"):
+            value = np.float32(nodata) if array.dtype.kind == "f" else nodata
+        none = (tested == value).any(-1)
+        empty = none if empty is None else empty | none
+    if empty is None or not empty.any():
+        return array, np.ndarray(array.shape[:2], bool, b"\1", strides=(0, 0))  # one True for all: takes no memory
+    mean = np.array(reading.mean or [0.0] * array.shape[2]) * FULL[reading.dtype]
+    array = array.copy()
+    array[empty] = mean if array.dtype.kind == "f" else np.rint(mean)
+    return array, ~empty
+
+
+def is_opaque(array: Shaped[np.ndarray, "h w c"]) -> bool:
+    """Whether there are four channels, and the last is the type's largest value everywhere (1 for floats)."""
+    if array.shape[2] != 4:
+        return False
+    return bool((array[..., 3] == (1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max)).all())
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.shape[2]} bands of {array.dtype}"
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

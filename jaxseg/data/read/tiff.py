@@ -1,0 +1,174 @@
+"""TIFF files -> pixels, by tifffile; where a compression needs imagecodecs, which is optional, by OpenCV or Pillow."""
+
+import contextlib
+import io
+import logging
+import math
+import threading
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import tifffile
+from jaxtyping import Shaped, UInt8
+from PIL import TiffImagePlugin
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
+
+from jaxseg.data.read.decode import turn
+from jaxseg.data.read.header import Unreadable
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NODATA, ORIENTATION = 42113, 274  # tags
+DENSE = {COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.PACKBITS}
+"""Compressions of which a byte can hold 1100 at most."""
+
+OTHERS = {COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.JPEG}
+"""Compressions that OpenCV and Pillow decode too, to the same pixels. Not fax: damage there is not seen."""
+
+
+class _Errors(logging.Handler):
+    """Keeps what tifffile logs, for each thread; it logs damage and goes on."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self._threads = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._threads.messages = [*getattr(self._threads, "messages", []), record.getMessage().split(" raised ")[-1]]
+
+    def take(self) -> list[str]:
+        messages, self._threads.messages = getattr(self._threads, "messages", []), []
+        return messages
+
+
+_errors = _Errors()
+logging.getLogger("tifffile").addHandler(_errors)
+logging.getLogger("tifffile").propagate = False
+
+
+def read(data: bytes, indices: bool = False) -> tuple[Shaped[np.ndarray, "h w c"], bool, float | None]:
+    """Pixels in the file's own dtype, whether they are a color picture (B, G, R and alpha), and GDAL's nodata.
+
+    Pages of one band are bands. `indices` as in `decode.read`. Raises Unreadable.
+    """
+    with _open(data) as pages:
+        page = pages[0]
+        arrays = [_pixels(page, data) for page in pages]
+        pixels, color = interpret(np.stack(arrays, -1) if len(arrays) > 1 else arrays[0], page, indices)
+        pixels = turn(pixels, page.tags.valueof(ORIENTATION, 1))
+        dtype = np.dtype(f"{pixels.dtype.kind}{pixels.dtype.itemsize}")  # in the machine's byte order
+        return np.ascontiguousarray(pixels, dtype), color, nodata(page)
+
+
+def palette(data: bytes) -> UInt8[np.ndarray, "n 3"] | None:
+    """Its colors, RGB, or None. Raises Unreadable."""
+    with _open(data) as pages:
+        return _colors(pages[0]) if pages[0].photometric == PHOTOMETRIC.PALETTE else None
+
+
+@contextlib.contextmanager
+def _open(data: bytes) -> Iterator[list[TiffPage]]:
+    """The pages that hold the picture, checked. What goes wrong inside, or is logged as an error, is Unreadable."""
+    _errors.take()
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            pages = [page for page in file.pages if not page.is_reduced and not page.is_mask] or [file.pages[0]]
+            _check(pages, len(data))
+            yield pages
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # tifffile raises whatever a broken file leads to
+        raise Unreadable(f"is a damaged TIFF: {(_errors.take() or [str(error) or type(error).__name__])[0]}") from None
+    if messages := _errors.take():
+        raise Unreadable(f"is a damaged TIFF: {messages[0]}")
+
+
+def _check(pages: list[TiffPage], size: int) -> None:
+    page = pages[0]
+    if any(other.shape != page.shape or other.dtype != page.dtype for other in pages):
+        raise Unreadable(f"holds {len(pages)} pictures of several sizes or types; expected one")
+    if len(pages) > 1 and page.samplesperpixel > 1:
+        raise Unreadable(f"holds {len(pages)} pictures of {page.samplesperpixel} bands; expected one")
+    if page.imagedepth > 1:
+        raise Unreadable(f"is a volume of {page.imagedepth} slices; expected a picture")
+    if page.dtype is None or page.dtype.kind not in "buif":
+        raise Unreadable(f"holds {page.dtype or 'numbers of an unknown type'}; expected integers or real numbers")
+    if page.imagewidth < 1 or page.imagelength < 1:
+        raise Unreadable(f"has no pixels: it is {page.imagewidth}x{page.imagelength}")
+    # GDAL leaves out empty tiles: they have no bytes, and tifffile fills them with nodata.
+    empty = any(not count for page in pages for count in page.databytecounts)
+    most = 1100 * size + (2**30 if empty else 2**16)
+    if page.compression in DENSE and sum(page.nbytes for page in pages) > most:
+        raise Unreadable(f"claims {page.imagewidth}x{page.imagelength} pixels, which {size} bytes cannot hold")
+    for page in pages:
+        end = max((at + count for at, count in zip(page.dataoffsets, page.databytecounts) if count), default=0)
+        if end > size:
+            raise Unreadable(f"is cut off after {size} bytes: its pixels go on to byte {end}")
+        chunks = math.prod(page.chunked)
+        if min(len(page.dataoffsets), len(page.databytecounts)) < chunks and not page.is_contiguous:
+            raise Unreadable(f"is a damaged TIFF: it has {len(page.dataoffsets)} of {chunks} strips or tiles")
+
+
+def _pixels(page: TiffPage, data: bytes) -> np.ndarray:
+    """[h w] or [h w c] as stored."""
+    try:
+        pixels = page.asarray(maxworkers=1)  # in this thread, whose errors are known
+    except (ValueError, ImportError) as error:
+        if not isinstance(error, ImportError) and "imagecodecs" not in str(error):
+            raise
+        return _without_imagecodecs(page, data)
+    return np.moveaxis(pixels, 0, -1) if page.axes.startswith("S") else pixels
+
+
+def _without_imagecodecs(page: TiffPage, data: bytes) -> np.ndarray:
+    """[h w] or [h w c] of the first page, where OpenCV and Pillow can be trusted with it."""
+    pixels, plain = None, page.planarconfig == 1 and page.tags.valueof(ORIENTATION, 1) == 1
+    plain = plain and page.index == 0 and page.compression in OTHERS
+    if plain and page.photometric == PHOTOMETRIC.PALETTE:
+        pixels = np.array(TiffImagePlugin.TiffImageFile(io.BytesIO(data)))
+    elif plain and page.samplesperpixel in (1, 3, 4) and page.bitspersample >= 8:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is not None and pixels.ndim == 3:
+            pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    if pixels is None or pixels.dtype != page.dtype or pixels.size != page.size:
+        raise Unreadable(
+            f"is compressed by {page.compression.name}, which needs another package: pip install imagecodecs"
+        )
+    return pixels
+
+
+def interpret(pixels: np.ndarray, page: TiffPage, indices: bool) -> tuple[np.ndarray, bool]:
+    """[h w c] by what the file says its samples are, and whether that is a color picture."""
+    meaning, bits = page.photometric, page.bitspersample
+    pixels = np.atleast_3d(pixels.view(np.uint8) if pixels.dtype == bool else pixels)
+    if meaning == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
+        pixels = 2**bits - 1 - pixels
+    if meaning == PHOTOMETRIC.PALETTE and not indices:
+        return _colors(page)[pixels[..., 0], ::-1], True
+    if bits < 8 and meaning != PHOTOMETRIC.PALETTE and not indices:
+        pixels = pixels * np.uint8(255 // (2**bits - 1))
+    if meaning in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR) and _is_color(page):
+        return pixels[..., [2, 1, 0, 3][: page.samplesperpixel]], True
+    if meaning not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.PALETTE, PHOTOMETRIC.RGB):
+        raise Unreadable(f"has colors of kind {getattr(meaning, 'name', meaning)}; convert it to RGB")
+    return pixels, False
+
+
+def _colors(page: TiffPage) -> np.ndarray:
+    """A palette, uint8 [n 3] RGB. Its 16 bits are 8 times 257, but some wrote just 8."""
+    colors = np.asarray(page.colormap).T
+    return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
+
+
+def _is_color(page: TiffPage) -> bool:
+    """Three samples, or four where the last is an alpha and not, say, infrared."""
+    return page.samplesperpixel == 3 or (page.samplesperpixel == 4 and 0 not in page.extrasamples)
+
+
+def nodata(page: TiffPage) -> float | None:
+    """GDAL's tag is a number as text; one that says nan says nothing new."""
+    try:
+        value = float(str(page.tags.valueof(NODATA, "nan")).strip("\0 "))
+    except ValueError:
+        return None
+    return None if np.isnan(value) else value

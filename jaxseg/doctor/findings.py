@@ -1,0 +1,249 @@
+"""What is worth saying about the images of a data set, and of files of any kind; `mask_findings.py` has the masks.
+
+Each function looks for one kind of fault and yields at most a few findings, with all the files they are about.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from jaxseg.base.config import Data
+from jaxseg.data.read.samples import FULL
+from jaxseg.doctor.facts import ImageFacts
+from jaxseg.doctor.survey import Facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing about a data set: what it is, which files it is about, and what to do."""
+
+    level: Literal["error", "warning", "note"]
+    what: str
+    files: tuple[str, ...] = ()
+    advice: str = ""
+    flags: tuple[str, ...] = ()
+    """What mends it when added to the command line, where that is enough."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """The facts of both parts of a split."""
+
+    training: tuple[Facts, ...]
+    validation: tuple[Facts, ...]
+    settings: Data
+    looks: bool = False
+    """Masks were read by what they look like, not by the numbers of palettes and bits."""
+
+    @property
+    def all(self) -> tuple[Facts, ...]:
+        """Training, then validation."""
+        return self.training + self.validation
+
+    def name(self, path: Path) -> str:
+        """A file's name as a person would say it: from the data folder on."""
+        root = self.settings.data
+        return (path.relative_to(root) if root is not None and path.is_relative_to(root) else path).as_posix()
+
+    def images(self, facts: Iterable[Facts]) -> tuple[str, ...]:
+        """Names of the images."""
+        return tuple(self.name(f.pair.image) for f in facts)
+
+    def masks(self, facts: Iterable[Facts]) -> tuple[str, ...]:
+        """Names of the masks."""
+        return tuple(self.name(f.pair.mask) for f in facts)
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """'1 mask', '2 masks'."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def kind(image: ImageFacts) -> str:
+    """The type that the network's input is made from."""
+    return image.dtype if image.dtype in FULL else "float32"
+
+
+def fits(image: ImageFacts, channels: int) -> bool:
+    """Whether an image becomes one of so many channels without loss: gray is repeated, an opaque alpha dropped."""
+    promoted = channels == 3 and (image.channels == 1 or (image.channels == 4 and image.opaque))
+    return image.channels == channels or promoted
+
+
+def usual_channels(images: Iterable[ImageFacts]) -> int:
+    """The number of channels that most images have, or can be given."""
+    images = list(images)
+    found = Counter(image.channels for image in images)
+    return max(found, key=lambda channels: (sum(fits(image, channels) for image in images), found[channels]))
+
+
+def unreadable(sides: Sides) -> Iterator[Finding]:
+    """Files that do not decode."""
+    files = []
+    for f in sides.all:
+        files += [f"{sides.name(f.pair.image)}: {f.image_error}"] if f.image_error else []
+        files += [f"{sides.name(f.pair.mask)}: {f.mask_error}"] if f.mask_error else []
+    if not files:
+        return
+    if sides.settings.on_bad_file == "skip":
+        left = sum(1 for f in sides.all if f.image_error or f.mask_error)
+        yield Finding("warning", f"{count(left, 'pair')} left out, because of files that cannot be read", tuple(files))
+    else:
+        advice = "Restore them, or remove them and their partners; --on-bad-file skip leaves these pairs out."
+        what = f"{count(len(files), 'file')} cannot be read"
+        yield Finding("error", what, tuple(files), advice, ("--on-bad-file", "skip"))
+
+
+def other_sizes(sides: Sides) -> Iterator[Finding]:
+    """Masks that do not cover their image."""
+    odd = [f for f in sides.all if (f.image.height, f.image.width) != (f.mask.height, f.mask.width)]
+    if not odd:
+        return
+    files = tuple(
+        f"{sides.name(f.pair.mask)}: {f.mask.width}x{f.mask.height}, its image {f.image.width}x{f.image.height}"
+        for f in odd
+    )
+    turned = all((f.image.height, f.image.width) == (f.mask.width, f.mask.height) for f in odd)
+    advice = (
+        "Turn them by a quarter: their images were turned, perhaps by a camera's orientation tag."
+        if turned
+        else "Export them at their images' size. A mask is resized by nearest neighbor, never by interpolation."
+    )
+    yield Finding("error", f"{count(len(odd), 'mask')} of another size than the image", files, advice)
+
+
+def channels(sides: Sides) -> Iterator[Finding]:
+    """Images of several numbers of channels, or too few for --channels or --normalize imagenet."""
+    images, bands = [f.image for f in sides.all], sides.settings.channels
+    least = min(image.channels for image in images)
+    if bands is not None:
+        odd = [f for f in sides.all if f.image.channels < max(bands)]
+        if odd:
+            what = f"--channels asks for band {max(bands)}, which is missing in {count(len(odd), 'image')}"
+            files = tuple(f"{sides.name(f.pair.image)}: {count(f.image.channels, 'channel')}" for f in odd)
+            yield Finding("error", what, files, f"Use bands from 1 to {least}, which all images have.")
+        wanted = len(bands)
+    else:
+        wanted = usual_channels(images)
+        odd = [f for f in sides.all if not fits(f.image, wanted)]
+        if odd:
+            what = f"{len(odd):,} of {len(images):,} images not of {count(wanted, 'channel')} as the others"
+            files = tuple(f"{sides.name(f.pair.image)}: {count(f.image.channels, 'channel')}" for f in odd)
+            common = tuple(str(band) for band in range(1, least + 1))
+            advice = f"--channels {' '.join(common)} uses what all have; or remove the odd ones."
+            yield Finding("error", what, files, advice, ("--channels", *common))
+    if sides.settings.normalize == "imagenet" and wanted != 3:
+        advice = "--normalize dataset computes them from these images."
+        what = f"--normalize imagenet has numbers for 3 channels; the images have {wanted}"
+        yield Finding("error", what, advice=advice, flags=("--normalize", "dataset"))
+
+
+def orders(sides: Sides) -> Iterator[Finding]:
+    """Color pictures, which come as blue, green, red, among plain bands, which come in the file's order."""
+    bands = sides.settings.channels
+    several = [f for f in sides.all if f.image.channels > 1]
+    plain = [f for f in several if not f.image.color]
+    if not plain or len(plain) == len(several) or (bands is not None and bands[:3] != (1, 2, 3)):
+        return
+    rest = tuple(str(band) for band in (bands or ())[3:])
+    what = f"{count(len(plain), 'image')} with plain bands among color pictures: their first band would meet blue"
+    advice = f"--channels {' '.join(('3', '2', '1', *rest))} reads all of them as blue, green, red."
+    yield Finding("error", what, sides.images(plain), advice, ("--channels", "3", "2", "1", *rest))
+
+
+def types(sides: Sides) -> Iterator[Finding]:
+    """Images whose full scales differ, so that the same number means different things."""
+    kinds = Counter(kind(f.image) for f in sides.all)
+    if len(kinds) == 1:
+        return
+    usual = kinds.most_common(1)[0][0]
+    odd = [f for f in sides.all if kind(f.image) != usual]
+    what = f"{len(odd):,} of {len(sides.all):,} images not {usual} as the others: their numbers mean other things"
+    files = tuple(f"{sides.name(f.pair.image)}: {f.image.dtype}" for f in odd)
+    yield Finding("error", what, files, f"Convert them to {usual}, or remove them.")
+
+
+def without_data(sides: Sides) -> Iterator[Finding]:
+    """Files where no pixel has data, and pixels that are no numbers."""
+    if empty := [f for f in sides.all if not f.image.pixels]:
+        what = f"{count(len(empty), 'image')} without any data"
+        yield Finding("warning", what, sides.images(empty), "They cost time and teach nothing: remove them.")
+    if odd := [f for f in sides.all if f.image.nonfinite and f.image.pixels]:
+        what = f"{count(len(odd), 'image')} with NaN or infinite pixels, which count for nothing"
+        files = tuple(f"{sides.name(f.pair.image)}: {f.image.nonfinite:,} pixels" for f in odd)
+        yield Finding("warning", what, files, "Fine where they stand for no data; else export these again.")
+
+
+def blank(sides: Sides) -> Iterator[Finding]:
+    """Images of one color, and alphas that say nothing."""
+    facts = [f for f in sides.all if f.image.pixels]
+    if flat := [f for f in facts if is_flat(f.image)]:
+        black = sum(1 for f in flat if not any(f.image.high))
+        some = f" of a single color, {black} of them black" if black else " of a single color"
+        what = count(len(flat), "image") + (" all black" if black == len(flat) else some)
+        yield Finding("warning", what, sides.images(flat), "Look at them; if black means no data, --nodata 0.")
+    if sides.settings.channels is None and facts and all(f.image.channels == 4 and f.image.opaque for f in facts):
+        what = "the fourth channel of all images is opaque alpha, which tells the network nothing"
+        yield Finding("warning", what, advice="--channels 1 2 3", flags=("--channels", "1", "2", "3"))
+
+
+def is_flat(image: ImageFacts) -> bool:
+    """Whether all pixels with data are of one color."""
+    return image.low == image.high
+
+
+def ranges(sides: Sides) -> Iterator[Finding]:
+    """Values that the chosen normalization would leave tiny or huge."""
+    asked = sides.settings.channels
+    channels = len(asked) if asked else usual_channels(f.image for f in sides.all)
+    images = [f.image for f in sides.training if f.image.pixels and (asked or fits(f.image, channels))]
+    if not images or len({kind(image) for image in images}) > 1 or any(len(image.total) < channels for image in images):
+        return
+    mean, std = moments(images, len(images[0].total))
+    low, high = min(min(image.low) for image in images), max(max(image.high) for image in images)
+    dtype, how = kind(images[0]), sides.settings.normalize
+    scale, dataset = FULL[dtype], ("--normalize", "dataset")
+    found = f"{images[0].dtype}, {low:g} to {high:g}"
+    standard = abs(mean).max() < 0.5 and 0.5 < std.max() < 2 and low < 0
+    if dtype == "float32" and standard:
+        if how != "unit":
+            what = f"images look normalized already ({found}, standard deviation {std.max():.2g})"
+            yield Finding("warning", what, advice="--normalize unit leaves them as they are.")
+    elif how != "unit":
+        return
+    elif dtype == "float32" and std.max() > 3:
+        what = f"images are large numbers ({found}): floating point is not scaled, and training would be slow or fail"
+        yield Finding("warning", what, advice="--normalize dataset", flags=dataset)
+    elif high > low and ((high - low) / scale < 0.05 or std.max() < 0.03):
+        what = f"images use little of their type's range ({found}, standard deviation {std.max():.2g} of 1)"
+        yield Finding("warning", what, advice="--normalize dataset brings them to mean 0, deviation 1.", flags=dataset)
+
+
+def moments(images: Iterable[ImageFacts], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [c] of the unit-scaled values of all pixels with data; gray is repeated."""
+    pixels, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for image in images:
+        pixels += image.pixels
+        repeats = channels if len(image.total) == 1 else 1
+        total += (image.total * repeats)[:channels]
+        squares += (image.squares * repeats)[:channels]
+    mean = total / max(1, pixels)
+    return mean, np.sqrt(np.maximum(0, squares / max(1, pixels) - mean**2))
+
+
+def sizes(sides: Sides) -> Iterator[Finding]:
+    """Images of several sizes, and crops that do not fit."""
+    found = Counter((f.image.height, f.image.width) for f in sides.training)
+    crop, largest = sides.settings.crop, max((max(size) for size in found), default=0)
+    if crop is not None and crop > largest:
+        what = f"--crop {crop} is larger than every training image; the largest side is {largest} pixels"
+        yield Finding("error", what, advice=f"--crop {min(min(size) for size in found)} fits into all of them.")
+    elif crop is not None and (small := [f for f in sides.training if min(f.image.height, f.image.width) < crop]):
+        what = f"{count(len(small), 'training image')} smaller than --crop {crop}: padded with ignored pixels"
+        yield Finding("note", what, sides.images(small))
+    if crop is None and len(found) > 1:
+        yield Finding("note", f"training images have {len(found)} sizes: random crops are used", advice="--crop SIDE")

@@ -1,0 +1,160 @@
+"""Scores of images with masks, whose predictions are counted and not kept: what `evaluate` does."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxseg.base import cli, config, terminal
+from jaxseg.base.config import Config, Data, flag
+from jaxseg.base.errors import DataError, UserError
+from jaxseg.base.options import Evaluation
+from jaxseg.base.terminal import command, console
+from jaxseg.data.find.folders import Split, find_pairs, find_split
+from jaxseg.data.find.layouts import recognize
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.made.fields import given_or_made_up
+from jaxseg.data.read.samples import Reading
+from jaxseg.inference import results
+from jaxseg.inference.predictor import Predictor, load_predictor
+from jaxseg.inference.progress import ImageBar
+from jaxseg.inference.scores import Scores
+
+WHERE = {
+    "data", "images", "masks", "val_images", "val_masks", "image_suffix", "mask_suffix", "train_list", "val_list",
+    "validation", "group_by",
+}  # fmt: skip
+"""Settings that say which files; all others of `Data` are the run's."""
+
+
+def evaluate(options: Evaluation) -> Path:
+    """Scores all images, writes the files and returns their folder.
+
+    Raises UserError before any image is read, or DataError listing all that cannot be scored; then nothing is written.
+    """
+    options = check(options)
+    saved = config.load(options.run)
+    predictor, reading = load_predictor(options)
+    own = is_own(options.data, saved.data)
+    out = options.out or options.run / ("evaluation" if own else f"evaluation-{place(options.data).resolve().name}")
+    files = results.targets(out)
+    if there := [str(file) for file in files if file.exists() and not options.overwrite]:
+        raise DataError(f"-o {out}: results are there.", there, "Give --overwrite to replace them, or another -o.")
+    split = options.split or ("validation" if own else "all")
+    pairs = own_pairs(options, saved, split) if own else other_pairs(options, saved.run.seed, split)
+
+    terminal.greet()
+    console.print(f"{len(pairs)} images with masks ({split}), classes {', '.join(reading.labels.names)}")
+    scores = score(pairs, reading, predictor, options.worst)
+    about = {"run": options.run.as_posix(), "checkpoint": options.checkpoint, "split": split}
+    about |= {"tile": options.tile, "overlap": options.overlap, "tta": options.tta}
+    results.write(out, scores, about)
+    results.tell(scores, f"{split}, {options.checkpoint} checkpoint")
+    console.print("\n".join(["", *(str(file) for file in files if file.exists())]))
+    return out
+
+
+def check(options: Evaluation) -> Evaluation:
+    """The options with FOLDER as --data. Raises UserError naming all that cannot be."""
+    data, wrong = options.data, []
+    if options.folder is not None:
+        if data.data not in (None, options.folder):
+            wrong.append(f"{options.folder} and --data {data.data}: give one of them, not both")
+        data = dataclasses.replace(data, data=options.folder)
+    changed = [f.name for f in dataclasses.fields(Data) if getattr(data, f.name) != f.default]
+    if fixed := [flag(name) for name in changed if name not in WHERE]:
+        wrong.append(f"{', '.join(fixed)}: how files are read is the run's; leave it out")
+    if changed and data.data is None and data.images is None:
+        wrong.append(f"{', '.join(map(flag, changed))}: of which data? Give a FOLDER, or --images and --masks")
+    if options.worst < 0:
+        wrong.append(f"--worst is {options.worst}; expected 0 or more")
+    if wrong:
+        raise UserError("\n".join(wrong))
+    cli.check(Config(data=data))
+    return dataclasses.replace(options, data=data, folder=None)
+
+
+def place(data: Data) -> Path:
+    """The folder that data settings name."""
+    return data.data if data.data is not None else data.images
+
+
+def is_own(asked: Data, saved: Data) -> bool:
+    """Whether the data asked for are those of the run: nothing was asked for, or nothing else."""
+    if asked == Data():
+        return True
+    same = saved.data is not None and asked == Data(data=asked.data)
+    return same and asked.data.resolve() == saved.data.resolve()
+
+
+def own_pairs(options: Evaluation, saved: Config, split: str) -> list[Pair]:
+    """The pairs that the run's split.json names. Raises DataError when some are gone."""
+    path = options.run / "split.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        parts = {part: list(kept[part]) for part in ("training", "validation")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give the FOLDER to evaluate on") from None
+    try:
+        found = find_split(given_or_made_up(saved.data), saved.run.seed)
+    except DataError as error:
+        advice = f"These are the run's own data. If they lie elsewhere now, give their FOLDER.\n{error.advice}"
+        raise DataError(error.headline, error.problems, advice) from None
+    sides = {
+        "training": dict(zip(found.training_names, found.training)),
+        "validation": dict(zip(found.validation_names, found.validation)),
+    }
+    pairs, gone = {}, []
+    for part in ("training", "validation") if split == "all" else (split,):
+        known = sides["training"] | sides["validation"] | sides[part]  # --overfit validates on training images
+        gone += [f"{name}: of {part}, is not there any more" for name in parts[part] if name not in known]
+        pairs |= {known[name]: None for name in parts[part] if name in known}
+    if gone:
+        headline = f"{len(gone)} images of {path} are gone:"
+        raise DataError(headline, gone, "Restore them, or give a FOLDER to evaluate on what is there.")
+    return list(pairs)
+
+
+def other_pairs(options: Evaluation, seed: int, split: str) -> list[Pair]:
+    """The pairs of other data than the run's. Raises DataError; for images without masks there is another command."""
+    data = options.data
+    try:
+        if split == "all":
+            return all_pairs(data, seed)
+        return list(getattr(find_split(data, seed), split))
+    except DataError as error:
+        if not place(data).exists():
+            raise
+        predict = command("jaxseg.predict", options.run, place(data), "-o", "OUT")
+        advice = f"{error.advice}\nImages without masks cannot be scored, but predicted:\n  {predict}"
+        raise DataError(error.headline, error.problems, advice.strip()) from None
+
+
+def all_pairs(data: Data, seed: int) -> list[Pair]:
+    """Of training and validation; where nothing says what validates, a single pair will do."""
+    found = recognize(data.data) if data.data is not None else None
+    divided = data.val_images or data.train_list or (found and (found.validation or found.lists))
+    if divided:
+        split = find_split(data, seed)
+        return [*split.training, *split.validation]
+    images, masks = found.training if found else (data.images, data.masks)
+    if found and data.mask_suffix is None:
+        data = dataclasses.replace(data, mask_suffix=found.mask_suffix)
+    return find_pairs(images, masks, data)
+
+
+def score(pairs: Sequence[Pair], reading: Reading, predictor: Predictor, worst: int) -> Scores:
+    """Scores of all pairs. Raises DataError listing all that cannot be; from the first on the rest is only read."""
+    names = Split(tuple(pairs), (), "").training_names
+    scores, problems = Scores(reading.labels, worst), []
+    with ImageBar(len(pairs)) as bar:
+        for name, pair in zip(names, pairs, strict=True):
+            try:
+                scores.add(name, pair, reading, None if problems else predictor, bar)
+            except DataError as error:
+                problems += error.problems
+            bar.next()
+    if problems:
+        advice = "Channels and classes are the run's. Mend the files, or take them out. Nothing was written."
+        raise DataError(f"{len(problems)} problems in {len(pairs)} pairs of image and mask:", problems, advice)
+    return scores

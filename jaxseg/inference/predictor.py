@@ -1,0 +1,194 @@
+"""Class probabilities of images of any size, in memory that does not grow with their height.
+
+An image no larger than a tile is predicted whole. A larger one is cut into overlapping tiles, whose probabilities are
+blended with Gaussian weights, as nnU-Net does (Isensee et al. 2021), in a buffer that rolls down the image: rows are
+handed out as soon as no tile to come touches them.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Num, UInt8
+
+from jaxseg.base.errors import UserError
+from jaxseg.base.options import Evaluation, Prediction
+from jaxseg.data.read.samples import Reading
+from jaxseg.learn.compiled import compile_probability_step
+from jaxseg.learn.step import normalize
+from jaxseg.runs.checkpoint import load_model
+
+
+@runtime_checkable
+class Raster(Protocol):
+    """An image [h w c]: an array, or what has its shape and dtype and gives arrays when it is cut, such as a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, where: tuple[slice, slice]) -> Num[np.ndarray, "h w c"]:
+        """Rows and columns of it."""
+
+
+class Predictor:
+    """The classes of images by a network in evaluation mode.
+
+    `tile`: side of the square tiles, a multiple of the network's `least_side`. `overlap`: the part of a tile that the
+    next one covers again, 0 to 0.9. `batch_size`: tiles at a time. `tta`: probabilities are the mean over the flips
+    and turns of a tile, eight, or four where it is not square. `sides`: image sides that are never padded, such as
+    those of the tiles that the network was trained on. Raises UserError for a tile or an overlap that cannot be.
+
+    Images have the type and channels that `reading` says. A side shorter than a tile is padded by reflection to one
+    of a few lengths, so that images of any sizes need few compilations; lengths of `least_side` times a power of two,
+    or times one and a half of that, are not padded.
+    """
+
+    def __init__(
+        self,
+        net: nnx.Module,
+        reading: Reading,
+        *,
+        tile: int = 512,
+        overlap: float = 0.5,
+        batch_size: int = 4,
+        tta: bool = False,
+        sides: Sequence[int] = (),
+    ):
+        least = net.least_side
+        near = max(1, round(tile / least)) * least
+        rules = [
+            (tile == near, f"--tile is {tile}; this network needs a multiple of {least}, such as {near}"),
+            (0 <= overlap <= 0.9, f"--overlap is {overlap:g}; expected 0 to 0.9, the part of a tile"),
+            (batch_size >= 1, f"--batch-size is {batch_size}; expected 1 or more"),
+        ]
+        if wrong := [message for holds, message in rules if not holds]:
+            raise UserError("\n".join(wrong))
+        self.tile, self.batch_size, self.tta, self.sides = tile, batch_size, tta, frozenset(sides)
+        self._least = least
+        self._stride = max(least, int(tile * (1 - overlap)) // least * least)  # tiles lie on the grid of the pooling
+        self._step = compile_probability_step(
+            net, normalize=partial(normalize, mean=reading.mean or None, std=reading.std or None)
+        )
+
+    def bands(self, image: Raster) -> Iterator[tuple[int, Float[np.ndarray, "rows w k"]]]:
+        """The probabilities from top to bottom: the first row of a band, and float32 [rows w k]; bands do not overlap.
+
+        Holds about 1.5 tile * w * k floats.
+        """
+        (h, w), total, top = image.shape[:2], None, 0
+        rows, columns = self._axis(h), self._axis(w)
+        for (i, j), p in self._tiles(image, rows, columns):
+            k, y, x = p.shape[-1], rows.starts[i], columns.starts[j]
+            if total is None:
+                total = np.zeros((rows.side, w * k), np.float32)  # k is small, and NumPy is slow over short last axes
+            if y > top:
+                done = y - top
+                yield top, total[:done].copy().reshape(done, w, k)
+                total[:-done] = total[done:]
+                total[-done:] = 0
+                top = y
+            right = min(columns.side, w - x) * k
+            weights = rows.weights[i][:, None] * np.repeat(columns.weights[j], k)[None, :right]
+            total[:, x * k : x * k + right] += weights * p.reshape(rows.side, -1)[:, :right]
+        yield top, total[: h - top].reshape(h - top, w, k)
+
+    def classes(self, image: Raster) -> UInt8[np.ndarray, "h w"]:
+        """The most probable class of every pixel."""
+        result = np.empty(image.shape[:2], np.uint8)
+        for top, p in self.bands(image):
+            result[top : top + len(p)] = p.argmax(-1)
+        return result
+
+    def probabilities(self, image: Raster) -> Float[np.ndarray, "h w k"]:
+        """The probabilities of all pixels at once, float32."""
+        return np.concatenate([p for _, p in self.bands(image)])
+
+    def _axis(self, n: int) -> "_Axis":
+        """Tiles a stride apart, the last of them at the border; a single one if `n` is no longer."""
+        if n > self.tile:
+            return _axis([*range(0, n - self.tile, self._stride), n - self.tile], self.tile)
+        return _axis([0], n if n in self.sides and n >= self._least else min(_round_up(n, self._least), self.tile))
+
+    def _tiles(self, image: Raster, rows: "_Axis", columns: "_Axis") -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+        """(row, column) and probabilities [tile tile k] of each tile in reading order."""
+        places = list(itertools.product(range(len(rows.starts)), range(len(columns.starts))))
+        size = min(self.batch_size, 1 << (len(places) - 1).bit_length())  # few sizes, as of sides
+
+        def batches():
+            for first in range(0, len(places), size):
+                group = places[first : first + size]
+                batch = np.zeros((size, rows.side, columns.side, image.shape[2]), image.dtype)  # the last is padded
+                for tile, (i, j) in zip(batch, group):
+                    y, x = rows.starts[i], columns.starts[j]
+                    cut = image[y : y + rows.side, x : x + columns.side]
+                    missing = [(0, side - have) for side, have in zip(tile.shape, cut.shape)]
+                    tile[:] = np.pad(cut, missing, mode="reflect")
+                yield group, self._turned(batch) if self.tta else self._step(batch)
+
+        for group, p in _one_behind(batches()):
+            yield from zip(group, np.asarray(p))
+
+    def _turned(self, batch: Num[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b h w k"]:
+        """The mean over the symmetries of a tile: transposed or not, if it is square, and mirrored along each axis."""
+        square = batch.shape[1] == batch.shape[2]
+        views = list(itertools.product((False, True) if square else (False,), (1, -1), (1, -1)))
+        total = np.float32(0)
+        for transposed, down, right in views:
+            view = batch[:, ::down, ::right]
+            p = np.asarray(self._step(np.ascontiguousarray(view.swapaxes(1, 2) if transposed else view)))
+            total = total + (p.swapaxes(1, 2) if transposed else p)[:, ::down, ::right]
+        return total / np.float32(len(views))
+
+
+def load_predictor(options: Prediction | Evaluation) -> tuple[Predictor, Reading]:
+    """The predictor that a command asks for, of the run that it names, and how that run reads files.
+
+    Raises UserError as `load_model` and `Predictor` do.
+    """
+    net, description = load_model(options.run, options.checkpoint)
+    reading = Reading.from_dict(description["reading"])
+    predictor = Predictor(
+        net,
+        reading,
+        tile=options.tile,
+        overlap=options.overlap,
+        batch_size=options.batch_size,
+        tta=options.tta,
+        sides=description.get("tile") or (),
+    )
+    return predictor, reading
+
+
+class _Axis(NamedTuple):
+    """Where tiles lie along one side of an image, how long they are, and the weight of each along it; the weights of
+    all tiles at a pixel add up to 1.
+    """
+
+    starts: list[int]
+    side: int
+    weights: Float[np.ndarray, "tiles side"]
+
+
+def _axis(starts: list[int], side: int) -> _Axis:
+    """Gaussian weights of deviation side / 8; the product of those of both axes is nnU-Net's importance map."""
+    gaussian = np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (side / 8)) ** 2)
+    total = np.zeros(starts[-1] + side)
+    for start in starts:
+        total[start : start + side] += gaussian
+    return _Axis(starts, side, np.array([gaussian / total[s : s + side] for s in starts], np.float32))
+
+
+def _round_up(n: int, least: int) -> int:
+    """The next of least * (1, 2, 3, 4, 6, 8, 12, 16, 24, ...)."""
+    times = -(-n // least)
+    power = 1 << (times - 1).bit_length()
+    return least * (power * 3 // 4 if times <= power * 3 // 4 else power)
+
+
+def _one_behind(items: Iterable) -> Iterator:
+    """Each item when the next has been made: the device works on that one while the host looks at this one."""
+    for earlier, _ in itertools.pairwise(itertools.chain(items, [None])):
+        yield earlier

@@ -1,0 +1,1 @@
+"""Learning: the training step, losses, metrics, optimizers, schedules and augmentation."""

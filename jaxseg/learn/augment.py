@@ -1,0 +1,141 @@
+"""Random changes of a batch, on the device and inside the compiled step: geometry, the same for image and mask, and
+light, of the image alone.
+
+Everything is drawn from the step's key, so a resumed run draws the same.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from jaxseg.base.config import IGNORE_INDEX, Augmentation
+
+Batch = dict[str, jax.Array | np.ndarray]
+Augment = Callable[[jax.Array, Batch], Batch]
+"""What `step` takes: (key, batch) -> batch of the same shape."""
+
+
+def build(settings: Augmentation, unit: Callable[[jax.Array], jax.Array]) -> Augment | None:
+    """What `settings` ask for, None if nothing; `unit` scales images of any type to float32, mostly 0 to 1.
+
+    Flips and turns leave an image's type as it is; after anything else it is float32 as `unit` makes it.
+    """
+    s = settings
+    changes = [(s.zoom, zoom), (s.blur, blur), (s.contrast, contrast), (s.brightness, brightness), (s.noise, noise)]
+    changes = [(strength, change) for strength, change in changes if strength]
+    if not s.augment or not (s.flips or changes):
+        return None
+
+    def augment(key: jax.Array, batch: Batch) -> Batch:
+        if s.flips:
+            batch = flips_and_turns(key, batch)
+        if changes:
+            batch = batch | {"image": unit(batch["image"])}
+        for number, (strength, change) in enumerate(changes, 1):
+            batch = change(jax.random.fold_in(key, number), batch, strength)
+        return batch
+
+    return augment
+
+
+def flips_and_turns(key: jax.Array, batch: Batch) -> Batch:
+    """Each sample flipped left-right or not and turned by 0, 90, 180 or 270 degrees, all eight alike probable.
+
+    Tiles that are not square are turned by 0 or 180 degrees only. `key`: a JAX key; the same key does the same.
+    """
+    _, h, w, _ = batch["image"].shape
+    flip_key, turn_key = jax.random.split(key)
+    flip = jax.random.bernoulli(flip_key, shape=batch["mask"].shape[:1])
+    turns = jax.random.randint(turn_key, batch["mask"].shape[:1], 0, 4 if h == w else 2)
+    if h != w:
+        turns = 2 * turns
+    return batch | {name: dihedral(batch[name], flip, turns) for name in ("image", "mask")}
+
+
+def dihedral(
+    x: Shaped[Array | np.ndarray, "b h w *c"], flip: Shaped[Array, " b"], turns: Shaped[Array, " b"]
+) -> Shaped[Array, "b h w *c"]:
+    """Sample i of `x` mirrored along its width if `flip[i]`, then turned counterclockwise by `turns[i]` quarters.
+
+    For images that are not square, `turns` must be even. Made of selections between reversed and transposed copies,
+    no gather.
+    """
+
+    def choose(condition, yes, no):
+        return jnp.where(jnp.reshape(condition, (-1,) + (1,) * (x.ndim - 1)), yes, no)
+
+    x = choose(flip, x[:, :, ::-1], x)
+    x = choose(turns >= 2, x[:, ::-1, ::-1], x)
+    if x.shape[1] == x.shape[2]:
+        x = choose(turns % 2 == 1, jnp.swapaxes(x, 1, 2)[:, ::-1], x)
+    return x
+
+
+def zoom(key: jax.Array, batch: Batch, most: float) -> Batch:
+    """Each sample scaled by 1 / (1 + most) to 1 + most (log-uniform) about a random place, to the same shape.
+
+    Images (float) are interpolated linearly, labels taken from the nearest pixel; what lies outside is ignored and has
+    the sample's mean color, which moves BatchNorm's statistics least.
+    """
+    image, mask = batch["image"], batch["mask"]
+    b, h, w, _ = image.shape
+    scale_key, place_key = jax.random.split(key)
+    scale = jnp.exp(jax.random.uniform(scale_key, (b,), minval=-1) * math.log1p(most))
+    # from the sample's left and upper border at those of the result to its right and lower border there
+    place = jax.random.uniform(place_key, (b, 2))
+    shift = (1 - scale)[:, None] * place * jnp.array([[h, w]], jnp.float32)
+
+    def one(image, mask, scale, shift):
+        moved = jax.image.scale_and_translate(
+            image, image.shape, (0, 1), jnp.stack([scale, scale]), shift, "linear", antialias=False
+        )
+        rows, columns = (jnp.floor((jnp.arange(n) + 0.5 - shift[i]) / scale).astype(int) for i, n in enumerate((h, w)))
+        inside = ((rows >= 0) & (rows < h))[:, None] & ((columns >= 0) & (columns < w))[None, :]
+        mask = mask[jnp.clip(rows, 0, h - 1)][:, jnp.clip(columns, 0, w - 1)]
+        mean = image.mean((0, 1), keepdims=True)
+        return jnp.where(inside[..., None], moved, mean), jnp.where(inside, mask, IGNORE_INDEX)
+
+    image, mask = jax.vmap(one)(image, mask, scale, shift)
+    return batch | {"image": image, "mask": mask}
+
+
+def brightness(key: jax.Array, batch: Batch, most: float) -> Batch:
+    """Adds -most to most to all values of a sample."""
+    return batch | {"image": batch["image"] + _drawn(key, batch, -most, most)}
+
+
+def contrast(key: jax.Array, batch: Batch, most: float) -> Batch:
+    """Multiplies the distance of a sample's values from their mean by 1 - most to 1 + most."""
+    image = batch["image"]
+    mean = image.mean((1, 2, 3), keepdims=True)
+    return batch | {"image": mean + (image - mean) * _drawn(key, batch, 1 - most, 1 + most)}
+
+
+def noise(key: jax.Array, batch: Batch, most: float) -> Batch:
+    """Adds independent normal noise, its standard deviation 0 to most for each sample."""
+    strength_key, noise_key = jax.random.split(key)
+    normal = jax.random.normal(noise_key, batch["image"].shape, batch["image"].dtype)
+    return batch | {"image": batch["image"] + _drawn(strength_key, batch, 0.0, most) * normal}
+
+
+def blur(key: jax.Array, batch: Batch, most: float) -> Batch:
+    """Gaussian blur, its standard deviation 0 to most pixels for each sample; borders are repeated outwards."""
+    image, reach = batch["image"], math.ceil(3 * most)
+    sigma = jnp.maximum(_drawn(key, batch, 0.0, most), 1e-3)
+    taps = jnp.exp(-0.5 * jnp.square(jnp.arange(-reach, reach + 1)[:, None, None, None, None] / sigma[None]))
+    taps = taps / taps.sum(0, keepdims=True)
+    for axis in (1, 2):
+        n = image.shape[axis]
+        wide = jnp.pad(image, [(reach, reach) if i == axis else (0, 0) for i in range(4)], mode="edge")
+        parts = (jax.lax.slice_in_dim(wide, i, i + n, axis=axis) * tap for i, tap in enumerate(taps))
+        image = sum(parts)
+    return batch | {"image": image}
+
+
+def _drawn(key: jax.Array, batch: Batch, low: float, high: float) -> Float[Array, "b 1 1 1"]:
+    """A number for each sample, uniform."""
+    return jax.random.uniform(key, (len(batch["image"]), 1, 1, 1), batch["image"].dtype, low, high)

@@ -1,0 +1,93 @@
+"""Weights for the classes, from how many pixels each has in the training set: what `--class-weights` asks for.
+
+With f a class's share of the labeled pixels:
+
+    inverse    1 / f
+    sqrt       1 / sqrt(f)
+    median     median(f) / f, with f the share of the pixels of those images in which the class occurs (Badrinarayanan
+               et al. 2015, SegNet, arXiv 1511.00561, after Eigen and Fergus 2015)
+    effective  (1 - b) / (1 - b^n) for n pixels of the class (Cui et al. 2019, arXiv 1901.05555), with b = 1 - 1 / N
+               for N labeled pixels: about 1 / (1 - e^-f). The paper's 0.9999, for data sets of some 10,000 images,
+               is that too, but as a constant it gives all classes of more than 100,000 pixels the same weight
+    auto       sqrt, halfway between no weights and inverse. Of a class of 1 % and one of 99 %, trained to the best, a
+               pixel is given the rare one when its probability is above 9 % (no weights: 50 %, inverse: 1 %, so that
+               most of what it finds is not there)
+
+These have a mean of 1 over the classes that occur (most losses do not feel the scale, `losses.hinge` does). A class
+without a pixel has 1, what an average one has: nothing says how much it matters, and 1 / f would be infinite. Weights
+given as numbers are used as they are, as PyTorch's.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxseg.base.errors import UserError
+
+AUTOMATIC = ("auto", "inverse", "sqrt", "median", "effective")
+
+
+def weights(
+    how: tuple[str, ...], class_pixels: Sequence[int], image_pixels: Sequence[int] | None = None
+) -> tuple[float, ...]:
+    """The weight of each class: one of `AUTOMATIC`, or a number a class.
+
+    `class_pixels` are the pixels of each class in the training set, ignored ones not among them; `image_pixels` the
+    labeled pixels of all images in which the class occurs, for `median` (if not given, every class occurs in every
+    image, and `median` is `inverse`). Raises UserError naming everything that is wrong with `how`, and when there are
+    no pixels to go by.
+    """
+    check(how, classes=len(class_pixels))
+    if (rule := how[0]) not in AUTOMATIC:
+        return tuple(map(float, how))
+    pixels = np.array(class_pixels, np.float64)
+    total, present = pixels.sum(), pixels > 0
+    if not total:
+        raise UserError(f"--class-weights {rule}: no pixel of the training masks has a class; give a number a class")
+    share = pixels[present] / total
+    if rule == "inverse":
+        found = 1 / share
+    elif rule == "median":
+        whole = total if image_pixels is None else np.array(image_pixels, np.float64)[present]
+        found = 1 / (pixels[present] / whole)  # the median itself is a matter of scale
+    elif rule == "effective":
+        found = -1 / np.expm1(pixels[present] * np.log1p(-1 / max(total, 2)))
+    else:
+        found = 1 / np.sqrt(share)
+    out = np.ones(len(pixels))
+    out[present] = found / found.mean()
+    return tuple(out.tolist())
+
+
+def check(how: tuple[str, ...], classes: int | None = None) -> None:
+    """Raises UserError naming everything that is wrong with `how`; before the data is known, without `classes`."""
+    if len(how) == 1 and how[0] in AUTOMATIC:
+        return
+    numbers = {text: _number(text) for text in how}
+    wrong = {
+        "unknown": [text for text, number in numbers.items() if number is None and text not in AUTOMATIC],
+        "not alone": [text for text in numbers if text in AUTOMATIC],
+        "not finite": [text for text, number in numbers.items() if number is not None and not math.isfinite(number)],
+        "negative": [text for text, number in numbers.items() if number is not None and -math.inf < number < 0],
+    }
+    problems = [f"{what}: {', '.join(texts)}" for what, texts in wrong.items() if texts]
+    if how and all(number == 0 for number in numbers.values()):
+        problems.append("all are 0")
+    if classes is not None and len(how) != classes:
+        problems.append(f"{len(how)} for {classes} classes")
+    if not how:
+        problems = ["nothing given"]
+    if problems:
+        count = "a number a class" if classes is None else f"{classes} numbers, one a class"
+        raise UserError(
+            f"--class-weights is {' '.join(how) or 'empty'} ({'; '.join(problems)}); "
+            f"expected one of {', '.join(AUTOMATIC)}, or {count}, of 0 or more and not all 0"
+        )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,289 @@
+"""Losses of logits `b h w k` against labels `b h w`, with the meaning of PyTorch's and segmentation_models.pytorch's.
+
+Pixels labeled `ignore_index` take no part: no value, no count, gradient 0. Labels are integers from 0 to k - 1 or
+`ignore_index`; others would count as no class at all, so data is checked on reading. `class_weights` are k numbers, of
+any scale but for `hinge`. A batch in which nothing counts (all ignored, or all of weight 0) has loss 0 and gradient 0,
+where losses that divide by the number of pixels are NaN in PyTorch.
+"""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Integer
+
+from jaxseg.base.config import IGNORE_INDEX, Optimization
+
+Logits = Float[Array, "b h w k"]
+Labels = Integer[Array, "b h w"]
+Loss = Callable[[Logits, Labels], Float[Array, ""]]
+"""What `step` takes: one of the functions below, perhaps with some of its options bound."""
+ClassWeights = Sequence[float] | Float[np.ndarray | Array, "k"] | None
+
+
+def cross_entropy(
+    logits: Logits,
+    labels: Labels,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+    label_smoothing: float = 0.0,
+    ohem: float | None = None,
+) -> Float[Array, ""]:
+    """Mean over the pixels of -log softmax(logits)[label]: `torch.nn.functional.cross_entropy`.
+
+    With weights w, the sum of w[y] (-log p[y]) over the sum of w[y]. With smoothing e a pixel's target is
+    (1 - e) one_hot + e / k, and each class's share is weighted with that class's own weight. With `ohem` (online hard
+    example mining) the sums go over this share of the pixels not ignored, rounded up: those whose loss, weighted and
+    smoothed, is the largest, as from `torch.topk`; where the last of them has equals, all of these count in part.
+    Raises ValueError on a smoothing outside 0 to 1, and on an `ohem` that is not above 0 and at most 1.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"`label_smoothing` is {label_smoothing}; expected 0 to 1")
+    if ohem is not None and not 0 < ohem <= 1:
+        raise ValueError(f"`ohem` is {ohem}; expected above 0 and at most 1")
+    keep, target = labels != ignore_index, one_hot(labels, logits.shape[-1])
+    log_sum = jax.nn.logsumexp(logits, axis=-1)
+    loss = log_sum - jnp.where(target, logits, 0).sum(-1)  # no gather, so no scatter in the gradient
+    count = _pixel_weights(target, keep, class_weights, logits)
+    loss = count * loss
+    if label_smoothing:
+        weights = 1.0 if class_weights is None else _weights(class_weights, logits)
+        smooth = (weights * (log_sum[..., None] - logits)).mean(-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * smooth
+    if ohem is not None:
+        hard = _hardest(loss, keep, ohem)
+        loss, count = hard * loss, hard * count
+    return _ratio(jnp.where(keep, loss, 0).sum(), count.sum())
+
+
+def dice(
+    logits: Logits,
+    labels: Labels,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+    smooth: float = 0.0,
+    eps: float = 1e-7,
+) -> Float[Array, ""]:
+    """1 - 2 TP / (2 TP + FP + FN), see `tversky`: `DiceLoss(mode="multiclass")`."""
+    return _overlap(logits, labels, 0.5, 0.5, ignore_index, class_weights, smooth, eps)
+
+
+def jaccard(
+    logits: Logits,
+    labels: Labels,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+    smooth: float = 0.0,
+    eps: float = 1e-7,
+) -> Float[Array, ""]:
+    """1 - TP / (TP + FP + FN), see `tversky`: `JaccardLoss(mode="multiclass")`."""
+    return _overlap(logits, labels, 1.0, 1.0, ignore_index, class_weights, smooth, eps)
+
+
+def tversky(
+    logits: Logits,
+    labels: Labels,
+    *,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    gamma: float = 1.0,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+    smooth: float = 0.0,
+    eps: float = 1e-7,
+) -> Float[Array, ""]:
+    """1 - (TP + smooth) / max(TP + alpha FP + beta FN + smooth, eps): `TverskyLoss(mode="multiclass")`.
+
+    TP, FP and FN are sums of softmax probabilities over all pixels of the batch, class by class. The loss is the mean
+    over all k classes (weighted: over the sum of the weights), where a class without a labeled pixel has 0, raised to
+    `gamma`. Milletari et al. 2016, Salehi et al. 2017 (arXiv 1706.05721), Abraham and Khan 2018 (arXiv 1810.07842).
+    """
+    loss = _overlap(logits, labels, alpha, beta, ignore_index, class_weights, smooth, eps)
+    return loss if gamma == 1 else loss**gamma
+
+
+def focal(
+    logits: Logits,
+    labels: Labels,
+    *,
+    alpha: float | None = None,
+    gamma: float = 2.0,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+) -> Float[Array, ""]:
+    """(1 - p)^gamma (-log p) for the sigmoid p of each class against the rest: `FocalLoss(mode="multiclass")`.
+
+    Mean over the pixels, then over the classes (weighted: over the sum of the weights). With `alpha`, pixels of the
+    class count alpha and the others 1 - alpha. Sigmoids, not a softmax, as in Lin et al. 2017 (arXiv 1708.02002).
+    """
+    keep, target = labels != ignore_index, one_hot(labels, logits.shape[-1])
+    wrong = jnp.where(target, -logits, logits)  # the logit of 1 - p
+    loss = jnp.exp(gamma * jax.nn.log_sigmoid(wrong)) * jax.nn.softplus(wrong)
+    if alpha is not None:
+        loss = jnp.where(target, alpha, 1 - alpha) * loss
+    pixels = jnp.broadcast_to(keep.sum(), logits.shape[-1:])
+    return _class_mean(_ratio(jnp.where(keep[..., None], loss, 0).sum((0, 1, 2)), pixels), class_weights)
+
+
+def lovasz(
+    logits: Logits, labels: Labels, *, ignore_index: int = IGNORE_INDEX, class_weights: ClassWeights = None
+) -> Float[Array, ""]:
+    """Lovasz-softmax, an extension of the Jaccard loss to probabilities: `LovaszLoss(mode="multiclass")`.
+
+    For each class, pixels of the whole batch are taken by falling error |one_hot - softmax|, and each error counts as
+    much as the Jaccard loss of the class grows when that pixel joins the wrong ones. Equal errors are taken in the
+    batch's order, as by a stable sort; of that the gradient depends, the value does not. Mean over the classes that
+    have a labeled pixel (weighted: over the sum of their weights). Berman et al. 2018 (arXiv 1705.08790).
+    """
+    keep = (labels != ignore_index)[..., None]
+    target = one_hot(labels, logits.shape[-1]) & keep
+    error = jnp.where(keep, jnp.abs(target - jax.nn.softmax(logits)), 0)
+    # the gradient of the sorted sum without the gradient of a sort: growth is constant between changes of order
+    growth = _jaccard_growth(lax.stop_gradient(jnp.where(keep, error, -1)), target)  # -1: ignored ones come last
+    return _class_mean((growth * error).sum((0, 1, 2)), class_weights, present=target.any((0, 1, 2)))
+
+
+def mse(
+    logits: Logits, labels: Labels, *, ignore_index: int = IGNORE_INDEX, class_weights: ClassWeights = None
+) -> Float[Array, ""]:
+    """(softmax(logits) - one_hot)^2, mean over classes and pixels: `torch.nn.functional.mse_loss` of probabilities.
+
+    With weights w, a pixel counts w[y], and the sum is divided by that of w[y], as in `cross_entropy`. Brier 1950.
+    """
+    keep, target = labels != ignore_index, one_hot(labels, logits.shape[-1])
+    count = _pixel_weights(target, keep, class_weights, logits)
+    loss = count * jnp.square(jax.nn.softmax(logits) - target).mean(-1)
+    return _ratio(jnp.where(keep, loss, 0).sum(), count.sum())
+
+
+def hinge(
+    logits: Logits, labels: Labels, *, ignore_index: int = IGNORE_INDEX, class_weights: ClassWeights = None
+) -> Float[Array, ""]:
+    """Mean over the pixels of the sum of max(0, 1 - x[y] + x[j]) over classes j other than y, over k.
+
+    `torch.nn.functional.multi_margin_loss`, also with weights: a pixel counts w[y], but the sum is divided by the
+    number of pixels, so their scale is that of the loss. Weston and Watkins 1999.
+    """
+    keep, target = labels != ignore_index, one_hot(labels, logits.shape[-1])
+    own = jnp.where(target, logits, 0).sum(-1, keepdims=True)
+    margin = jnp.where(target, 0, jax.nn.relu(1 - own + logits)).mean(-1)  # relu: gradient 0 at 0, as PyTorch's
+    loss = _pixel_weights(target, keep, class_weights, logits) * margin
+    return _ratio(jnp.where(keep, loss, 0).sum(), keep.sum())
+
+
+def dice_ce(
+    logits: Logits,
+    labels: Labels,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """`dice` + `cross_entropy`, both weighted: MONAI's `DiceCELoss` with the two losses of this module."""
+    shared = {"ignore_index": ignore_index, "class_weights": class_weights}
+    return dice(logits, labels, **shared) + cross_entropy(logits, labels, label_smoothing=label_smoothing, **shared)
+
+
+def build(settings: Optimization, class_weights: Sequence[float] | None = None) -> Loss:
+    """The loss that `settings` describe, with weights for the classes if they are given."""
+    loss, options = {
+        "cross_entropy": (cross_entropy, {"label_smoothing": settings.label_smoothing, "ohem": settings.ohem}),
+        "dice": (dice, {}),
+        "dice_ce": (dice_ce, {"label_smoothing": settings.label_smoothing}),
+        "focal": (focal, {"gamma": settings.focal_gamma}),
+        "hinge": (hinge, {}),
+        "jaccard": (jaccard, {}),
+        "lovasz": (lovasz, {}),
+        "mse": (mse, {}),
+        "tversky": (tversky, {"alpha": settings.tversky_alpha, "beta": settings.tversky_beta}),
+    }[settings.loss]
+    if class_weights is not None:
+        options["class_weights"] = tuple(class_weights)
+    return partial(loss, **options) if options else loss
+
+
+def one_hot(labels: Integer[Array, "*shape"], classes: int) -> Bool[Array, "*shape k"]:
+    """True where the last axis is the label; all false for labels outside 0 .. classes - 1."""
+    return jnp.stack([labels == label for label in range(classes)], axis=-1)
+
+
+def _overlap(logits, labels, alpha, beta, ignore_index, class_weights, smooth, eps) -> Float[Array, ""]:
+    """1 - Tversky index, mean over the classes."""
+    keep = (labels != ignore_index)[..., None]
+    target = one_hot(labels, logits.shape[-1]) & keep
+    p = jnp.where(keep, jax.nn.softmax(logits), 0)
+    tp = jnp.where(target, p, 0).sum((0, 1, 2))
+    fp, fn = p.sum((0, 1, 2)) - tp, target.sum((0, 1, 2)) - tp
+    index = (tp + smooth) / jnp.maximum(tp + alpha * fp + beta * fn + smooth, eps)
+    return _class_mean(jnp.where(target.any((0, 1, 2)), 1 - index, 0), class_weights)
+
+
+def _jaccard_growth(error: Float[Array, "b h w k"], target: Bool[Array, "b h w k"]) -> Float[Array, "b h w k"]:
+    """How much each pixel adds to the Jaccard loss of a class when pixels become wrong one by one, by falling error.
+
+    A pixel of the class leaves the intersection I, and adds 1 / U; any other joins the union U, and adds
+    I / U - I / (U + 1). In this form no digits cancel, which differences of the losses themselves do.
+    """
+    error, wanted = (x.reshape(-1, x.shape[-1]).T for x in (error, target))  # [k n]
+    order = jnp.argsort(-error, axis=-1, stable=True)
+    wanted = jnp.take_along_axis(wanted, order, axis=-1)
+    pixels = jnp.arange(1, wanted.shape[-1] + 1)[None]
+    hits, count = wanted.cumsum(-1), wanted.sum(-1, keepdims=True)
+    outside, union = count - hits, count + pixels - hits
+    outside, union = outside.astype(error.dtype), union.astype(error.dtype)
+    growth = jnp.where(wanted, 1 / union, outside / union / jnp.maximum(union - 1, 1))
+    classes = jnp.arange(len(order))[:, None]
+    growth = jnp.zeros_like(growth).at[classes, order].set(growth, unique_indices=True)
+    return growth.T.reshape(target.shape)
+
+
+def _hardest(loss: Float[Array, "b h w"], keep: Bool[Array, "b h w"], share: float) -> Float[Array, "b h w"]:
+    """1 for the `share` of the pixels with the largest loss, 0 for others; ties at the end get an equal part.
+
+    A NaN is never below the limit, so it is not lost.
+    """
+    loss = jnp.where(keep, lax.stop_gradient(loss), -jnp.inf)
+    share = Fraction(share).limit_denominator(10_000)  # in integers, because 0.3 * 10 may be more than 3
+    whole, rest = jnp.divmod(keep.sum(), share.denominator)
+    wanted = whole * share.numerator - (-rest * share.numerator) // share.denominator
+    wanted = jnp.maximum(wanted, 1)
+    limit = jnp.sort(loss, axis=None)[loss.size - wanted]
+    below, above = loss < limit, loss > limit
+    part = (wanted - above.sum()) / (~below & ~above).sum()
+    return jnp.where(below, 0, jnp.where(above, 1, part)).astype(loss.dtype)
+
+
+def _pixel_weights(target, keep, class_weights, logits) -> Float[Array, "b h w"]:
+    """The weight of each pixel's label, 1 without weights; 0 where ignored."""
+    if class_weights is None:
+        return keep.astype(logits.dtype)
+    return jnp.where(target & keep[..., None], _weights(class_weights, logits), 0).sum(-1)
+
+
+def _weights(class_weights: ClassWeights, like: Float[Array, "*shape k"]) -> Float[Array, "*ones k"]:
+    """In the type and number of dimensions of `like`. Raises ValueError on other than k."""
+    weights = jnp.asarray(class_weights, like.dtype)
+    if weights.shape != like.shape[-1:]:
+        raise ValueError(f"`class_weights` has the shape {weights.shape}; expected {like.shape[-1]} numbers")
+    return weights.reshape((1,) * (like.ndim - 1) + weights.shape)
+
+
+def _class_mean(
+    loss: Float[Array, "k"], class_weights: ClassWeights, present: Bool[Array, "k"] | bool = True
+) -> Float[Array, ""]:
+    weights = jnp.ones_like(loss) if class_weights is None else _weights(class_weights, loss)
+    weights = jnp.where(present, weights, 0)
+    return _ratio((weights * loss).sum(), weights.sum())
+
+
+def _ratio(total: Float[Array, "*shape"], count: Array) -> Float[Array, "*shape"]:
+    """total / count, and 0 where there is nothing to count."""
+    count = count.astype(total.dtype)
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)

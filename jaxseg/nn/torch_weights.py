@@ -1,0 +1,139 @@
+"""PyTorch state_dict <-> Flax, for U-Nets with milesial's names: a table of rules, and every key that fits none is an
+error.
+
+    from_torch(net, read_pth(Path("unet.pth")))
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(net).items()})
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxseg.base.errors import UserError
+
+# Flax path -> PyTorch name, first match each; then the leaf: PyTorch's name and the axes of a Flax array in PyTorch's
+# order.
+PATHS = [
+    (r"down\.0\.", r"inc."),
+    (r"down\.(\d+)\.", r"down\1.maxpool_conv.1."),
+    (r"up\.(\d+)\.up\.", lambda m: f"up{int(m[1]) + 1}.up."),
+    (r"up\.(\d+)\.block\.", lambda m: f"up{int(m[1]) + 1}.conv."),
+    (r"head\.", r"outc.conv."),
+]
+LAYERS = [
+    ("conv1.", "double_conv.0."),
+    ("norm1.", "double_conv.1."),
+    ("conv2.", "double_conv.3."),
+    ("norm2.", "double_conv.4."),
+]
+LEAVES = [
+    (r"up\d+\.up\.kernel", "weight", (2, 3, 0, 1)),  # (h w in out) -> (in out h w)
+    (r".*kernel", "weight", (3, 2, 0, 1)),  # (h w in out) -> (out in h w)
+    (r".*scale", "weight", (0,)),
+    (r".*bias", "bias", (0,)),
+    (r".*mean", "running_mean", (0,)),
+    (r".*var", "running_var", (0,)),
+]
+UNUSED = re.compile(
+    r"(^|\.)num_batches_tracked$|^mask_values$"
+)  # a counter that matters to no result; milesial's note of labels
+
+
+def torch_name(path: tuple) -> tuple[str, tuple[int, ...]]:
+    """PyTorch's name of the array at a Flax path, and the axes of the Flax array in PyTorch's order."""
+    name = ".".join(map(str, path))
+    for pattern, replacement in PATHS:
+        if re.match(pattern, name):
+            name = re.sub(f"^{pattern}", replacement, name)
+            break
+    else:
+        raise KeyError(f"no rule for {name!r}")
+    for ours, theirs in LAYERS:
+        name = name.replace(ours, theirs)
+    for pattern, leaf, axes in LEAVES:
+        if re.fullmatch(pattern, name):
+            return f"{name.rpartition('.')[0]}.{leaf}", axes
+    raise KeyError(f"no rule for {name!r}")
+
+
+def to_torch(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
+    """Copies of the arrays of a U-Net, or of a State with its paths (gradients, say), as PyTorch names them."""
+    out = {}
+    state = tree if isinstance(tree, nnx.State) else nnx.state(tree)
+    for path, variable in nnx.to_flat_state(state):
+        name, axes = torch_name(path)
+        out[name] = np.array(variable[...]).transpose(axes)
+    return out
+
+
+def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
+    """Puts PyTorch weights (tensors or arrays) into `net`, in its own dtypes.
+
+    Raises UserError listing every missing key, every key that belongs nowhere, and every shape that differs; then
+    nothing is changed.
+    """
+    given = {name: np.asarray(value) for name, value in state_dict.items() if not UNUSED.search(name)}
+    problems, named, fitting = [], set(), []
+    for path, variable in nnx.to_flat_state(nnx.state(net)):
+        name, axes = torch_name(path)
+        named.add(name)
+        if name not in given:
+            problems.append(f"missing {name}")
+            continue
+        array = given[name]
+        expected = tuple(np.asarray(variable.shape)[list(axes)].tolist())
+        if array.shape != expected:
+            problems.append(f"{name} has shape {array.shape}, this network needs {expected}")
+            continue
+        fitting.append((variable, array.transpose(np.argsort(axes))))
+    problems += [f"{name} belongs nowhere in this network" for name in given if name not in named]
+    if problems:
+        raise UserError("the PyTorch weights do not fit:\n" + "\n".join(f"  {problem}" for problem in problems))
+    for variable, array in fitting:
+        variable[...] = jnp.array(array, variable.dtype, copy=True)  # JAX would go on using PyTorch's memory
+
+
+def read_pth(path: Path) -> dict[str, object]:
+    """The state_dict in a PyTorch file, as NumPy arrays; `DataParallel`'s prefix "module." is left out.
+
+    Raises UserError without PyTorch, and when the file is missing or holds something else.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{path}: to read it takes PyTorch: pip install torch") from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # pickle's, zipfile's and torch's own
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(f"{path}: is no file of torch.save(model.state_dict(), ...) ({reason})") from None
+    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state_dict; save one with torch.save(model.state_dict(), {path.name!r})")
+    tensors = {name: x.float() if x.is_floating_point() else x for name, x in state.items() if torch.is_tensor(x)}
+    given = state | {name: tensor.numpy() for name, tensor in tensors.items()}
+    return {name.removeprefix("module."): value for name, value in given.items()}
+
+
+def architecture(state: Mapping[str, object]) -> dict[str, object]:
+    """What a state_dict with milesial's names says of its network, by jaxseg's flags; empty for other names."""
+    names = ["inc.double_conv.0.weight", *(f"down{i}.maxpool_conv.1.double_conv.0.weight" for i in range(1, 20))]
+    kernels = [np.asarray(state[name]) for name in names if name in state]
+    if not kernels or "outc.conv.weight" not in state:
+        return {}
+    transposed = "up1.up.weight" in state
+    widths = [len(kernel) for kernel in kernels]
+    if not transposed:
+        widths[-1] *= 2
+    return {
+        "--widths": widths,
+        "--upsample": "transpose" if transposed else "bilinear",
+        "--conv-bias": "inc.double_conv.0.bias" in state,
+        "channels": kernels[0].shape[1],
+        "classes": len(np.asarray(state["outc.conv.weight"])),
+    }

@@ -1,0 +1,200 @@
+"""The U-Net. Images are `b h w c`.
+
+Layout as in milesial's network: (3x3 convolution, BatchNorm, ReLU) twice at every level, 2x2 max-pooling down, a 2x2
+transposed convolution or bilinear interpolation up, the skip connection first in the concatenation, a 1x1 convolution
+at the end.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from jaxseg.base.config import Model
+from jaxseg.nn import initializers
+from jaxseg.nn.initializers import Rule
+from jaxseg.nn.layers import BatchNorm, Conv, UpConv, max_pool, norm_relu, upsample_bilinear
+
+
+class ConvBlock(nnx.Module):
+    """3x3 convolution, BatchNorm, ReLU; twice. Padding keeps the size."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        middle: int | None = None,
+        *,
+        rule: Rule,
+        conv_bias: bool = True,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        middle = middle or outputs
+        kinds = {"dtype": dtype, "param_dtype": param_dtype}
+        self.conv1 = Conv(inputs, middle, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
+        self.norm1 = BatchNorm(middle, **kinds)
+        self.conv2 = Conv(middle, outputs, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
+        self.norm2 = BatchNorm(outputs, **kinds)
+
+    def __call__(
+        self, x: Float[Array, "b h w i"], valid: Bool[Array | np.ndarray, " b"] | None = None
+    ) -> Float[Array, "b h w o"]:
+        """The same height and width; `valid` is for BatchNorm."""
+        x = norm_relu(self.norm1, self.conv1(x), valid)
+        return norm_relu(self.norm2, self.conv2(x), valid)
+
+
+class Up(nnx.Module):
+    """Doubles the size, joins the skip connection, and a ConvBlock."""
+
+    def __init__(
+        self,
+        below: int,
+        skip: int,
+        outputs: int,
+        *,
+        upsample: str,
+        rule: Rule,
+        conv_bias: bool,
+        rngs: nnx.Rngs,
+        **kinds,
+    ):
+        if upsample == "transpose":
+            self.up = UpConv(below, skip, rule=rule, rngs=rngs, **kinds)
+            joined, middle = 2 * skip, outputs
+        else:
+            self.up = None
+            joined = skip + below
+            middle = joined // 2
+        self.block = ConvBlock(joined, outputs, middle, rule=rule, conv_bias=conv_bias, rngs=rngs, **kinds)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w i"],
+        skip: Float[Array, "b h2 w2 s"],
+        valid: Bool[Array | np.ndarray, " b"] | None = None,
+    ) -> Float[Array, "b h2 w2 o"]:
+        """`x` from below joined with `skip` from the same level, whose height and width the result has."""
+        x = upsample_bilinear(x) if self.up is None else self.up(x)
+        rows, columns = skip.shape[1] - x.shape[1], skip.shape[2] - x.shape[2]
+        if rows or columns:  # the pooling below left out an odd row or column
+            x = jnp.pad(x, [(0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)])
+        return self.block(jnp.concatenate([skip, x], axis=-1), valid)
+
+
+class UNet(nnx.Module):
+    """U-Net (Ronneberger et al. 2015) with BatchNorm and kept size: `b h w c` -> logits `b h w k`, any height and
+    width.
+
+    `widths`: channels at each level, so `len(widths) - 1` steps down; an image needs at least 2**steps pixels a side.
+    `upsample`: "transpose" (UpConv), or "bilinear" with the halved widths of milesial's network. `conv_bias`: biases
+    in the 3x3 convolutions. `init`: a name in `initializers.RULES`. `dropout`: share of the features at the end of the
+    contracting path that fall in training, element by element, the others scaled up (`torch.nn.Dropout`). `remat`:
+    every level is computed again on the way back instead of being kept. `dtype` is the computation's, `param_dtype`
+    that of parameters and statistics; logits have at least float32. Raises ValueError for an image that is too small
+    or has another number of channels, and in training with dropout but no `key`.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        in_channels: int = 3,
+        classes: int = 2,
+        *,
+        upsample: Literal["transpose", "bilinear"] = "transpose",
+        conv_bias: bool = True,
+        init: str = "article",
+        dropout: float = 0.0,
+        remat: bool = False,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if len(widths) < 2 or upsample not in ("transpose", "bilinear"):
+            raise ValueError(
+                f"`widths` is {tuple(widths)} and `upsample` {upsample!r}; "
+                "expected two levels or more and 'transpose' or 'bilinear'"
+            )
+        rule = initializers.RULES[init]
+        kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        halved = 2 if upsample == "bilinear" else 1
+        encoder = [*widths[:-1], widths[-1] // halved]
+        decoder = [widths[0], *(width // halved for width in widths[1:-1])]  # what each Up puts out
+        self.in_channels, self.remat = in_channels, remat
+        self.down = nnx.List(
+            ConvBlock(i, o, rule=rule, conv_bias=conv_bias, **kinds) for i, o in zip([in_channels, *encoder], encoder)
+        )
+        self.dropout = nnx.Dropout(dropout)
+        below = encoder[-1]
+        self.up = nnx.List()
+        for skip, outputs in zip(encoder[-2::-1], decoder[::-1]):
+            self.up.append(Up(below, skip, outputs, upsample=upsample, rule=rule, conv_bias=conv_bias, **kinds))
+            below = outputs
+        self.head = Conv(below, classes, 1, rule=rule, **kinds)
+
+    @property
+    def least_side(self) -> int:
+        """Pixels a side that an image needs at least."""
+        return 2 ** len(self.up)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum(p.size for p in jax.tree.leaves(nnx.state(self, nnx.Param)))
+
+    def __call__(
+        self,
+        x: Float[Array | np.ndarray, "b h w c"],
+        valid: Bool[Array | np.ndarray, " b"] | None = None,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "b h w k"]:
+        """Logits of images as `step.normalize` gives them; `valid` marks the samples that are no padding (see
+        BatchNorm), `key` is the randomness of dropout in training.
+        """
+        least = self.least_side
+        if min(x.shape[1:3]) < least or x.shape[3] != self.in_channels:
+            raise ValueError(
+                f"this U-Net takes images of {least} pixels a side or more with {self.in_channels} channels; "
+                f"found {x.shape[1]}x{x.shape[2]} with {x.shape[3]}"
+            )
+        run = nnx.remat(_call, graph=False) if self.remat else _call
+        skips = []
+        for level, block in enumerate(self.down):
+            x = run(block, max_pool(x) if level else x, valid)
+            skips.append(x)
+        x = self.dropout(skips.pop(), rngs=key)
+        for up in self.up:
+            x = run(up, x, skips.pop(), valid)
+        x = self.head(x)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _call(block: nnx.Module, *args) -> Array:
+    return block(*args)
+
+
+def evaluation(net: UNet) -> UNet:
+    """`net` in evaluation: a view that shares its weights, uses its running statistics and drops nothing out."""
+    return nnx.view(net, use_running_average=True, deterministic=True)
+
+
+def build(settings: Model, *, in_channels: int, classes: int, seed: int) -> UNet:
+    """The U-Net that `settings` describe, its weights drawn from `seed`."""
+    return UNet(
+        settings.widths,
+        in_channels,
+        classes,
+        upsample=settings.upsample,
+        conv_bias=settings.conv_bias,
+        init=settings.init,
+        dropout=settings.dropout,
+        remat=settings.remat,
+        dtype={"f32": jnp.float32, "bf16": jnp.bfloat16}[settings.precision],
+        rngs=nnx.Rngs(seed),
+    )

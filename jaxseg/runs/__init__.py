@@ -1,0 +1,1 @@
+"""The folder that a run leaves: settings, checkpoints, log, curves and pictures."""

@@ -1,0 +1,210 @@
+"""The pictures of a run, uint8 RGB: a sheet of tiles with masks, predictions and errors, overlays, and the curves."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Integer, Shaped, UInt8
+
+from jaxseg.base.config import IGNORE_INDEX
+from jaxseg.base.files import replace
+from jaxseg.data.read.masks import PALETTE
+
+# matplotlib takes 0.6 s to import and is imported where it is used, so that `-h` answers at once.
+
+TILE_PIXELS = (160, 512)  # smaller tiles are enlarged, larger ones thinned out
+LABEL, GAP = 26, 8  # pixels for a line of text, and between tiles
+LETTER = 8  # pixels, about
+STRETCH = (2, 98)  # percentiles that become black and white
+
+
+# What the last panel of a sample shows, RGB.
+RIGHT, MISSED, FALSE, WRONG = "agrees", "missed", "false", "other class"
+VERDICTS = {RIGHT: (0, 158, 115), MISSED: (213, 94, 0), FALSE: (86, 180, 233), WRONG: (240, 228, 66)}
+
+
+def draw_samples(
+    images: Iterable[Shaped[np.ndarray, "_ _ _"]],
+    masks: Iterable[Integer[np.ndarray, "_ _"]],
+    predictions: Iterable[Integer[np.ndarray, "_ _"]] | None = None,
+    class_names: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    palette: UInt8[np.ndarray, "256 3"] = PALETTE,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A sheet of tiles, RGB: image, mask and, where there are predictions, prediction and errors; with a legend.
+
+    images: [h w c] as `to_rgb` takes them, of one size or of several; masks: class numbers, 255 is ignored; palette:
+    colors of the classes.
+    """
+    palette = _gray_where_ignored(palette)
+    images, masks = [thin(image) for image in images], [thin(mask) for mask in masks]
+    panels = [[to_rgb(image, mask != IGNORE_INDEX), palette[mask]] for image, mask in zip(images, masks, strict=True)]
+    heads = ["image", "mask"]
+    if predictions is not None:
+        heads += ["prediction", "errors"]
+        predictions = [thin(prediction) for prediction in predictions]
+        for row, mask, prediction in zip(panels, masks, predictions, strict=True):
+            row += [palette[prediction], _errors(row[0], mask, prediction)]
+    panels = [[_enlarge(panel) for panel in row] for row in panels]
+    width = max(row[0].shape[1] for row in panels)
+
+    groups = 1 if len(panels) < 3 else 2  # tiles side by side
+    group = len(heads) * (width + GAP) + 3 * GAP
+    sheet_width = groups * group
+    lines = [max(row[0].shape[0] for row in panels[i : i + groups]) for i in range(0, len(panels), groups)]
+    tops = LABEL + np.cumsum([0] + [height + GAP + (LABEL if captions else 0) for height in lines])
+    legend = _legend(masks, predictions, class_names, palette, (sheet_width - GAP - 42) // LETTER)
+    legend_places = _flow([42 + LETTER * len(name) for name, _ in legend], sheet_width - GAP)
+    bottom = int(tops[-1])
+    canvas = np.full((bottom + LABEL * (1 + legend_places[-1][1]), sheet_width, 3), 255, np.uint8)
+    columns = [GAP + g * group + i * (width + GAP) for g in range(groups) for i in range(len(heads))]
+    texts = [(x, 0, head, "bold") for x, head in zip(columns, heads * groups, strict=True)]
+    for number, row in enumerate(panels):
+        y, x = int(tops[number // groups]), GAP + number % groups * group
+        if captions:
+            texts.append((x, y, shorten(captions[number], (group - 3 * GAP) // LETTER), "normal"))
+            y += LABEL
+        for i, panel in enumerate(row):
+            canvas[y : y + panel.shape[0], x + i * (width + GAP) :][:, : panel.shape[1]] = panel
+    for (name, color), (x, row) in zip(legend, legend_places, strict=True):
+        x, y = GAP + x, bottom + row * LABEL
+        if color is None:
+            texts.append((x + 10, y, name, "bold"))
+        else:
+            canvas[y + 5 : y + 21, x : x + 16] = color
+            texts.append((x + 22, y, name, "normal"))
+    return _write(canvas, texts)
+
+
+def overlay(
+    image: Shaped[np.ndarray, "h w c"],
+    classes: Integer[np.ndarray, "h w"],
+    palette: UInt8[np.ndarray, "256 3"] = PALETTE,
+    opacity: float = 0.5,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """An image, as `to_rgb` takes it, under the colors of its classes, RGB; `opacity` from 0 (image) to 1 (classes)."""
+    return cv2.addWeighted(to_rgb(image), 1 - opacity, _gray_where_ignored(palette)[classes], opacity, 0)
+
+
+def to_rgb(
+    image: Shaped[np.ndarray, "h w c"], valid: Bool[np.ndarray, "h w"] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """BGR, or the first three channels of more, to RGB; fewer than three channels are shown as gray.
+
+    uint8 stays as it is. Of any other type the 2nd percentile of each channel becomes black and the 98th white; they
+    are taken where `valid`, and never of what is not finite, which is black.
+    """
+    bands = image[..., 2::-1] if image.shape[-1] >= 3 else image[..., :1]
+    if bands.dtype != np.uint8:
+        bands = _stretch(bands, valid)
+    return np.ascontiguousarray(bands) if bands.shape[-1] == 3 else np.repeat(bands, 3, -1)
+
+
+def _stretch(bands: np.ndarray, valid: np.ndarray | None) -> UInt8[np.ndarray, "h w c"]:
+    known = np.isfinite(thin(bands)).all(-1)
+    if valid is not None and (known & thin(valid)).any():
+        known &= thin(valid)
+    sample = thin(bands)[known].astype(np.float64)
+    if not len(sample):
+        return np.zeros(bands.shape, np.uint8)
+    low, high = np.percentile(sample, STRETCH, axis=0)
+    flat = high <= low  # nearly everywhere the same
+    low, high = np.where(flat, sample.min(0), low), np.where(flat, sample.max(0), high)
+    shown = (bands.astype(np.float32) - low.astype(np.float32)) / np.maximum(high - low, 1e-30).astype(np.float32)
+    return (np.clip(np.nan_to_num(shown, posinf=0, neginf=0), 0, 1) * 255).astype(np.uint8)
+
+
+def shorten(text: str, most: int) -> str:
+    """At most so many characters: what is too many is left out of the middle."""
+    half = max(1, (most - 1) // 2)
+    return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"
+
+
+def _gray_where_ignored(palette: np.ndarray) -> np.ndarray:
+    return np.concatenate([palette[:IGNORE_INDEX], PALETTE[IGNORE_INDEX:]])
+
+
+def _legend(
+    masks: list, predictions: list | None, class_names: Sequence[str] | None, palette: np.ndarray, most: int
+) -> list[tuple[str, object]]:
+    """Names, of so many characters at most, and colors: of the classes that are named, or else found, then of the
+    errors, behind a title (None)."""
+    found = set(np.concatenate([np.unique(array) for array in [*masks, *(predictions or [])]]).tolist())
+    classes = range(len(class_names)) if class_names else sorted(found - {IGNORE_INDEX})
+    legend = [(shorten(class_names[k] if class_names else f"class {k}", most), palette[k]) for k in classes]
+    if IGNORE_INDEX in found:
+        legend.append(("ignored", palette[IGNORE_INDEX]))
+    if predictions is not None:
+        verdicts = [item for item in VERDICTS.items() if item[0] != WRONG or len(classes) > 2]
+        legend += [("errors", None), *verdicts]
+    return legend
+
+
+def _flow(widths: list[int], room: int) -> list[tuple[int, int]]:
+    """Places things of some widths from left to right, line under line: (x, line) of each."""
+    places, x, line = [], 0, 0
+    for width in widths:
+        if x and x + width > room:
+            x, line = 0, line + 1
+        places.append((x, line))
+        x += width
+    return places
+
+
+def _errors(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The image in gray, colored by what the prediction is: right, missed (0 instead of a class), false or another."""
+    shown = np.repeat(image.mean(-1, keepdims=True), 3, -1) * 0.75 + 32
+    wrong = mask != prediction
+    verdicts = {
+        RIGHT: (~wrong & (mask > 0), 0.3),
+        MISSED: (wrong & (prediction == 0), 0.85),
+        FALSE: (wrong & (mask == 0), 0.85),
+        WRONG: (wrong & (mask > 0) & (prediction > 0), 0.85),
+    }
+    for verdict, (where, strength) in verdicts.items():
+        shown[where] = shown[where] * (1 - strength) + np.array(VERDICTS[verdict]) * strength
+    shown[mask == IGNORE_INDEX] = PALETTE[IGNORE_INDEX]
+    return shown.astype(np.uint8)
+
+
+def thin(array: np.ndarray) -> np.ndarray:
+    """Every second row and column, or third, ..., so that neither side is longer than a tile of a sheet."""
+    step = -(-max(array.shape[:2]) // TILE_PIXELS[1])
+    return array[::step, ::step]
+
+
+def _enlarge(panel: np.ndarray) -> np.ndarray:
+    """Whole pixels only: labels have no colors in between."""
+    times = max(1, -(-TILE_PIXELS[0] // max(panel.shape[:2])))
+    return panel.repeat(times, 0).repeat(times, 1)
+
+
+def _write(canvas: UInt8[np.ndarray, "h w 3"], texts: list[tuple]) -> UInt8[np.ndarray, "h w 3"]:
+    """Puts texts (x and y of the line's upper left corner in pixels, string, weight) on a canvas."""
+    from matplotlib.figure import Figure
+
+    height, width = canvas.shape[:2]
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    figure.figimage(canvas)
+    for x, y, text, weight in texts:
+        place = {"va": "center", "fontsize": 10.5, "fontweight": weight, "parse_math": False}
+        figure.text(x / width, 1 - (y + LABEL / 2) / height, text, **place)
+    return draw(figure)
+
+
+def draw(figure) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws a matplotlib figure that belongs to no window and no global state, RGB."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
+        canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes RGB as a PNG."""
+    replace(path, cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())

@@ -1,0 +1,70 @@
+"""What goes wrong in training and prediction: early ends, memory that does not suffice, one class everywhere, steps
+that wait for data."""
+
+from collections.abc import Sequence
+
+from jaxseg.base.config import Config
+from jaxseg.base.errors import is_about_memory
+
+EVALUATIONS = 3
+LONG = 0.05  # share of the time
+
+
+def out_of_memory(error: BaseException, config: Config, tile: tuple[int, int]) -> str | None:
+    """What to say of `error` if it is about memory: how large the step was, and what to try, in order; else None."""
+    if not is_about_memory(error):
+        return None
+    o, m = config.optimization, config.model
+    part = o.batch_size // o.accumulate
+    tries = [f"--accumulate {2 * o.accumulate} (the same batch in smaller parts), or a smaller --batch-size"] * (
+        part > 1
+    )
+    tries += ["--precision bf16"] * (m.precision == "f32")
+    tries += ["--remat"] * (not m.remat)
+    tries += [f"--crop {max(2 ** (len(m.widths) - 1), max(tile) // 2)}", "fewer or smaller --widths"]
+    return (
+        f"memory does not suffice for {part} samples of {tile[1]}x{tile[0]} in {m.precision} through "
+        f"--widths {' '.join(map(str, m.widths))}. Try, in this order:\n"
+        + "\n".join(f"  {number}. {what}" for number, what in enumerate(tries, 1))
+        + "\nOn a GPU, JAX takes three quarters of the memory at start; other programs on it take theirs away."
+    )
+
+
+def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels: Sequence[int]) -> str | None:
+    """A warning when the last three evaluations predicted one class for every pixel, said once.
+
+    `epochs`: lines of log.jsonl, whose "validation" has "predicted", the share of pixels given to each class.
+    """
+
+    def only(record: dict) -> int | None:
+        shares = record["validation"].get("predicted") or [0]
+        return shares.index(max(shares)) if max(shares) > 0.9999 else None
+
+    last = [only(record) for record in epochs[-EVALUATIONS:]]
+    before = only(epochs[-EVALUATIONS - 1]) if len(epochs) > EVALUATIONS else None
+    if len(last) < EVALUATIONS or last[0] is None or len(set(last)) > 1 or before == last[0]:
+        return None
+    total = max(sum(class_pixels), 1)
+    others = [f"{name} is {n / total:.1%}" for i, (name, n) in enumerate(zip(classes, class_pixels)) if i != last[0]]
+    return (
+        f"validation predictions are 100 % {classes[last[0]]} for {EVALUATIONS} evaluations; of the training pixels "
+        f"{', '.join(others[:5])}. Try --class-weights auto or --loss dice_ce; look at samples/batch.png"
+    )
+
+
+def waits_for_data(epochs: Sequence[dict], cache: str, workers: int) -> str | None:
+    """Advice when steps wait for data, once: in an epoch that reads files, or in two on end where only the first does.
+
+    `epochs`: lines of log.jsonl with "waited", the share of the time.
+    """
+
+    def long(record: dict) -> bool:
+        return (record.get("waited") or 0) > LONG
+
+    number = 1 if cache == "none" else 2
+    last, before = epochs[-number:], epochs[-number - 1 : -number]
+    if len(last) < number or not all(map(long, last)) or any(map(long, before)):
+        return None
+    faster = {"none": "memory, disk or device", "disk": "memory or device", "memory": "device"}.get(cache)
+    advice = f"more --workers (now {workers})" + (f", or --cache {faster}" if faster else "")
+    return f"training waited for data {last[-1]['waited']:.0%} of the time. Try {advice}"

@@ -1,0 +1,222 @@
+"""From the settings of a run to its batches: finds the files, has them examined, says what it found, and decides what
+is cropped and what is kept where.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import psutil
+
+from jaxseg.base.config import LARGEST, Config, Data, cache_folder
+from jaxseg.base.errors import UserError
+from jaxseg.base.terminal import console
+from jaxseg.data.feed.pipeline import Cache, Pipeline
+from jaxseg.data.feed.windows import Size
+from jaxseg.data.find.folders import find_split
+from jaxseg.data.made.fields import given_or_made_up
+from jaxseg.data.read.samples import Reading
+from jaxseg.doctor.examine import Examination, Part, examine
+
+CROP = 512
+"""Side of the crops of larger ones, if not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What a run reads, and how."""
+
+    config: Config
+    found: Examination
+    crop: Size | None
+    cache: Cache
+    """Where decoded images are kept."""
+
+    @property
+    def reading(self) -> Reading:
+        """How files become samples."""
+        return self.found.reading
+
+    @property
+    def classes(self) -> list[str]:
+        """Their names."""
+        return list(self.reading.labels.names)
+
+    @property
+    def class_pixels(self) -> tuple[int, ...]:
+        """Of the training images."""
+        return self.found.training.class_pixels
+
+    @property
+    def tile(self) -> Size:
+        """Height and width of the training samples."""
+        return self.crop or self.found.training.sizes[0]
+
+    @property
+    def split_names(self) -> dict[str, list[str]]:
+        """Names of the images on both sides, for split.json."""
+        return {"training": self.found.split.training_names, "validation": self.found.split.validation_names}
+
+    @property
+    def description(self) -> dict:
+        """What a checkpoint keeps, so that files can be read again in the same way."""
+        return {
+            "classes": self.classes,
+            "in_channels": self.reading.channels,
+            "reading": self.reading.to_dict(),
+            "tile": list(self.tile),
+        }
+
+    def pipelines(self, seed: int, workers: int) -> tuple[Pipeline, Pipeline]:
+        """Training and validation batches."""
+        split, data = self.found.split, self.config.data
+        how = {"batch_size": self.config.optimization.batch_size, "reading": self.reading}
+        how |= {"workers": workers, "cache": self.cache}
+        sizes = self.found.training.sizes, self.found.validation.sizes
+        crops = {"crop": self.crop, "crops": data.crops}
+        return (
+            Pipeline(split.training, sizes=sizes[0], shuffle=True, seed=seed, **crops, **how),
+            Pipeline(split.validation, sizes=sizes[1], largest=LARGEST, **how),
+        )
+
+
+def open_data(config: Config, limit: int | None = None) -> Dataset:
+    """The data of a run, every file decoded once (or known from an earlier pass); says what it found.
+
+    `limit`: use this many training images, evenly spread over all, and validation images in proportion. Raises
+    DataError listing all that is wrong with the files, UserError when they do not fit the network.
+    """
+    data, run = given_or_made_up(config.data), config.run
+    config = dataclasses.replace(config, data=data)
+    split = find_split(data, run.seed)
+    if limit is not None and limit < len(split.training):
+        share = limit / len(split.training)
+        few = (spread(pairs, max(1, round(share * len(pairs)))) for pairs in (split.training, split.validation))
+        split = dataclasses.replace(split, **dict(zip(("training", "validation"), few)))
+    if run.overfit:
+        few = split.training[: run.overfit]
+        split = dataclasses.replace(split, training=few, validation=few, notes=())
+    found = examine(split, data, data.workers)
+    tell(found)
+    found.raise_errors()
+    crop = choose_crop(config, found.training.sizes)
+    dataset = Dataset(config, found, crop, choose_cache(data, found))
+    check_sizes(dataset)
+    return dataset
+
+
+def choose_cache(data: Data, found: Examination) -> Cache:
+    """Where decoded images are kept; says so. Raises UserError where they do not fit in the place asked for."""
+    parts = (found.training, found.validation)
+    need = sum(part.decoded_bytes for part in parts)
+    images = f"{sum(part.pairs for part in parts)} images, {need / 2**20:,.0f} MiB decoded"
+    room, what = memory_for_images(data)
+    cache = data.cache if data.cache != "auto" else "memory" if need <= room else "none"
+    if cache == "device":
+        check_sizes_for_device(found)
+        room, what = memory_on_device() or (room, what)
+    if cache in ("memory", "device") and need > room:
+        raise UserError(
+            f"--cache {cache}: {images}, do not fit in {what}. "
+            "Give --cache disk, which needs no memory, or --cache none, which reads the files each epoch."
+        )
+    kept = {
+        "none": "read from the files each epoch",
+        "memory": "kept in memory",
+        "disk": f"kept in {cache_folder()}, for later runs too",
+        "device": "kept on the device",
+    }[cache]
+    if data.cache == "auto" and cache == "none":
+        kept = f"more than {what}: {kept}; --cache disk would keep them in {cache_folder()}"
+    console.print(f"data  {images}, {kept}")
+    return cache
+
+
+def memory_for_images(data: Data) -> tuple[int, str]:
+    """Bytes of memory that decoded images may take, and what sets this limit."""
+    free = psutil.virtual_memory().available
+    if data.cache_mb * 2**20 <= 0.8 * free:
+        return data.cache_mb * 2**20, f"--cache-mb {data.cache_mb}"
+    return int(0.8 * free), f"four fifths of the {free / 2**20:,.0f} MiB of memory that are free"
+
+
+def memory_on_device() -> tuple[int, str] | None:
+    """The same on a device with memory of its own, of which the network needs its share; None on a CPU."""
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit and (limit // 2, f"half of the device's {limit / 2**20:,.0f} MiB, the network's share left aside")
+
+
+def check_sizes_for_device(found: Examination) -> None:
+    """Raises UserError where images differ in size: what is cut from them could not lie in one array."""
+    for name, part in (("training", found.training), ("validation", found.validation)):
+        if len(set(part.sizes)) > 1:
+            raise UserError(
+                f"--cache device needs images of one size; the {name} images are {sizes_text(part)}. "
+                "Bring them to one size, or give --cache memory."
+            )
+
+
+def spread(items: Sequence, count: int) -> tuple:
+    """`count` of the items, evenly spread over all of them, in their order."""
+    return tuple(items[i * len(items) // count] for i in range(count))
+
+
+def tell(found: Examination) -> None:
+    """Says what was found: the layout, what the files are, classes and their shares, and what may be wrong."""
+    console.print(f"data  {found.split.layout}")
+    for name, part in (("training", found.training), ("validation", found.validation)):
+        if part.pairs and found.reading is not None:
+            total = max(sum(part.class_pixels), 1)
+            shares = [f"{c} {n / total:.1%}" for c, n in zip(found.reading.labels.names, part.class_pixels)]
+            shares += [f"ignored {part.ignored_pixels:,} pixels"] if part.ignored_pixels else []
+            console.print(f"data  {part.pairs} {name} images of {sizes_text(part)}; {', '.join(shares)}")
+    if found.reading is not None:
+        r = found.reading
+        console.print(f"data  {r.channels} channels of {r.dtype}, normalized by {r.normalize}")
+    for finding in found.findings:
+        if finding.level == "warning":
+            files = f" ({', '.join(finding.files[:3])}{', ...' * (len(finding.files) > 3)})" if finding.files else ""
+            console.print(f"data  {finding.what}{files}", style="yellow")
+            for line in finding.advice.splitlines():
+                console.print(f"      -> {line}", style="yellow")
+
+
+def sizes_text(part: Part) -> str:
+    """The size of the images of a part, or the range of them."""
+    heights, widths = zip(*part.sizes)
+    if len(set(part.sizes)) == 1:
+        return f"{widths[0]}x{heights[0]}"
+    return f"{min(widths)}x{min(heights)} to {max(widths)}x{max(heights)}"
+
+
+def choose_crop(config: Config, sizes: tuple[Size, ...]) -> Size | None:
+    """The size of training samples, None where it is that of the images."""
+    side, chosen = config.data.crop, "given"
+    if side is None:
+        if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST:
+            return None
+        chosen = "as their sizes differ" if len(set(sizes)) > 1 else f"as they are larger than {LARGEST}"
+        least = 2 ** (len(config.model.widths) - 1)
+        side = max(least, min(CROP, int(np.median([min(size) for size in sizes]))) // least * least)
+    share = len(sizes) * config.data.crops * side**2 / sum(h * w for h, w in sizes)
+    seen = f"; an epoch sees {share:.0%} of the pixels, more --crops see more" if share < 0.5 else ""
+    console.print(f"data  random crops of {side}x{side} for training ({chosen}){seen}")
+    return side, side
+
+
+def check_sizes(dataset: Dataset) -> None:
+    """Raises UserError when images are too small for the network, or for BatchNorm at its deepest level in training."""
+    config, found, (h, w) = dataset.config, dataset.found, dataset.tile
+    o, levels = config.optimization, len(config.model.widths)
+    least = 2 ** (levels - 1)
+    sizes = {(h, w), *found.validation.sizes} if len(set(found.validation.sizes)) == 1 else {(h, w)}
+    if small := [f"{width}x{height}" for height, width in sorted(sizes) if min(height, width) < least]:
+        raise UserError(f"images of {', '.join(small)} are too small: {levels} --widths need {least} pixels a side")
+    samples = found.training.pairs * config.data.crops
+    if (h // least) * (w // least) == 1 and 1 in (o.batch_size // o.accumulate, samples % o.batch_size):
+        raise UserError(
+            f"a batch of 1 tile leaves BatchNorm one value per channel at the deepest level ({w}x{h} tiles, "
+            f"{levels} --widths, {samples} tiles in batches of {o.batch_size}). "
+            "Use fewer --widths or another --batch-size."
+        )

@@ -1,0 +1,177 @@
+"""A run from its settings to its folder: data, step, log, evaluate, save."""
+
+import dataclasses
+import itertools
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from jaxseg.base import config as settings
+from jaxseg.base import terminal
+from jaxseg.base.config import Config, Optimization
+from jaxseg.base.errors import OutOfMemory, Stopped
+from jaxseg.base.terminal import console
+from jaxseg.data.feed.pipeline import to_device
+from jaxseg.learn import augment, class_weights, losses, metrics, optimizers, schedules
+from jaxseg.learn.compiled import compile_eval_step, compile_train_step
+from jaxseg.learn.plan import make_plan
+from jaxseg.learn.step import normalize, unit
+from jaxseg.nn import unet
+from jaxseg.runs import readme
+from jaxseg.runs.checkpoint import Checkpoints, Progress, load_weights
+from jaxseg.runs.folder import open_run
+from jaxseg.runs.tracker import Tracker
+from jaxseg.training import advice, report
+from jaxseg.training.dataset import Dataset, open_data
+from jaxseg.training.progress import Bar
+from jaxseg.training.steps import Signals, check_finite, evaluate, run_steps
+
+
+def train(config: Config) -> Path | None:
+    """Runs `config` to its end and returns the run folder, None after a dry run.
+
+    Raises UserError, NonFiniteLoss, OutOfMemory or Stopped.
+    """
+    terminal.greet()
+    if config.optimization.class_weights:
+        class_weights.check(config.optimization.class_weights)
+    data = open_data(config)
+    try:
+        return fit(config, data)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if (message := advice.out_of_memory(error, config, data.tile)) is None:
+            raise
+        raise OutOfMemory(message) from error
+
+
+def fit(config: Config, data: Dataset) -> Path | None:
+    """The run on its data: step, log, evaluate, save."""
+    began, o = time.monotonic(), config.optimization
+    training, validation = data.pipelines(config.run.seed, config.data.workers)
+    plan = make_plan(o, len(training))
+    net = unet.build(config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed)
+    if config.run.load is not None:
+        load_weights(net, config.run.load)
+    optimizer = nnx.Optimizer(net, optimizers.build(o, plan.schedule), wrt=nnx.Param)
+    parts = step_parts(config, data)
+    batch = next(training.epoch())
+    report.tell(config, data, net, plan, batch)
+    if config.run.dry_run:
+        console.print("dry run: no step was taken, nothing was written")
+        return None
+
+    before = config if config.run.resume is None else settings.load(config.run.resume)
+    run = open_run(config, data.split_names)
+    checkpoints = Checkpoints(run, config, data.description)
+    progress = checkpoints.restore("last", net, optimizer) if config.run.resume else Progress()
+    start = progress.epoch * plan.epoch_steps + progress.batch
+    if config.run.resume:
+        report.tell_resumed(plan, make_plan(before.optimization, plan.epoch_steps), progress, start)
+    console.print(f"run   {run}")
+    # an epoch that was stopped after its last step is not over: it is evaluated, logged and saved again
+    logged = start - bool(progress.batch) if config.run.resume else None
+
+    train_step = compile_train_step(net, optimizer, schedule=plan.schedule, seed=config.run.seed, **parts)
+    eval_step = compile_eval_step(optimizers.averaged(net, optimizer), loss=parts["loss"], normalize=parts["normalize"])
+    with (
+        Tracker(run, resume_step=logged, class_names=data.classes) as tracker,
+        Bar(plan.steps, start, o.batch_size) as bar,
+        Signals() as signals,
+    ):
+        for epoch in range(progress.epoch, plan.epochs):
+            if is_exhausted(o, progress):
+                console.print(f"early  no better mIoU for {o.early_stopping} epochs")
+                break
+            epoch_began, totals = time.monotonic(), metrics.Totals(progress.totals)
+            bar.start_epoch()
+            first, end = epoch * plan.epoch_steps + progress.batch, plan.end(epoch)
+            batches = to_device(itertools.islice(training.epoch(epoch, start=progress.batch), end - first))
+            for records in run_steps(train_step, batches, first, config.run.log_every, signals):
+                check_finite(records, epoch)
+                for record in records:
+                    totals.add(record)
+                tracker.steps(records)
+                bar.update(epoch + 1, records)
+                if records[0]["step"] == 0:  # now, and not before: the first step does not wait for it
+                    report.save_batch_picture(tracker, data, batch, parts["augment"], config.run.seed)
+                progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
+            if signals.received:
+                checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
+                console.print("stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run))
+                raise Stopped(signals.received)
+
+            record = {
+                "epoch": epoch,
+                "step": end,
+                "train": totals.summary(),
+                "validation": evaluate(eval_step, validation, epoch),
+                "learning_rate": float(plan.schedule(end - 1) * optimizers.rate_scale(optimizer)),
+                "images_per_second": bar.images_per_second,
+                "waited": bar.waited,
+                "seconds": time.monotonic() - epoch_began,
+            }
+            best = progress.best is None or is_better(record, progress.best)
+            plateau = watch_plateau(o, progress.plateau, record, optimizer)
+            progress = dataclasses.replace(progress, best=record if best else progress.best, plateau=plateau)
+            if end == (epoch + 1) * plan.epoch_steps:  # else --steps ends within it, and more of them go on there
+                progress = dataclasses.replace(progress, epoch=epoch + 1, batch=0, totals=None)
+            tracker.epoch(record)
+            console.print(terminal.epoch_line(record, plan.epochs, best))
+            for warning in (
+                advice.one_class_only(tracker.epochs, data.classes, data.class_pixels),
+                advice.waits_for_data(tracker.epochs, data.cache, config.data.workers),
+            ):
+                if warning is not None:
+                    console.print(warning, style="yellow")
+            for which in ["best"] * best + ["last"]:
+                checkpoints.save(which, end, net, optimizer, progress)
+        checkpoints.close()
+        picture = report.save_predictions(tracker, run, data, progress.best)
+    images = validation.pairs[0].image.parent
+    readme.write(run, config, data.description, progress.best, images)
+    report.report(progress.best, run, data.classes, images, picture, time.monotonic() - began)
+    return run
+
+
+def step_parts(config: Config, data: Dataset) -> dict:
+    """What the step is made of beside model, optimizer and schedule; says which class weights it found."""
+    o, reading = config.optimization, data.reading
+    weights = (
+        class_weights.weights(o.class_weights, data.class_pixels, data.found.training.image_pixels)
+        if o.class_weights
+        else None
+    )
+    if weights is not None:
+        shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(data.classes, weights, strict=True))
+        console.print(f"loss  class weights: {shown}")
+    normalized = partial(normalize, mean=reading.mean or None, std=reading.std or None)
+    return {
+        "loss": losses.build(o, weights),
+        "normalize": normalized,
+        "augment": None if config.run.overfit else augment.build(config.augmentation, unit),
+        "accumulate": o.accumulate,
+    }
+
+
+def is_better(record: dict, best: dict) -> bool:
+    """Whether an epoch's validation mIoU is above the best so far; one without a score is not."""
+    return record["validation"]["miou"] > best["validation"]["miou"]
+
+
+def is_exhausted(o: Optimization, progress: Progress) -> bool:
+    """Whether --early-stopping ends the run here."""
+    if o.early_stopping is None or progress.best is None or progress.batch:
+        return False
+    return progress.epoch - 1 - progress.best["epoch"] >= o.early_stopping
+
+
+def watch_plateau(o: Optimization, state: dict | None, record: dict, optimizer: nnx.Optimizer) -> dict | None:
+    """Lets --schedule plateau see an epoch's mIoU, sets the learning rate's factor, and returns its state to keep."""
+    if o.schedule != "plateau":
+        return None
+    plateau = schedules.Plateau(o.learning_rate, gamma=o.gamma, patience=o.patience, final_lr=o.final_lr, state=state)
+    optimizers.set_rate_scale(optimizer, plateau.update(record["validation"]["miou"]))
+    return plateau.state

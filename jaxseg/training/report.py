@@ -1,0 +1,94 @@
+"""What a run says of itself and shows: its plan, its input, where it goes on, samples, the end."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxseg.base import terminal
+from jaxseg.base.config import Config
+from jaxseg.base.terminal import console
+from jaxseg.data.read.samples import read_sample
+from jaxseg.inference.predictor import Predictor
+from jaxseg.learn.augment import Augment, Batch
+from jaxseg.learn.plan import Plan
+from jaxseg.learn.step import normalize, step_key
+from jaxseg.nn import unet
+from jaxseg.runs.checkpoint import Progress, load_model
+from jaxseg.runs.tracker import Tracker
+from jaxseg.training.dataset import Dataset
+
+SAMPLES = 6
+
+
+def tell(config: Config, data: Dataset, net: unet.UNet, plan: Plan, batch: Batch) -> None:
+    """Says which network is trained for how long, and what its input, the first batch, looks like."""
+    m, o = config.model, config.optimization
+    widths = "-".join(map(str, m.widths))
+    console.print(f"model U-Net {widths}, {net.parameters:,} parameters, init {m.init}, {m.precision}")
+    console.print(
+        f"plan  {plan.epochs} epochs, {plan.steps:,} steps of {o.batch_size}, {o.loss}, {o.optimizer}, "
+        f"learning rate {o.learning_rate:g}, {o.schedule}"
+    )
+    x = np.asarray(normalize(batch["image"][batch["valid"]], data.reading.mean or None, data.reading.std or None))
+    mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
+    shown = [" ".join(f"{value:.3g}" for value in values[:12]) for values in (mean, std)]
+    console.print(f"input first batch {'x'.join(map(str, x.shape))}, mean {shown[0]}, deviation {shown[1]}")
+    if np.abs(mean).max() > 3 or std.max() < 0.1:
+        console.print("      that is far from 0 and 1: --normalize dataset would mend it", style="yellow")
+
+
+def tell_resumed(plan: Plan, before: Plan, progress: Progress, start: int) -> None:
+    """Says where a run goes on, and how the learning rate changes there if it was planned otherwise `before`."""
+    if start >= plan.steps:
+        longer = f"--epochs {2 * plan.epochs}"
+        console.print(f"resumed after its end, epoch {progress.epoch}; {longer} would let it go on")
+        return
+    now, was = float(plan.schedule(start)), float(before.schedule(start))
+    changed = f" (was {was:.3g}, of {before.steps:,} steps)" if before.steps != plan.steps else ""
+    console.print(f"resumed at epoch {progress.epoch + 1}, step {start}, learning rate {now:.3g}{changed}")
+    if changed and now > 10 * was:
+        advice = "--load the weights into a new run with a lower --learning-rate if that is not wanted"
+        console.print(f"      the learning rate goes up again; {advice}", style="yellow")
+
+
+def save_batch_picture(tracker: Tracker, data: Dataset, batch: Batch, augment: Augment | None, seed: int) -> None:
+    """The first batch as the network will see it, augmented: the article's look at its data."""
+    if augment is not None:
+        batch = jax.device_get(jax.jit(augment)(step_key(seed, 0), batch))
+    n = min(int(batch["valid"].sum()), SAMPLES)
+    images, masks = (np.asarray(batch[name][:n]) for name in ("image", "mask"))
+    tracker.pictures("batch", 0, images, masks, class_names=data.classes, palette=data.reading.labels.palette())
+
+
+def save_predictions(tracker: Tracker, run: Path, data: Dataset, best: dict) -> Path:
+    """Pictures of validation images, spread over the set, with what the best checkpoint makes of them."""
+    net, _ = load_model(run)
+    pairs, reading = data.found.split.validation, data.reading
+    chosen = pairs[:: max(1, len(pairs) // SAMPLES)][:SAMPLES]
+    predictor = Predictor(net, reading, batch_size=1, sides=data.tile)
+    samples = [read_sample(pair, reading) for pair in chosen]
+    tracker.pictures(
+        "predictions",
+        best["step"],
+        [sample["image"] for sample in samples],
+        [sample["mask"] for sample in samples],
+        [predictor.classes(sample["image"]) for sample in samples],
+        class_names=data.classes,
+        captions=[pair.image.stem for pair in chosen],
+        palette=reading.labels.palette(),
+    )
+    return run / "samples" / "predictions.png"
+
+
+def report(best: dict, run: Path, classes: list[str], images: Path, picture: Path, seconds: float) -> None:
+    """The table at the end, where everything is, and what to do next with a folder of `images`."""
+    scores = best["validation"]
+    console.print()
+    console.print(terminal.result_table(scores, classes, f"validation, best epoch ({best['epoch'] + 1})"))
+    console.print(
+        f"mIoU {scores['miou']:.4f}   without class 0 {scores['miou_fg']:.4f}   pixel accuracy {scores['accuracy']:.4f}"
+    )
+    console.print(f"{terminal.speed(best['images_per_second'])} in training, {terminal.clock(seconds)} in all")
+    console.print(f"\npictures   {picture}\ncurves     {run / 'curves.png'}\nbest model {run / 'checkpoints' / 'best'}")
+    console.print("\nnext\n  " + terminal.command("jaxseg.predict", run, images, "-o", run / "predictions"))

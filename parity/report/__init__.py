@@ -1,0 +1,1 @@
+"""Answers and the report that shows them."""

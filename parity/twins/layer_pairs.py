@@ -1,0 +1,282 @@
+"""The same layer on both sides, everything in PyTorch's layouts: what the check of layers starts from.
+
+Functions here are jaxseg's side (or Flax's) of a layer: they take the input `x` [b c h w] and the parameters, as
+PyTorch has them, and return what the layer makes of them; so gradients come out in PyTorch's layouts too. jaxseg is
+looked up when they are called.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from jaxseg.nn import initializers, unet
+from parity.judge import compare
+from parity.twins.pairs import array
+
+Results = dict[str, np.ndarray]
+Sides = tuple[Results, ...]  # jaxseg's, PyTorch's
+
+
+class Case(NamedTuple):
+    """A layer with its input and parameters, which both sides take in this order; the names are for the results.
+
+    Both sides return `y`, or `y` and a dict of what else there is to see.
+    """
+
+    ours: Callable
+    theirs: Callable
+    arguments: Mapping[str, np.ndarray]
+
+
+def ours(cases: Mapping[str, Case], optimize: bool = False) -> Results:
+    """Of every case: its `y`, the gradient `d <argument>` of a weighted sum of it, and the rest.
+
+    One compilation, a hasty one unless `optimize`: for questions of rounding, which are about the program that people
+    run.
+    """
+
+    def one(case: Case, arguments: list[jax.Array]) -> dict:
+        y, pull, rest = jax.vjp(lambda *a: _with_rest(case.ours(*a)), *arguments, has_aux=True)
+        return _named(case, y, pull(jnp.asarray(weights(y.shape), y.dtype)), rest)
+
+    def all_of_them(arguments: dict[str, list[jax.Array]]) -> dict[str, dict]:
+        return {name: one(case, arguments[name]) for name, case in cases.items()}
+
+    compiled = jax.jit(all_of_them, compiler_options={} if optimize else hasty())
+    found = compiled({name: list(case.arguments.values()) for name, case in cases.items()})
+    return {f"{name}: {what}": np.asarray(x) for name, result in found.items() for what, x in result.items()}
+
+
+@functools.cache
+def hasty() -> dict:
+    """XLA's options for a program that is compiled in a third of the time and runs once.
+
+    Without LLVM's optimization, and with XLA's older code for loops as long as it has that.
+    """
+    options = {"xla_backend_optimization_level": 0}
+    older = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda x: x, compiler_options=older).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:  # no such option
+        return options
+    return options | older
+
+
+def theirs(cases: Mapping[str, Case], dtype: torch.dtype | None = None) -> Results:
+    """The same of PyTorch; in another `dtype` than the arguments', if given."""
+    out = {}
+    for name, case in cases.items():
+        arguments = [torch.tensor(a, dtype=dtype, requires_grad=True) for a in case.arguments.values()]
+        y, rest = _with_rest(case.theirs(*arguments))
+        y.backward(torch.tensor(weights(y.shape), dtype=y.dtype))
+        out |= {f"{name}: {what}": array(x) for what, x in _named(case, y, [a.grad for a in arguments], rest).items()}
+    return out
+
+
+def both(groups: Mapping[str, Mapping[str, Case]]) -> dict[str, Sides]:
+    """Of every group of cases what jaxseg makes of it and what PyTorch does, compiled all together."""
+    cases = {(group, name): case for group, members in groups.items() for name, case in members.items()}
+    flat = {"/".join(key): case for key, case in cases.items()}
+    found, expected = ours(flat), theirs(flat)
+    return {group: tuple(_of(side, f"{group}/") for side in (found, expected)) for group in groups}
+
+
+def float32(cases: Mapping[str, Case]) -> Sides:
+    """Results of jaxseg in float32, of PyTorch in float32, and of PyTorch in float64 from the same numbers."""
+    single = {
+        name: case._replace(arguments={key: a.astype(np.float32) for key, a in case.arguments.items()})
+        for name, case in cases.items()
+    }
+    return ours(single, optimize=True), theirs(single), theirs(single, torch.float64)
+
+
+def distances(three: Sides) -> dict[str, tuple[float, float]]:
+    """For every result of `float32`, how far jaxseg and PyTorch are from float64: relative l2."""
+    found, expected, exact = three
+    measure = compare.relative_l2
+    return {name: (measure(found[name], x), measure(expected[name], x)) for name, x in exact.items()}
+
+
+def only(sides: Sides, wanted: Callable[[str], bool]) -> Sides:
+    """The results whose name, without the case, is wanted."""
+    return tuple({name: x for name, x in side.items() if wanted(name.rpartition(": ")[2])} for side in sides)
+
+
+def channels(sides: Sides, which: slice) -> Sides:
+    """Of results that are all about the same channels, [... c h w] or [c], those `which`."""
+    return tuple({k: x[..., which, :, :] if x.ndim > 1 else x[which] for k, x in side.items()} for side in sides)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Of unit variance, in float64 and the same in float32."""
+    return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
+
+
+def _of(results: Results, group: str) -> Results:
+    return {name.removeprefix(group): x for name, x in results.items() if name.startswith(group)}
+
+
+def weights(shape: tuple[int, ...]) -> np.ndarray:
+    """What the gradient starts from: the same for every result of this shape, and the same in float32 and float64."""
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def _with_rest(result) -> tuple:
+    return result if isinstance(result, tuple) else (result, {})
+
+
+def _named(case: Case, y, grads: Sequence, rest: Mapping) -> dict:
+    return {"y": y, **{f"d {key}": grad for key, grad in zip(case.arguments, grads)}, **rest}
+
+
+# Layouts --------------------------------------------------------------------------------------------------------------
+
+
+def nhwc(x):
+    """[b c h w] -> [b h w c]."""
+    return x.transpose(0, 2, 3, 1)
+
+
+def nchw(x):
+    """[b h w c] -> [b c h w]."""
+    return x.transpose(0, 3, 1, 2)
+
+
+def hwio(kernel):
+    """[out in h w] -> [h w in out]."""
+    return kernel.transpose(2, 3, 1, 0)
+
+
+def kinds(x) -> dict:
+    """To compute in, and have parameters in, the type of `x`."""
+    return {"dtype": x.dtype, "param_dtype": x.dtype}
+
+
+def fill(layer: nnx.Module, **parameters) -> None:
+    """Sets parameters; one that the layer should have and has not shows in the results."""
+    for name, value in parameters.items():
+        if value is not None and getattr(layer, name) is not None:
+            getattr(layer, name)[...] = value
+
+
+# jaxseg's layers ------------------------------------------------------------------------------------------------------
+
+
+def conv(x, kernel, bias=None):
+    """`model.Conv`; its kernel is square."""
+    outputs, inputs, size, _ = kernel.shape
+    made = {"rule": initializers.RULES["article"], "use_bias": bias is not None, "rngs": nnx.Rngs(0)}
+    layer = unet.Conv(inputs, outputs, size, **made, **kinds(x))
+    fill(layer, kernel=hwio(kernel), bias=bias)
+    return nchw(layer(nhwc(x)))
+
+
+def up_conv(x, kernel, bias):
+    """`model.UpConv`; PyTorch's kernel is [in out h w]."""
+    layer = unet.UpConv(*kernel.shape[:2], rule=initializers.RULES["article"], rngs=nnx.Rngs(0), **kinds(x))
+    fill(layer, kernel=kernel.transpose(2, 3, 0, 1), bias=bias)
+    return nchw(layer(nhwc(x)))
+
+
+def conv_block(x, kernel1, bias1, scale1, shift1, kernel2, bias2, scale2, shift2):
+    """`model.ConvBlock` in training."""
+    outputs, middle = kernel2.shape[:2]
+    rule = initializers.RULES["article"]
+    block = unet.ConvBlock(x.shape[1], outputs, middle, rule=rule, rngs=nnx.Rngs(0), **kinds(x))
+    fill(block.conv1, kernel=hwio(kernel1), bias=bias1)
+    fill(block.norm1, scale=scale1, bias=shift1)
+    fill(block.conv2, kernel=hwio(kernel2), bias=bias2)
+    fill(block.norm2, scale=scale2, bias=shift2)
+    return nchw(block(nhwc(x)))
+
+
+def torch_conv_block(x, kernel1, bias1, scale1, shift1, kernel2, bias2, scale2, shift2):
+    """PyTorch's."""
+    functional = torch.nn.functional
+    for kernel, bias, scale, shift in ((kernel1, bias1, scale1, shift1), (kernel2, bias2, scale2, shift2)):
+        x = functional.conv2d(x, kernel, bias, padding=1)
+        x = functional.relu(functional.batch_norm(x, None, None, scale, shift, training=True))
+    return x
+
+
+def batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluate: bool = False, **options):
+    """`model.BatchNorm` over the batches `x` [steps b c h w], one after the other; afterwards its running statistics.
+
+    Of each batch only the samples `valid` [b] are returned. With `evaluate` what is returned is the last batch
+    evaluated with the statistics of all of them.
+    """
+    norm = unet.BatchNorm(x.shape[2], **kinds(x), **options)
+    fill(norm, scale=scale, bias=bias)
+    kept = slice(None) if valid is None else valid
+    y = jnp.stack([nchw(norm(nhwc(batch), valid))[kept] for batch in x])
+    if evaluate:
+        y = nchw(nnx.view(norm, use_running_average=True)(nhwc(x[-1])))
+    return y, {"running mean": norm.mean[...], "running variance": norm.var[...]}
+
+
+def torch_batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluate: bool = False, **options):
+    """PyTorch's, which gets the valid samples only."""
+    norm = torch.nn.BatchNorm2d(x.shape[2], dtype=x.dtype, **options)
+    parameters = {"weight": scale, "bias": bias}
+    batches = x if valid is None else x[:, valid]
+    y = torch.stack([torch.func.functional_call(norm, parameters, (batch,)) for batch in batches])
+    if evaluate:
+        y = torch.func.functional_call(norm.eval(), parameters, (x[-1],))
+    return y, {"running mean": norm.running_mean, "running variance": norm.running_var}
+
+
+def max_pool(x):
+    """`model.max_pool`."""
+    return nchw(unet.max_pool(nhwc(x)))
+
+
+def relu(x):
+    """The activation of ConvBlock."""
+    return jax.nn.relu(x)
+
+
+def upsample_bilinear(x):
+    """`model.upsample_bilinear`."""
+    return nchw(unet.upsample_bilinear(nhwc(x)))
+
+
+# Flax's and JAX's -----------------------------------------------------------------------------------------------------
+
+
+def flax_conv(x, kernel, bias, *, padding, **options):
+    """`nnx.Conv`; `padding` as it takes it."""
+    outputs, inputs, *size = kernel.shape
+    inputs *= options.get("feature_group_count", 1)
+    layer = nnx.Conv(inputs, outputs, size, padding=padding, rngs=nnx.Rngs(0), **options, **kinds(x))
+    fill(layer, kernel=hwio(kernel), bias=bias)
+    return nchw(layer(nhwc(x)))
+
+
+def flax_conv_transpose(x, kernel, bias, *, stride: int, padding: int, flip: bool):
+    """`nnx.ConvTranspose` as PyTorch's with `padding`: k - 1 - padding here, and the kernel [in out h w] turned round.
+
+    Either it is flipped by hand, or `transpose_kernel=True` flips it, and wants it as [h w out in].
+    """
+    inputs, outputs, *size = kernel.shape
+    around = [(k - 1 - padding, k - 1 - padding) for k in size]
+    made = {"strides": stride, "padding": around, "transpose_kernel": not flip, "rngs": nnx.Rngs(0)}
+    layer = nnx.ConvTranspose(inputs, outputs, size, **made, **kinds(x))
+    turned = kernel[:, :, ::-1, ::-1].transpose(2, 3, 0, 1) if flip else hwio(kernel)
+    fill(layer, kernel=turned, bias=bias)
+    return nchw(layer(nhwc(x)))
+
+
+def flax_pool(pool: Callable, x, *, size: int, stride: int, padding: int):
+    """`nnx.max_pool` or `nnx.avg_pool`."""
+    return nchw(pool(nhwc(x), (size, size), (stride, stride), ((padding, padding), (padding, padding))))
+
+
+def resize(x, *, size: tuple[int, int], method: str, antialias: bool = False):
+    """`jax.image.resize` to the height and width `size`."""
+    return jax.image.resize(x, (*x.shape[:2], *size), method, antialias=antialias)

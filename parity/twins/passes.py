@@ -1,0 +1,282 @@
+"""One pass forwards and backwards through jaxseg's network and through the reference, with every layer noted.
+
+Layers go by jaxseg's names on both sides, `down.1.conv1`; the functions among them by `down.1.relu1`,
+`down.1.max_pool` and `up.0.up`. Parameters go by PyTorch's.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flax import nnx
+
+from jaxseg.learn import losses, step
+from jaxseg.nn import layers as nn_layers
+from jaxseg.nn import unet
+from jaxseg.nn.torch_weights import to_torch
+from jaxseg.nn.unet import UNet
+from parity.twins import pairs
+from parity.twins.pairs import Batch
+
+Arrays = dict[str, np.ndarray]
+
+LAYERS = (
+    torch.nn.Conv2d,
+    torch.nn.BatchNorm2d,
+    torch.nn.ReLU,
+    torch.nn.MaxPool2d,
+    torch.nn.ConvTranspose2d,
+    torch.nn.Upsample,
+)
+NAMES = [  # PyTorch's name of a layer -> jaxseg's
+    (r"^inc\.", "down.0."),
+    (r"^down(\d+)\.maxpool_conv\.0$", r"down.\1.max_pool"),
+    (r"^down(\d+)\.maxpool_conv\.1\.", r"down.\1."),
+    (r"^up(\d+)\.up$", lambda m: f"up.{int(m[1]) - 1}.up"),
+    (r"^up(\d+)\.conv\.", lambda m: f"up.{int(m[1]) - 1}.block."),
+    (r"^outc\.conv$", "head"),
+    (r"double_conv\.(\d)$", lambda m: ("conv1", "norm1", "relu1", "conv2", "norm2", "relu2")[int(m[1])]),
+]
+
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+"""For `jax.jit`: without LLVM's optimizations, which take two thirds of the compilation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """What one pass in training gave, for the valid samples, `b c h w`; what was bfloat16 as float32."""
+
+    loss: np.ndarray
+    logits: np.ndarray
+    outputs: Arrays
+    """Of every layer; on the reference's side in the order of computation."""
+    output_gradients: Arrays
+    """Of the loss with respect to them."""
+    gradients: Arrays
+    """Of the parameters, without the known zeros."""
+    known_zeros: Arrays
+    """Gradients of biases that a BatchNorm follows: 0 in exact arithmetic."""
+    statistics: Arrays
+    """Running ones, after the pass."""
+    types: dict[str, str]
+    """Of each layer's output, and of "loss", "logits", "gradients" and "statistics"."""
+
+
+def ours(
+    like: UNet, loss: Callable | None = None, *, device: str = "cpu", optimized: bool = True
+) -> Callable[[UNet, Batch], Pass]:
+    """jaxseg's pass: `step.loss_fn`, compiled once for networks such as `like`. Changes neither network nor batch.
+
+    device: "cpu" or "gpu", as for `theirs`.
+    It rounds where the program says so, unlike XLA left to itself, which omits a rounding to bfloat16 that a cast to
+    float32 follows.
+
+    optimized: as XLA compiles for the trainer; without (see `UNOPTIMIZED`) it rounds differently.
+    """
+    graph = nnx.graphdef(like)
+
+    options = {"xla_allow_excess_precision": False} | ({} if optimized else UNOPTIMIZED)
+
+    @partial(jax.jit, compiler_options=options)
+    def compute(parameters, rest, batch):
+        def forward(parameters, added):
+            net = nnx.merge(graph, parameters, rest, copy=True)
+            with recording(net, added) as outputs:
+                value, logits = step.loss_fn(net, batch, loss or losses.cross_entropy)
+            return value, (logits, outputs, nnx.state(net, nnx.BatchStat))
+
+        outputs = jax.eval_shape(forward, parameters, {})[1][1]
+        added = {name: jnp.zeros(x.shape, x.dtype) for name, x in outputs.items()}
+        return jax.value_and_grad(forward, (0, 1), has_aux=True)(parameters, added)
+
+    def run(net: UNet, batch: Batch) -> Pass:
+        given = jax.device_put((*nnx.state(net, nnx.Param, ...), batch), jax.devices(device)[0])
+        (value, (logits, outputs, statistics)), (gradients, output_gradients) = compute(*given)
+
+        def samples(x):
+            return _readable(pairs.nchw(x)[batch["valid"]])
+
+        gradients, statistics = to_torch(gradients), to_torch(statistics)
+        return Pass(
+            np.asarray(value),
+            samples(logits),
+            {name: samples(x) for name, x in outputs.items()},
+            {name: samples(x) for name, x in output_gradients.items()},
+            *_split_zeros(gradients),
+            statistics,
+            _types(value, logits, gradients, statistics, outputs),
+        )
+
+    return run
+
+
+def theirs(
+    reference: torch.nn.Module,
+    batch: Batch,
+    dtype: str,
+    loss: Callable = F.cross_entropy,
+    *,
+    device: str = "cpu",
+    variation: str = "",
+    along: Pass | None = None,
+) -> Pass:
+    """The reference's pass; "bfloat16" under autocast, as PyTorch's users write it. Changes neither.
+
+    variation: "channels_last", or "permuted batch" for the samples in reverse; neither matters to exact results.
+    along: takes the branches that this pass took (see `branches`) instead of its own.
+    """
+    where = {"cpu": "cpu", "gpu": "cuda"}[device]
+    reference = copy.deepcopy(reference).to(where)
+    images, masks = (x.to(where) for x in pairs.for_torch(batch, "float32" if dtype == "bfloat16" else dtype))
+    if variation == "channels_last":
+        images, reference = (x.to(memory_format=torch.channels_last) for x in (images, reference))
+    if variation == "permuted batch":
+        images, masks = images.flip(0), masks.flip(0)
+    autocast = torch.autocast(where, torch.bfloat16, enabled=dtype == "bfloat16")
+    with autocast, watching(reference, branches(along.outputs) if along else {}) as outputs:
+        logits = reference(images)
+        value = loss(logits, masks)
+    value.backward()
+
+    def samples(x):
+        return pairs.array(x.flip(0) if variation == "permuted batch" else x)
+
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    statistics = dict(reference.named_buffers())
+    return Pass(
+        pairs.array(value),
+        samples(logits),
+        {name: samples(x) for name, x in outputs.items()},
+        {name: samples(x.grad) for name, x in outputs.items()},
+        *_split_zeros(pairs.arrays(gradients)),
+        pairs.arrays(statistics),
+        _types(value, logits, pairs.arrays(gradients), pairs.arrays(statistics), outputs),
+    )
+
+
+@contextlib.contextmanager
+def recording(net: UNet, added: dict[str, jax.Array]) -> Iterator[dict[str, jax.Array]]:
+    """Notes what every layer of `net` puts out while it is called inside.
+
+    `added` holds zeros to add to the outputs: the gradient with respect to them is that with respect to the outputs.
+    """
+    paths = {id(module): ".".join(map(str, path)) for path, module in nnx.iter_graph(net)}
+    outputs, last = {}, ""
+
+    def noted(function, name):
+        def call(*args, **kwargs):
+            nonlocal last
+            y, key = function(*args, **kwargs), name(*args)
+            y = y + added[key] if key in added else y
+            outputs[key] = y
+            if isinstance(args[0], nnx.Module):
+                last = key
+            return y
+
+        return call
+
+    def path(module, *_):
+        return paths[id(module)]
+
+    levels, decoders = itertools.count(1), itertools.count()
+    layers = [
+        (unet.Conv, "__call__", path),
+        (unet.BatchNorm, "__call__", path),
+        (unet.UpConv, "__call__", path),
+        (unet, "upsample_bilinear", lambda x: f"up.{next(decoders)}.up"),
+        (unet, "max_pool", lambda x: f"down.{next(levels)}.max_pool"),
+        (jax.nn, "relu", lambda x: last.replace("norm", "relu")),
+    ]
+    with contextlib.ExitStack() as stack:
+        # what is between the two is nowhere else to be seen
+        stack.enter_context(mock.patch.object(unet, "norm_relu", nn_layers.plain_norm_relu))
+        for owner, attribute, name in layers:
+            right = getattr(owner, attribute)
+            stack.enter_context(mock.patch.object(owner, attribute, noted(right, name)))
+        yield outputs
+
+
+@contextlib.contextmanager
+def watching(reference: torch.nn.Module, taken: Arrays | None = None) -> Iterator[dict[str, torch.Tensor]]:
+    """The same of the reference: the tensors, which will keep their gradients. `taken`: branches to take."""
+    outputs = {}
+
+    def note(key, module, args, out):
+        if taken and key in taken:
+            out = _along(args[0], torch.from_numpy(taken[key]))
+        out.retain_grad()
+        outputs[key] = out
+        return out
+
+    names = layer_names(reference)
+    hooks = [reference.get_submodule(name).register_forward_hook(partial(note, key)) for key, name in names.items()]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def branches(outputs: Arrays) -> Arrays:
+    """What a pass chose: of every ReLU, which outputs are positive (bool); of every pooling, the pixels it took (the
+    place in `h w` flattened, the first of equals).
+    """
+    taken = {name: x > 0 for name, x in outputs.items() if "relu" in name}
+    for name in outputs:
+        before = re.sub(r"(\d+)\.max_pool", lambda m: f"{int(m[1]) - 1}.relu2", name)
+        if before != name and before in outputs:
+            taken[name] = F.max_pool2d(torch.from_numpy(outputs[before]), 2, return_indices=True)[1].numpy()
+    return taken
+
+
+def _along(x: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
+    """ReLU, or pooling, of `x` with its choices made."""
+    if taken.dtype == torch.bool:
+        return x * taken
+    return x.flatten(2).gather(2, taken.flatten(2)).view(taken.shape)
+
+
+def layer_names(reference: torch.nn.Module) -> dict[str, str]:
+    """jaxseg's name of every layer -> PyTorch's, in the order of computation."""
+    names = {}
+    for name, module in reference.named_modules():
+        if isinstance(module, LAYERS):
+            key = name
+            for pattern, replacement in NAMES:
+                key = re.sub(pattern, replacement, key)
+            names[key] = name
+    return names
+
+
+def canceled(parameter: str) -> bool:
+    """Whether PyTorch's name is that of a bias that a BatchNorm follows, which then changes nothing."""
+    return bool(re.search(r"double_conv\.[03]\.bias$", parameter))
+
+
+def _split_zeros(gradients: Arrays) -> tuple[Arrays, Arrays]:
+    """Gradients, and apart from them those that are zero in exact arithmetic."""
+    zeros = {name: g for name, g in gradients.items() if canceled(name)}
+    return {name: g for name, g in gradients.items() if name not in zeros}, zeros
+
+
+def _types(value, logits, gradients: Arrays, statistics: Arrays, outputs) -> dict[str, str]:
+    def name(xs: Iterable) -> str:
+        return ", ".join(sorted({str(x.dtype).removeprefix("torch.") for x in xs}))
+
+    kinds = {"loss": [value], "logits": [logits], "gradients": gradients.values(), "statistics": statistics.values()}
+    return {key: name([x]) for key, x in outputs.items()} | {key: name(xs) for key, xs in kinds.items()}
+
+
+def _readable(x: np.ndarray) -> np.ndarray:
+    """bfloat16, of which NumPy knows little, as float32."""
+    return x.astype(np.float32) if x.dtype == jnp.bfloat16 else x

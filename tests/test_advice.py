@@ -1,0 +1,85 @@
+"""What is said when memory does not suffice, and when a network gives every pixel one class."""
+
+import pytest
+
+from jaxseg.base.config import Config, Model, Optimization
+from jaxseg.training.advice import one_class_only, out_of_memory, waits_for_data
+
+CUDNN = "INTERNAL: Failed to determine best cudnn convolution algorithm for: %cudnn-conv = (f32[...])"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes."),
+        RuntimeError(CUDNN),
+        MemoryError(),
+    ],
+    ids=["xla", "cudnn", "host"],
+)
+def test_memory_that_does_not_suffice_is_known_in_its_disguises(error):
+    config = Config(model=Model(widths=(64, 128)), optimization=Optimization(batch_size=8))
+    message = out_of_memory(error, config, (512, 256))
+    for part in ("8 samples of 256x512", "f32", "64 128"):
+        assert part in message
+    order = ["--accumulate 2", "--precision bf16", "--remat", "--crop 256", "--widths"]
+    places = [message.rindex(what) for what in order]
+    assert places == sorted(places)
+
+
+def test_what_is_done_already_is_not_advised_again():
+    config = Config(model=Model(precision="bf16", remat=True), optimization=Optimization(batch_size=4, accumulate=4))
+    message = out_of_memory(MemoryError(), config, (64, 64))
+    assert "1 samples" in message
+    for flag in ("--accumulate", "--precision", "--remat"):
+        assert flag not in message
+
+
+def test_other_errors_are_not_about_memory():
+    assert out_of_memory(RuntimeError("INVALID_ARGUMENT: shapes"), Config(), (64, 64)) is None
+
+
+def epochs(*shares: list[float]) -> list[dict]:
+    return [{"validation": {"predicted": list(share)}} for share in shares]
+
+
+BLACK, OTHER, MIXED = [1.0, 0.0], [0.0, 1.0], [0.9, 0.1]
+CLASSES, PIXELS = ["background", "field"], [992, 8]
+
+
+def test_one_class_for_three_evaluations_is_told_with_shares_and_flags():
+    message = one_class_only(epochs(MIXED, BLACK, BLACK, BLACK), CLASSES, PIXELS)
+    for part in ("100 % background", "3 evaluations", "field is 0.8%", "--class-weights auto", "--loss dice_ce"):
+        assert part in message
+    assert "background is 99.2%" in one_class_only(epochs(OTHER, OTHER, OTHER), CLASSES, PIXELS)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [[], [BLACK, BLACK], [BLACK, BLACK, MIXED], [BLACK, MIXED, BLACK], [BLACK, OTHER, BLACK], [BLACK] * 4],
+    ids=["none", "two", "better now", "better between", "not the same", "said before"],
+)
+def test_it_is_not_told_too_soon_nor_twice(shares):
+    assert one_class_only(epochs(*shares), CLASSES, PIXELS) is None
+
+
+def waited(*shares) -> list[dict]:
+    return [{"waited": share} for share in shares]
+
+
+def test_waiting_for_data_is_told_once():
+    assert waits_for_data(waited(0.04), "none", 2) is None
+    advice = waits_for_data(waited(0.04, 0.25), "none", 2)
+    for part in ("25% of the time", "--workers (now 2)", "--cache memory, disk or device"):
+        assert part in advice
+    assert waits_for_data(waited(0.25, 0.25), "none", 2) is None
+    assert waits_for_data(waited(0.25, None, 0.25), "none", 2) is not None  # None: not known
+
+
+def test_that_the_first_epoch_reads_files_is_expected_of_a_cache():
+    assert waits_for_data(waited(0.9), "memory", 2) is None
+    assert waits_for_data(waited(0.9, 0.01, 0.01), "memory", 2) is None
+    assert "--cache device" in waits_for_data(waited(0.9, 0.2), "memory", 2)
+    assert waits_for_data(waited(0.9, 0.2, 0.2), "memory", 2) is None
+    assert "--cache memory or device" in waits_for_data(waited(0.9, 0.2), "disk", 0)
+    assert "--cache" not in waits_for_data(waited(0.9, 0.2), "device", 2)

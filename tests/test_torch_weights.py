@@ -1,0 +1,217 @@
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxseg.base.errors import UserError
+from jaxseg.nn.torch_weights import architecture, from_torch, read_pth, to_torch
+from jaxseg.nn.unet import UNet
+
+KINDS = [("transpose", True), ("transpose", False), ("bilinear", True), ("bilinear", False)]
+
+
+def unet(seed: int = 0, **options) -> UNet:
+    """A small U-Net in which no array is constant, so that every one shows whether it was moved."""
+    net = nnx.eval_shape(lambda: UNet((2, 4, 6), 3, 2, **options, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(seed)
+    nnx.update(net, jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape), x.dtype), nnx.state(net)))
+    return net
+
+
+def leaves(net: nnx.Module) -> list[np.ndarray]:
+    return [np.array(x) for x in jax.tree.leaves(nnx.state(net))]
+
+
+def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+    return len(a) == len(b) and all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a, b))
+
+
+@pytest.mark.parametrize(("upsample", "conv_bias"), KINDS)
+def test_there_and_back_gives_the_same_bits(upsample, conv_bias):
+    options = {"upsample": upsample, "conv_bias": conv_bias}
+    source, target = unet(0, **options), unet(1, **options)
+    assert not same(leaves(source), leaves(target))
+    from_torch(target, to_torch(source))
+    assert same(leaves(target), leaves(source))
+
+
+@pytest.mark.parametrize(("upsample", "conv_bias"), KINDS)
+def test_names_and_shapes_are_those_of_the_pytorch_network(upsample, conv_bias):
+    pytest.importorskip("torch")
+    from parity.reference.unet import UNet as ReferenceUNet
+
+    reference = ReferenceUNet(3, 2, (2, 4, 6), upsample, conv_bias).state_dict()
+    expected = {k: tuple(v.shape) for k, v in reference.items() if not k.endswith("num_batches_tracked")}
+    assert {k: v.shape for k, v in to_torch(unet(upsample=upsample, conv_bias=conv_bias)).items()} == expected
+
+
+def test_arrays_get_milesials_names_and_pytorchs_layouts():
+    net = unet()
+    found = to_torch(net)
+    assert len(found) == 5 * 2 * 6 + 2 * 2 + 2  # blocks of 2 convolutions and BatchNorms, up-convolutions, the head
+    conv, up = net.down[1].conv1.kernel[...], net.up[0].up.kernel[...]
+    pairs = {
+        "down1.maxpool_conv.1.double_conv.0.weight": np.einsum("hwio->oihw", conv),
+        "up1.up.weight": np.einsum("hwio->iohw", up),
+        "up1.up.bias": net.up[0].up.bias[...],
+        "inc.double_conv.1.running_mean": net.down[0].norm1.mean[...],
+        "inc.double_conv.4.running_var": net.down[0].norm2.var[...],
+        "up2.conv.double_conv.3.bias": net.up[1].block.conv2.bias[...],
+        "up2.conv.double_conv.4.weight": net.up[1].block.norm2.scale[...],
+        "outc.conv.weight": np.einsum("hwio->oihw", net.head.kernel[...]),
+    }
+    for name, array in pairs.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_gradients_are_named_as_their_parameters():
+    net = unet()
+    grads = jax.tree.map(jnp.zeros_like, nnx.state(net, nnx.Param))
+    assert to_torch(grads).keys() == {k for k in to_torch(net) if "running" not in k}
+
+
+def test_all_that_does_not_fit_is_listed_and_nothing_is_changed():
+    net = unet(0)
+    before, state = leaves(net), to_torch(unet(1))
+    del state["inc.double_conv.0.weight"], state["up2.up.bias"]
+    state["outc.conv.weight"] = np.zeros((5, 2, 1, 1))
+    state["down2.maxpool_conv.1.double_conv.1.weight"] = np.zeros(3)
+    state["up9.conv.double_conv.0.weight"] = state["head"] = np.zeros(1)
+    with pytest.raises(UserError) as error:
+        from_torch(net, state)
+    assert sorted(str(error.value).splitlines()[1:]) == [
+        "  down2.maxpool_conv.1.double_conv.1.weight has shape (3,), this network needs (6,)",
+        "  head belongs nowhere in this network",
+        "  missing inc.double_conv.0.weight",
+        "  missing up2.up.bias",
+        "  outc.conv.weight has shape (5, 2, 1, 1), this network needs (2, 2, 1, 1)",
+        "  up9.conv.double_conv.0.weight belongs nowhere in this network",
+    ]
+    assert same(leaves(net), before)
+
+
+def test_a_transposed_kernel_is_no_plain_one():
+    """(in, out) of an up-convolution is the other way round than (out, in) of a convolution, and the shapes tell."""
+    state = to_torch(unet())
+    state["up1.up.weight"] = state["up1.up.weight"].swapaxes(0, 1)
+    with pytest.raises(UserError, match=r"up1.up.weight has shape \(4, 6, 2, 2\), this network needs \(6, 4, 2, 2\)"):
+        from_torch(unet(), state)
+
+
+def test_nothing_is_shared_with_the_source():
+    net = unet(0)
+    state = {name: np.array(array) for name, array in to_torch(unet(1)).items()}
+    from_torch(net, state)
+    before = leaves(net)
+    for array in state.values():
+        array += 1
+    assert same(leaves(net), before)
+
+
+def test_what_comes_out_can_be_written_to_and_is_not_the_network():
+    net = unet()
+    before = leaves(net)
+    for array in to_torch(net).values():
+        array += 1
+    assert same(leaves(net), before)
+
+
+def test_counters_and_notes_of_pytorch_are_ignored():
+    net, state = unet(0), to_torch(unet(1))
+    state |= {"inc.double_conv.1.num_batches_tracked": np.int64(7), "mask_values": [0, 1]}
+    from_torch(net, state)
+    assert same(leaves(net), leaves(unet(1)))
+
+
+def test_weights_take_the_dtypes_of_the_network():
+    net, given = unet(0, param_dtype=jnp.bfloat16), to_torch(unet(1))
+    from_torch(net, given)
+    for name, array in to_torch(net).items():
+        assert array.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(array, given[name].astype(jnp.bfloat16))
+
+
+def test_tensors_go_in_and_arrays_load_into_pytorch():
+    torch = pytest.importorskip("torch")
+    from parity.reference.unet import UNet as ReferenceUNet
+
+    torch.manual_seed(0)
+    reference, copy, net = ReferenceUNet(3, 2, (2, 4, 6)), ReferenceUNet(3, 2, (2, 4, 6)), unet()
+    from_torch(net, reference.state_dict())
+    before = leaves(net)
+    copy.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch(net).items()}, strict=False)
+    for (name, ours), theirs in zip(copy.state_dict().items(), reference.state_dict().values()):
+        assert torch.equal(ours, theirs), name
+    with torch.no_grad():  # training goes on in PyTorch
+        for tensor in [*reference.parameters(), *copy.parameters(), *reference.buffers(), *copy.buffers()]:
+            tensor.add_(1)
+    assert same(leaves(net), before)
+
+
+# Files of PyTorch
+
+
+def write(path, state):
+    torch = pytest.importorskip("torch")
+    torch.save({name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_file_as_milesials_trainer_writes_it_is_read(tmp_path, prefix):
+    net, state = unet(0), to_torch(unet(1))
+    state |= {"inc.double_conv.1.num_batches_tracked": np.array(7)}
+    named = {prefix + name: array for name, array in state.items()} | {"mask_values": [0, 1]}
+    from_torch(net, read_pth(write(tmp_path / "checkpoint_epoch5.pth", named)))
+    assert same(leaves(net), leaves(unet(1)))
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.tensor([0.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "x.pth")
+    found = read_pth(tmp_path / "x.pth")["w"]
+    assert found.dtype == np.float32
+    assert found.tolist() == [0.5, -2]
+
+
+def test_a_file_that_is_no_state_dict_is_refused_with_its_name(tmp_path):
+    torch = pytest.importorskip("torch")
+    missing, text, whole, other = (tmp_path / name for name in ("none.pth", "text.pth", "whole.pth", "other.pth"))
+    text.write_text("hello")
+    torch.save(torch.nn.Linear(2, 2), whole)
+    torch.save({"epoch": 3}, other)
+    for path, reason in (
+        (missing, "no such file"),
+        (text, r"is no file of torch.save\(model.state_dict\(\), ...\)"),
+        (whole, r"is no file of torch.save\(model.state_dict\(\), ...\)"),
+        (other, r"holds no state_dict; save one with torch.save\(model.state_dict\(\), 'other.pth'\)"),
+    ):
+        with pytest.raises(UserError, match=reason) as caught:
+            read_pth(path)
+        assert str(path) in str(caught.value)
+
+
+def test_without_pytorch_a_file_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="pip install torch"):
+        read_pth(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
+@pytest.mark.parametrize("conv_bias", [True, False])
+def test_names_and_shapes_tell_the_architecture(upsample, conv_bias):
+    net = UNet((2, 4, 6), 5, 3, upsample=upsample, conv_bias=conv_bias, rngs=nnx.Rngs(0))
+    assert architecture(to_torch(net)) == {
+        "--widths": [2, 4, 6],
+        "--upsample": upsample,
+        "--conv-bias": conv_bias,
+        "channels": 5,
+        "classes": 3,
+    }
+
+
+def test_other_names_tell_no_architecture():
+    assert architecture({"encoder.conv1.weight": np.zeros((2, 3, 3, 3))}) == {}
