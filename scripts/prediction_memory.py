@@ -60,7 +60,7 @@ def main() -> None:
 
 def make_run(folder: Path, widths: tuple[int, ...]) -> None:
     config, reading = Config(model=Model(widths=widths)), Reading()
-    net = unet.build(config.model, in_channels=3, classes=2, seed=0)
+    net = unet.unet_from(config.model, in_channels=3, classes=2, seed=0)
     description = {"classes": list(reading.labels.names), "in_channels": 3, "reading": reading.to_dict()}
     checkpoints = Checkpoints(folder, config, description)
     checkpoints.save("best", 1, net, nnx.Optimizer(net, optimizers.adam(1e-3), wrt=nnx.Param), Progress(1))

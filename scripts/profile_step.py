@@ -88,8 +88,8 @@ def batch(size: int, side: int) -> dict[str, np.ndarray]:
 
 def compiled_step(settings: Model, given: dict, optimizer: str = "sgd") -> tuple[Callable[[], object], str]:
     """One training step that waits for its end, compiled, and its HLO text."""
-    net = unet.build(settings, in_channels=given["image"].shape[-1], classes=2, seed=0)
-    tx = optimizers.build(Optimization(optimizer=optimizer), schedules.constant(1e-3))
+    net = unet.unet_from(settings, in_channels=given["image"].shape[-1], classes=2, seed=0)
+    tx = optimizers.optimizer_from(Optimization(optimizer=optimizer), schedules.constant(1e-3))
     given = jax.device_put(given)
     step = compile_train_step(net, nnx.Optimizer(net, tx, wrt=nnx.Param), schedule=schedules.constant(1e-3))
     compiled = step.lower(given).compile(compiler_options())

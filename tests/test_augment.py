@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxseg.base.config import IGNORE_INDEX, Augmentation
-from jaxseg.learn.augment import blur, brightness, build, contrast, dihedral, flips_and_turns, noise, zoom
+from jaxseg.learn.augment import augment_from, blur, brightness, contrast, dihedral, flips_and_turns, noise, zoom
 from jaxseg.learn.step import normalize
 
 augment = jax.jit(flips_and_turns)
@@ -163,12 +163,12 @@ def test_blur_is_a_gaussian_that_keeps_the_mean_and_constants():
 
 def test_what_is_asked_for_is_built_and_nothing_is_nothing():
     batch = numbered(2, 4, 4)
-    assert build(Augmentation(augment=False, noise=1.0), normalize) is None
-    assert build(Augmentation(flips=False), normalize) is None
-    flips = build(Augmentation(), normalize)(jax.random.key(0), batch)
+    assert augment_from(Augmentation(augment=False, noise=1.0), normalize) is None
+    assert augment_from(Augmentation(flips=False), normalize) is None
+    flips = augment_from(Augmentation(), normalize)(jax.random.key(0), batch)
     assert flips["image"].dtype == np.uint8
     everything = Augmentation(zoom=0.5, brightness=0.1, contrast=0.1, noise=0.1, blur=1.0)
-    step = jax.jit(build(everything, normalize))
+    step = jax.jit(augment_from(everything, normalize))
     first, again, other = (jax.device_get(step(jax.random.key(seed), batch)) for seed in (0, 0, 1))
     assert first["image"].dtype == np.float32
     assert first["image"].shape == batch["image"].shape

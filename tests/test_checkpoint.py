@@ -34,7 +34,7 @@ PROGRESS = Progress(
 
 @functools.cache
 def network(seed):
-    return unet.build(SETTINGS.model, in_channels=5, classes=3, seed=seed)
+    return unet.unet_from(SETTINGS.model, in_channels=5, classes=3, seed=seed)
 
 
 def build(seed=0, tx=ADAM):
@@ -268,7 +268,7 @@ AVERAGED = dataclasses.replace(SETTINGS, optimization=Optimization(ema=0.5, sche
 @pytest.fixture
 def averaged(batches):
     """A network and its optimizer after 3 steps of a run with an average, and a rate scaled to a half."""
-    tx = optimizers.build(AVERAGED.optimization, lambda step: 0.5)
+    tx = optimizers.optimizer_from(AVERAGED.optimization, lambda step: 0.5)
     net, optimizer = build(tx=tx)
     for batch in batches:
         take_step(net, optimizer, batch)
@@ -423,7 +423,7 @@ def test_a_checkpoint_is_read_where_the_device_that_wrote_it_is_not(tmp_path):
     subprocess.run([sys.executable, "-c", WRITE, str(tmp_path)], env=environment, check=True)
     assert len(jax.devices()) == 1
     loaded, _ = load_model(tmp_path)
-    assert arrays(loaded) == arrays(unet.build(SETTINGS.model, in_channels=5, classes=3, seed=7))
+    assert arrays(loaded) == arrays(unet.unet_from(SETTINGS.model, in_channels=5, classes=3, seed=7))
 
 
 # weights to start from
@@ -439,7 +439,7 @@ def test_weights_of_a_run_are_a_start(steps, checkpoints, tmp_path):
 
 def test_weights_of_another_network_are_refused_side_by_side(steps, checkpoints, tmp_path):
     checkpoints.save("best", 2, *steps[2][:2], Progress())
-    net = unet.build(Model((2, 8)), in_channels=5, classes=2, seed=0)
+    net = unet.unet_from(Model((2, 8)), in_channels=5, classes=2, seed=0)
     before = arrays(net)
     with pytest.raises(UserError) as caught:
         load_weights(net, tmp_path)

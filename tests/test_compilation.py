@@ -76,7 +76,7 @@ def test_the_files_written_last_are_kept_as_far_as_they_fit(tmp_path_factory, si
 
 def two_steps(accumulate: int) -> dict[str, bytes]:
     """All that two steps of training leave, by name."""
-    net = unet.build(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
+    net = unet.unet_from(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
     optimizer = nnx.Optimizer(net, optimizers.adam(1e-2), wrt=nnx.Param)
     step = compile_train_step(net, optimizer, schedule=lambda step: 1e-2, accumulate=accumulate)
     rng = np.random.default_rng(0)

@@ -40,7 +40,7 @@ def test_every_schedule_is_drawn_and_listed(name, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"--schedule {name}" in printed
     assert str(out) in printed
-    schedule = schedules.build(options(name), 5)
+    schedule = schedules.schedule_from(options(name), 5)
     lines = [line.replace("│", " ").split() for line in printed.splitlines() if line.startswith("│")]
     assert [line[0] for line in lines] == ["0", "1", "2", "3", "4", "5", "6", "7", "7.8"]
     for epoch, step, rate, *_ in lines:
@@ -109,7 +109,7 @@ def test_a_title_has_the_flags_that_shape_the_curve_and_no_others():
 def test_the_axis_is_logarithmic_when_much_of_the_run_is_far_below_the_peak():
     def logarithmic(name, **more):
         o = Optimization(schedule=name, **more)
-        return is_logarithmic(curve(o, schedules.build(o, 10), 10, spread(400, 400)))
+        return is_logarithmic(curve(o, schedules.schedule_from(o, 10), 10, spread(400, 400)))
 
     assert logarithmic("article")
     assert logarithmic("factor")
@@ -122,7 +122,7 @@ def test_the_axis_is_logarithmic_when_much_of_the_run_is_far_below_the_peak():
 
 def test_steps_hold_their_rate_to_the_next_and_the_last_too():
     o = Optimization(schedule="linear", epochs=2, learning_rate=1.0)
-    (line,) = figure(curve(o, schedules.build(o, 2), 2, np.arange(4)), o, 2).axes[0].lines
+    (line,) = figure(curve(o, schedules.schedule_from(o, 2), 2, np.arange(4)), o, 2).axes[0].lines
     np.testing.assert_allclose(line.get_xdata(), [0, 0.5, 1, 1.5, 2])
     np.testing.assert_allclose(line.get_ydata(), [1, 0.75, 0.5, 0.25, 0.25], rtol=1e-6)
     assert line.get_drawstyle() == "steps-post"
@@ -130,7 +130,7 @@ def test_steps_hold_their_rate_to_the_next_and_the_last_too():
 
 def test_plateau_is_drawn_with_the_fastest_that_it_can_fall():
     o = Optimization(schedule="plateau", epochs=8, learning_rate=1.0, patience=1, gamma=0.5)
-    found = curve(o, schedules.build(o, 2), 2, np.arange(16))
+    found = curve(o, schedules.schedule_from(o, 2), 2, np.arange(16))
     np.testing.assert_array_equal(found.rates, 1)
     # the first epoch is the best, the second is borne, after the third it falls
     np.testing.assert_allclose(found.lowest, np.repeat([1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125], 2))

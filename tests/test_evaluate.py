@@ -110,7 +110,7 @@ def test_all_of_other_data_is_scored_and_a_line_is_an_image(run, launch, other):
     total = 0
     for row, pair in zip(rows(done.folder), find_pairs(other / "images", other / "masks"), strict=True):
         sample = read_sample(pair, reading)
-        confusion = metrics.count_pixels(sample["mask"], predictor.classes(sample["image"]), 2)
+        confusion = metrics.count_pixels(predictor.classes(sample["image"]), sample["mask"], 2)
         assert (row["name"], int(row["height"]), int(row["width"])) == (pair.image.name, *sample["mask"].shape)
         assert int(row["counted_pixels"]) == confusion.sum()
         assert float(row["miou"]) == pytest.approx(metrics.iou_score(confusion), abs=1e-6)

@@ -356,7 +356,7 @@ def test_each_corner_of_an_up_conv_kernel_makes_its_corner_of_the_output():
 
 
 def test_a_convolution_of_a_size_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="`size` is 5; expected 1 or 3"):
+    with pytest.raises(ValueError, match="`kernel_size` is 5; expected 1 or 3"):
         Conv(2, 2, 5, rule=RULE, rngs=nnx.Rngs(0))
 
 

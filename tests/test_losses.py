@@ -429,21 +429,21 @@ OPTIONS = {
 @pytest.mark.parametrize("loss", LOSSES)
 def test_build_makes_what_the_settings_say(loss):
     settings, options = OPTIONS.get(loss, ({}, {}))
-    built = functools.partial(losses.build(Optimization(loss=loss, **settings)))
+    built = functools.partial(losses.loss_from(Optimization(loss=loss, **settings)))
     assert (built.func, built.keywords) == (getattr(losses, loss), options)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_build_means_by_its_defaults_those_of_the_loss(loss):
     logits, labels = map(jnp.asarray, example(13))
-    assert losses.build(Optimization(loss=loss))(logits, labels) == getattr(losses, loss)(logits, labels)
+    assert losses.loss_from(Optimization(loss=loss))(logits, labels) == getattr(losses, loss)(logits, labels)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_build_binds_class_weights(loss):
     settings, options = OPTIONS.get(loss, ({}, {}))
     logits, labels = map(jnp.asarray, example(14))
-    built = losses.build(Optimization(loss=loss, **settings), class_weights=[1.0, 2.0, 0.5])
+    built = losses.loss_from(Optimization(loss=loss, **settings), class_weights=[1.0, 2.0, 0.5])
     expected = getattr(losses, loss)(logits, labels, class_weights=[1.0, 2.0, 0.5], **options)
     assert built(logits, labels) == expected != getattr(losses, loss)(logits, labels, **options)
 

@@ -70,8 +70,8 @@ def lowered(settings: Model = NETWORKS["bfloat16"], optimizer: Optimization = SG
     """StableHLO of the compiled step for CUDA. Nothing is allocated: weights and batch are shapes."""
 
     def start():
-        net = unet.build(settings, in_channels=3, classes=2, seed=0)
-        return net, nnx.Optimizer(net, optimizers.build(optimizer, schedules.constant(1e-3)), wrt=nnx.Param)
+        net = unet.unet_from(settings, in_channels=3, classes=2, seed=0)
+        return net, nnx.Optimizer(net, optimizers.optimizer_from(optimizer, schedules.constant(1e-3)), wrt=nnx.Param)
 
     how = {"schedule": schedules.constant(1e-3), "loss": losses.cross_entropy} | how
     step = compile_train_step(*nnx.eval_shape(start), **how)
@@ -144,23 +144,23 @@ def test_no_network_has_a_slow_form(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_loss_has_a_slow_form_but_one_that_sorts(name):
-    text = lowered_loss(losses.build(Optimization(loss=name)))
+    text = lowered_loss(losses.loss_from(Optimization(loss=name)))
     assert faults(text) - {"arguments"} == ({"scatter"} if name == "lovasz" else set())
     assert operations(text)["scatter"] <= 1  # Lovasz sorts pixels and puts them back where they were
 
 
 def test_hard_examples_and_class_weights_need_no_scatter():
-    text = lowered_loss(losses.build(Optimization(ohem=0.3), class_weights=(1.0, 2.0)))
+    text = lowered_loss(losses.loss_from(Optimization(ohem=0.3), class_weights=(1.0, 2.0)))
     assert faults(text) - {"arguments"} == set()
 
 
 def test_no_augmentation_has_a_slow_form():
     everything = Augmentation(**dict.fromkeys(CHANGES, 0.3))
-    assert faults(lowered(augment=augment.build(everything, steps.unit))) == set()
+    assert faults(lowered(augment=augment.augment_from(everything, steps.unit))) == set()
 
 
 def test_flips_and_turns_stay_bytes_and_gather_nothing():
-    text = lowered(augment=augment.build(Augmentation(), steps.unit))
+    text = lowered(augment=augment.augment_from(Augmentation(), steps.unit))
     assert faults(text) == set()
     assert operations(text)["gather"] == 0
     reversed_types = re.findall(r"stablehlo\.reverse .*tensor<2x16x16(?:x3)?x(\w+)>", text)
@@ -211,7 +211,7 @@ def float32_between_layers(monkeypatch):
 
 
 def float64_statistics(monkeypatch):
-    def metric(labels, predictions, classes):
+    def metric(predictions, labels, classes):
         return jnp.zeros((classes, classes), np.float64) + predictions.sum()
 
     monkeypatch.setattr(step, "confusion_matrix", metric)

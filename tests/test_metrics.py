@@ -23,7 +23,7 @@ CONFUSION = np.array([[50, 3, 0], [7, 20, 0], [0, 0, 0]])  # class 2 does not oc
 
 def confusion_of(labels, predictions, classes=3, ignore_index=IGNORE_INDEX) -> np.ndarray:
     labels, predictions = np.asarray(labels, np.uint8), np.asarray(predictions, np.int32)
-    return np.asarray(confusion_matrix(jnp.asarray(labels), jnp.asarray(predictions), classes, ignore_index))
+    return np.asarray(confusion_matrix(jnp.asarray(predictions), jnp.asarray(labels), classes, ignore_index))
 
 
 @given(st.lists(st.lists(st.integers(-2, 2), min_size=5, max_size=5), min_size=1, max_size=9))
@@ -142,7 +142,7 @@ def test_more_than_two_classes_have_no_single_foreground():
 @given(LABELS, PREDICTIONS)
 def test_the_host_counts_as_the_device_does(labels, predictions):
     labels, predictions = np.array(labels, np.uint8).reshape(3, 4), np.array(predictions, np.uint8).reshape(3, 4)
-    found = metrics.count_pixels(labels, predictions, 3)
+    found = metrics.count_pixels(predictions, labels, 3)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, confusion_of(labels, predictions))
 

@@ -181,7 +181,7 @@ def test_nesterov_without_momentum_is_refused():
     ids=["adam", "adam decay", "adamw", "adamw no decay", "sgd", "sgd all", "rmsprop", "rmsprop decay"],
 )
 def test_build_makes_what_the_settings_say(settings, make, options):
-    found, expected = run(optimizers.build(settings, rates))[-1], run(make(rates, **options))[-1]
+    found, expected = run(optimizers.optimizer_from(settings, rates))[-1], run(make(rates, **options))[-1]
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name])
 
@@ -191,7 +191,8 @@ def test_build_clips_before_anything_else(optimizer):
     settings = {"optimizer": optimizer, "weight_decay": 0.5}
     params = {"w": jnp.ones(2), "b": jnp.zeros(1)}
     clipped, plain = (
-        optimizers.build(Optimization(clip_norm=limit, **settings), schedules.constant(0.5)) for limit in (0.5, None)
+        optimizers.optimizer_from(Optimization(clip_norm=limit, **settings), schedules.constant(0.5))
+        for limit in (0.5, None)
     )
     long, short = ({"w": jnp.float32([3, 0]) * scale, "b": jnp.float32([4]) * scale} for scale in (1, 0.1))
     found, _ = clipped.update(long, clipped.init(params), params)
@@ -202,7 +203,7 @@ def test_build_clips_before_anything_else(optimizer):
 
 @pytest.mark.parametrize(("optimizer", "decay"), [("adam", 0.0), ("sgd", 0.0), ("rmsprop", 0.0), ("adamw", 0.01)])
 def test_only_adamw_decays_by_default(optimizer, decay):
-    tx = optimizers.build(Optimization(optimizer=optimizer), schedules.constant(0.5))
+    tx = optimizers.optimizer_from(Optimization(optimizer=optimizer), schedules.constant(0.5))
     params = {"w": jnp.ones(3)}
     updates, _ = tx.update({"w": jnp.zeros(3)}, tx.init(params), params)
     np.testing.assert_allclose(updates["w"], np.full(3, -0.5 * decay), rtol=1e-6)
@@ -261,7 +262,7 @@ def test_build_scales_after_the_momentum_and_averages_what_comes_out(clip_norm):
         optimizer="sgd", momentum=0.5, schedule="plateau", ema=0.5, clip_norm=clip_norm, weight_decay=0.0
     )
     net = Weights()
-    optimizer = nnx.Optimizer(net, optimizers.build(settings, schedules.constant(0.5)), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(net, optimizers.optimizer_from(settings, schedules.constant(0.5)), wrt=nnx.Param)
     grads = nnx.state(Weights(), nnx.Param)  # 1, 2; of length sqrt(5)
     grad = np.array([1.0, 2.0]) / (1 if clip_norm is None else np.sqrt(5))
     optimizer.update(net, grads)
@@ -279,7 +280,7 @@ def test_build_scales_after_the_momentum_and_averages_what_comes_out(clip_norm):
 
 def test_without_a_plateau_and_an_average_there_are_none():
     net = Weights()
-    optimizer = nnx.Optimizer(net, optimizers.build(Optimization(), schedules.constant(0.5)), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(net, optimizers.optimizer_from(Optimization(), schedules.constant(0.5)), wrt=nnx.Param)
     assert optimizers.averaged(net, optimizer) is net
     assert optimizers.rate_scale(optimizer) == 1
     with pytest.raises(ValueError, match="its schedule is not 'plateau'"):

@@ -191,7 +191,7 @@ def test_a_recipes_options_mean_the_same_on_both_sides(settings, rng):
     recipe, weights = Optimization(**settings), [0.5, 2.0, 1.0]
     logits, labels = pixels(rng, 30)
     labels[0, -5:] = losses.IGNORE_INDEX
-    found = losses.build(recipe, weights)(jnp.float32(logits.detach().movedim(1, -1).numpy()), jnp.asarray(labels))
+    found = losses.loss_from(recipe, weights)(jnp.float32(logits.detach().movedim(1, -1).numpy()), jnp.asarray(labels))
     expected = training.LOSSES[recipe.loss](recipe)(logits, labels, class_weights=weights)
     assert float(found) == pytest.approx(expected.item(), rel=1e-5)
     assert training.LOSSES[recipe.loss](Optimization(loss=recipe.loss))(logits, labels).item() != expected.item()

@@ -83,5 +83,5 @@ def test_the_reference_knows_steps_as_jaxseg_does(name, per):
     how = {"milestones": (2.0, 4.0)} if name in ("piecewise_constant", "multi_factor") else {}
     how |= {"rates": (0.2, 0.1, 0.3)} if name == "piecewise_constant" else {}
     recipe = Optimization(schedule=name, schedule_per=per, epochs=40, steps=33, learning_rate=0.2, **how)
-    expected = np.broadcast_to(schedules.build(recipe, 5)(np.arange(33)), 33)
+    expected = np.broadcast_to(schedules.schedule_from(recipe, 5)(np.arange(33)), 33)
     np.testing.assert_allclose(training.learning_rates(recipe, 5), expected, rtol=0, atol=3e-7 * 0.3)

@@ -25,7 +25,7 @@ from jaxseg.runs.checkpoint import Checkpoints, Progress
 def make_run(folder, how, **more):
     """A run folder whose network is not trained, and the network."""
     config = Config(model=Model(widths=(4, 8)))
-    net = unet.build(config.model, in_channels=how.channels, classes=len(how.labels.values), seed=3)
+    net = unet.unet_from(config.model, in_channels=how.channels, classes=len(how.labels.values), seed=3)
     optimizer = nnx.Optimizer(net, optimizers.adam(1e-3), wrt=nnx.Param)
     names = list(how.labels.names)
     description = {"classes": names, "in_channels": how.channels, "reading": how.to_dict()} | more

@@ -21,7 +21,7 @@ from jaxseg.nn import unet
 @pytest.fixture(scope="module")
 def net():
     """A network of two levels that was not trained; its receptive field reaches 9 pixels each way."""
-    return nnx.view(unet.build(Model(widths=(4, 8)), in_channels=3, classes=3, seed=3), use_running_average=True)
+    return nnx.view(unet.unet_from(Model(widths=(4, 8)), in_channels=3, classes=3, seed=3), use_running_average=True)
 
 
 def whole(net, image):

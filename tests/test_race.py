@@ -244,7 +244,7 @@ def test_jaxsegs_side_starts_from_the_trainers_draw_of_each_seed():
     side = Ours(config, 3)
     for seed in (7, 8):
         side.start(seed)
-        drawn = to_torch(unet.build(config.model, in_channels=3, classes=2, seed=seed))
+        drawn = to_torch(unet.unet_from(config.model, in_channels=3, classes=2, seed=seed))
         jax.tree.map(np.testing.assert_array_equal, side.weights(), drawn)
 
 
@@ -461,7 +461,10 @@ def test_optimizers_are_jaxsegs(optimizer, options, rng):
         recipe = dataclasses.replace(recipe, nesterov=False)
     start = rng.normal(size=(5, 7)).astype(np.float32)
     ours, theirs = jnp.array(start), torch.nn.Parameter(torch.tensor(start))
-    tx, optimizer = optimizers.build(recipe, schedules.constant(0.1)), training.OPTIMIZERS[optimizer]([theirs], recipe)
+    tx, optimizer = (
+        optimizers.optimizer_from(recipe, schedules.constant(0.1)),
+        training.OPTIMIZERS[optimizer]([theirs], recipe),
+    )
     state = tx.init(ours)
     training.set_learning_rate(optimizer, 0.1)
     for _ in range(6):
@@ -479,7 +482,7 @@ def test_losses_are_jaxsegs(loss, smoothing, rng):
     recipe = Optimization(loss=loss, label_smoothing=smoothing)
     logits, labels = rng.normal(0, 3, (2, 6, 5, 2)).astype(np.float32), rng.integers(0, 2, (2, 6, 5))
     labels[0, :2] = losses.IGNORE_INDEX
-    expected = losses.build(recipe)(jnp.array(logits), jnp.array(labels))
+    expected = losses.loss_from(recipe)(jnp.array(logits), jnp.array(labels))
     found = training.LOSSES[loss](recipe)(torch.tensor(logits).permute(0, 3, 1, 2), torch.tensor(labels))
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
@@ -492,5 +495,5 @@ def test_learning_rates_are_jaxsegs(schedule, per, warmup):
     how |= {"milestones": (4.0, 6.0)} if schedule in ("piecewise_constant", "multi_factor") else {}
     how |= {"rates": (0.02, 0.001, 0.01)} if schedule == "piecewise_constant" else {}
     recipe = Optimization(epochs=8, **how)
-    expected = np.broadcast_to(schedules.build(recipe, 5)(jnp.arange(40)), 40)
+    expected = np.broadcast_to(schedules.schedule_from(recipe, 5)(jnp.arange(40)), 40)
     np.testing.assert_allclose(training.learning_rates(recipe, 5), expected, atol=1e-7 * 0.02 + 1e-10)

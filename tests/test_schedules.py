@@ -119,12 +119,12 @@ def test_per_epoch_gives_every_step_of_an_epoch_the_same():
 
 
 def test_the_default_of_40_epochs_warms_up_for_the_articles_5():
-    article = schedules.build(Optimization(schedule="article", learning_rate=0.01), 3)
+    article = schedules.schedule_from(Optimization(schedule="article", learning_rate=0.01), 3)
     steps = [3 * tick + i for tick in (0, 5, 9, 20, 40) for i in range(3)]
     expected = [ARTICLE[tick] for tick in (0, 5, 9, 20, 40) for _ in range(3)]
     np.testing.assert_allclose(ask(article, steps), expected, rtol=1e-7)
 
-    cosine = schedules.build(Optimization(schedule="warmup_cosine", learning_rate=0.01), 3)
+    cosine = schedules.schedule_from(Optimization(schedule="warmup_cosine", learning_rate=0.01), 3)
     np.testing.assert_allclose(ask(cosine, [3, 15, 60, 120]), [0.002, 0.01, COSINE[20], 1e-9], rtol=1e-6, atol=1e-9)
 
 
@@ -132,7 +132,9 @@ def test_the_default_of_40_epochs_warms_up_for_the_articles_5():
 @pytest.mark.parametrize("name", ["article", "warmup_cosine"])
 def test_both_schedules_go_by_step_or_by_epoch(name, per):
     how = {"learning_rate": 0.1, "begin_lr": 0.01, "final_lr": 0.001}
-    built = schedules.build(Optimization(epochs=6, warmup_epochs=2.0, schedule=name, schedule_per=per, **how), 4)
+    built = schedules.schedule_from(
+        Optimization(epochs=6, warmup_epochs=2.0, schedule=name, schedule_per=per, **how), 4
+    )
     ticks = 1 if per == "epoch" else 4
     plain = getattr(schedules, name)(0.1, warmup=2 * ticks, total=6 * ticks, begin_lr=0.01, final_lr=0.001)
     steps = np.arange(24)
@@ -150,7 +152,7 @@ def test_both_schedules_go_by_step_or_by_epoch(name, per):
     ],
 )
 def test_warmup_is_rounded_to_whole_ticks(settings, steps_per_epoch, peak):
-    schedule = schedules.build(settings, steps_per_epoch)
+    schedule = schedules.schedule_from(settings, steps_per_epoch)
     rates = ask(schedule, range(settings.epochs * steps_per_epoch))
     assert int(np.argmax(rates)) == peak
     assert rates[peak] == pytest.approx(settings.learning_rate)
@@ -329,7 +331,7 @@ def recipes(draw) -> tuple[dict, int]:
 @given(recipes())
 def test_rates_stay_between_the_ends_and_the_peak_and_lead_where_they_should(recipe):
     o, steps_per_epoch = Optimization(**recipe[0]), recipe[1]
-    schedule = schedules.build(o, steps_per_epoch)
+    schedule = schedules.schedule_from(o, steps_per_epoch)
     rates = np.asarray(
         jax.jit(jax.vmap(lambda t: jnp.asarray(schedule(t), float)))(np.arange(o.epochs * steps_per_epoch + 9))
     )
@@ -364,7 +366,7 @@ CONTINUOUS = (
 @pytest.mark.parametrize("warmup", [0.0, 2.0])
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_what_is_continuous_moves_by_little_at_a_time(name, warmup):
-    schedule = schedules.build(settings_of(name, warmup_epochs=warmup, power=1.0), 1000)
+    schedule = schedules.schedule_from(settings_of(name, warmup_epochs=warmup, power=1.0), 1000)
     rates = np.broadcast_to(schedule(np.arange(8200)), 8200)
     assert np.abs(np.diff(rates)).max() < 0.1 * 0.0015  # a cycle of 1500 steps rises in 750
 
@@ -375,8 +377,10 @@ def test_any_schedule_goes_by_step_or_by_epoch_after_a_warm_up(name, per):
     ticks = 1 if per == "epoch" else 5
     bare = settings_of(name, schedule_per="step", epochs=6 * ticks, period=None if name != "factor" else 2.0 * ticks)
     milestones = tuple((m - 2) * ticks for m in bare.milestones)
-    after = schedules.build(Optimization(**vars(bare) | {"milestones": milestones}), 1)  # a step is a tick
-    built = schedules.build(settings_of(name, schedule_per=per, warmup_epochs=2.0, period=bare.period and 2.0), 5)
+    after = schedules.schedule_from(Optimization(**vars(bare) | {"milestones": milestones}), 1)  # a step is a tick
+    built = schedules.schedule_from(
+        settings_of(name, schedule_per=per, warmup_epochs=2.0, period=bare.period and 2.0), 5
+    )
     steps = np.arange(40)
     found = np.broadcast_to(built(steps), 40)
     tick = steps // 5 if per == "epoch" else steps
@@ -386,13 +390,13 @@ def test_any_schedule_goes_by_step_or_by_epoch_after_a_warm_up(name, per):
 
 
 def test_without_a_warm_up_constant_is_one_number_and_with_one_it_rises():
-    assert ask(schedules.build(settings_of("constant", learning_rate=0.25), 7), [0, 3, 10**6]) == [0.25] * 3
-    warmed_up = schedules.build(settings_of("constant", learning_rate=0.5, warmup_epochs=1.0, begin_lr=0.0), 4)
+    assert ask(schedules.schedule_from(settings_of("constant", learning_rate=0.25), 7), [0, 3, 10**6]) == [0.25] * 3
+    warmed_up = schedules.schedule_from(settings_of("constant", learning_rate=0.5, warmup_epochs=1.0, begin_lr=0.0), 4)
     assert ask(warmed_up, [0, 1, 3, 4, 99]) == [0, 0.125, 0.375, 0.5, 0.5]
 
 
 def test_a_period_not_given_is_ten_epochs_the_run_or_a_quarter_of_it():
-    find = lambda name, ticks, **more: ask(schedules.build(settings_of(name, epochs=40, **more), 2), ticks)  # noqa: E731
+    find = lambda name, ticks, **more: ask(schedules.schedule_from(settings_of(name, epochs=40, **more), 2), ticks)  # noqa: E731
     assert find("factor", [19, 20, 40]) == pytest.approx([0.1, 0.01, 0.001])
     assert find("exponential", [0, 40, 80]) == pytest.approx([0.1, 0.1 * math.sqrt(0.1), 0.01])
     assert find("cyclic", [0, 10, 20, 70], final_lr=0.02) == pytest.approx([0.02, 0.1, 0.02, 0.1])
@@ -404,27 +408,27 @@ def test_a_period_not_given_is_ten_epochs_the_run_or_a_quarter_of_it():
 
 def test_milestones_are_epochs_of_the_run_warm_up_or_not():
     for warmup in (0.0, 2.0):
-        schedule = schedules.build(settings_of("piecewise_constant", warmup_epochs=warmup), 10)
+        schedule = schedules.schedule_from(settings_of("piecewise_constant", warmup_epochs=warmup), 10)
         assert ask(schedule, [29, 30, 59, 60]) == pytest.approx([0.3, 0.1, 0.1, 0.2])
-    halves = schedules.build(settings_of("multi_factor", milestones=(0.25, 0.5)), 10)
+    halves = schedules.schedule_from(settings_of("multi_factor", milestones=(0.25, 0.5)), 10)
     assert ask(halves, [1, 2, 4, 5]) == pytest.approx([0.1, 0.01, 0.01, 0.001])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_instead_of_epochs_are_the_whole_run(name):
-    by_steps = schedules.build(settings_of(name, epochs=40, steps=80, schedule_per="step"), 10)
-    by_epochs = schedules.build(settings_of(name, epochs=8, schedule_per="step"), 10)
+    by_steps = schedules.schedule_from(settings_of(name, epochs=40, steps=80, schedule_per="step"), 10)
+    by_epochs = schedules.schedule_from(settings_of(name, epochs=8, schedule_per="step"), 10)
     np.testing.assert_array_equal(by_steps(np.arange(80)), by_epochs(np.arange(80)))
 
 
 def test_steps_that_end_within_an_epoch_make_it_a_tick():
-    schedule = schedules.build(settings_of("linear", steps=25, schedule_per="epoch", final_lr=0.0), 10)
+    schedule = schedules.schedule_from(settings_of("linear", steps=25, schedule_per="epoch", final_lr=0.0), 10)
     assert ask(schedule, [0, 10, 20, 24]) == pytest.approx([0.1, 0.2 / 3, 0.1 / 3, 0.1 / 3])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_step_may_ask(name):
-    schedule = schedules.build(settings_of(name, warmup_epochs=1.0), 3)
+    schedule = schedules.schedule_from(settings_of(name, warmup_epochs=1.0), 3)
     tx = optax.scale_by_learning_rate(schedule)
 
     def step(state, _):
@@ -449,7 +453,7 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_only_the_number_of_steps_can_tell_is_a_mistake_of_a_person(message):
     with pytest.raises(UserError) as caught:
-        schedules.build(REFUSED[message], 3)
+        schedules.schedule_from(REFUSED[message], 3)
     assert message in str(caught.value)
 
 

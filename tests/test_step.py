@@ -169,7 +169,7 @@ def test_loss_and_predictions_are_of_the_batch_as_augmented_by_seed_and_step(tra
         restore(net, training["states"][step])
         batch = flips_and_turns(key, BATCHES[step % 3])
         loss, logits = ask(nnx.state(net), batch)
-        return float(loss), confusion_matrix(batch["mask"], logits.argmax(-1), 2)
+        return float(loss), confusion_matrix(logits.argmax(-1), batch["mask"], 2)
 
     for step in (0, 1, 7):
         loss, confusion = recorded(step, step_key(SEED, step))
@@ -452,7 +452,9 @@ def test_all_that_is_drawn_follows_from_seed_and_step():
 def averaging():
     """A compiled step of a run with an average of its weights and a plateau, and evaluation of the average."""
     net = UNet((2, 4), rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(net, optimizers.build(Optimization(ema=0.5, schedule="plateau"), rate), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(
+        net, optimizers.optimizer_from(Optimization(ema=0.5, schedule="plateau"), rate), wrt=nnx.Param
+    )
     step = compile_train_step(net, optimizer, schedule=rate)
     return net, optimizer, step, compile_eval_step(optimizers.averaged(net, optimizer))
 

@@ -12,7 +12,9 @@ from rich.console import Console
 
 from jaxseg.base import terminal
 from jaxseg.base.terminal import clock, epoch_line, result_table
+from jaxseg.inference import progress as inference_progress
 from jaxseg.learn import metrics
+from jaxseg.training import progress as training_progress
 from jaxseg.training.progress import Bar
 
 
@@ -23,7 +25,8 @@ def screen(monkeypatch):
     def make(is_terminal: bool) -> io.StringIO:
         file = io.StringIO()
         console = Console(file=file, force_terminal=is_terminal, width=80, highlight=False, soft_wrap=True, _environ={})
-        monkeypatch.setattr(terminal, "console", console)
+        for module in (terminal, training_progress, inference_progress):
+            monkeypatch.setattr(module, "console", console)
         return file
 
     return make
@@ -39,8 +42,8 @@ class Clock:
 @pytest.fixture
 def time(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("jaxseg.training.progress.time", clock)
-    monkeypatch.setattr("jaxseg.inference.progress.time", clock)
+    monkeypatch.setattr(training_progress, "time", clock)
+    monkeypatch.setattr(inference_progress, "time", clock)
     return clock
 
 

@@ -147,8 +147,10 @@ def timeless(record: dict | None) -> dict | None:
 
 @functools.cache
 def blank(settings: Model, optimization: Optimization):
-    net = unet.build(settings, in_channels=3, classes=2, seed=99)
-    return net, nnx.Optimizer(net, optimizers.build(optimization, schedules.build(optimization, STEPS)), wrt=nnx.Param)
+    net = unet.unet_from(settings, in_channels=3, classes=2, seed=99)
+    return net, nnx.Optimizer(
+        net, optimizers.optimizer_from(optimization, schedules.schedule_from(optimization, STEPS)), wrt=nnx.Param
+    )
 
 
 def state(run: Path, which: str = "last") -> tuple[dict[str, bytes], dict]:
@@ -212,7 +214,7 @@ def test_a_run_keeps_the_settings_it_was_given(whole, tiles_root):
 
 def test_the_log_has_an_epoch_a_line(whole):
     log = records(whole.run)
-    schedule = schedules.build(config.load(whole.run).optimization, STEPS)
+    schedule = schedules.schedule_from(config.load(whole.run).optimization, STEPS)
     assert [record["epoch"] for record in log] == [0, 1, 2]
     assert [record["step"] for record in log] == [3, 6, 9]
     assert [record["learning_rate"] for record in log] == [float(schedule(step)) for step in (2, 5, 8)]

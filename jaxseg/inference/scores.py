@@ -72,7 +72,7 @@ class Scores:
             prediction[rows] = p.argmax(-1)
             mask[rows][~has_data[rows, :]] = IGNORE_INDEX
             bar.advance(p.shape[0] * p.shape[1])
-        confusion = metrics.count_pixels(mask, prediction, len(self.confusion))
+        confusion = metrics.count_pixels(prediction, mask, len(self.confusion))
         self.confusion += confusion
         self.boundary.add(mask, prediction)
         iou = metrics.iou_score(confusion, "none")

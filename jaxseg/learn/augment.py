@@ -19,7 +19,7 @@ Augment = Callable[[jax.Array, Batch], Batch]
 """What `step` takes: (key, batch) -> batch of the same shape."""
 
 
-def build(settings: Augmentation, unit: Callable[[jax.Array], jax.Array]) -> Augment | None:
+def augment_from(settings: Augmentation, unit: Callable[[jax.Array], jax.Array]) -> Augment | None:
     """What `settings` ask for, None if nothing; `unit` scales images of any type to float32, mostly 0 to 1.
 
     Flips and turns leave an image's type as it is; after anything else it is float32 as `unit` makes it.

@@ -70,10 +70,10 @@ class _Compiled:
             self._programs[shapes] = self._jitted.lower(batch).compile(compiler_options())
         return self._programs[shapes](batch)
 
-    def trace(self, batch: Batch | Images):
+    def trace(self, batch):
         """Traces the step, as `jax.jit(...).trace` does."""
         return self._jitted.trace(batch)
 
-    def lower(self, batch: Batch | Images):
+    def lower(self, batch):
         """Lowers the step, as `jax.jit(...).lower` does; compile the result with `compiler_options()`."""
         return self._jitted.lower(batch)

@@ -79,7 +79,7 @@ def draw(options: Options) -> None:
     """Writes the picture and prints the table. Raises UserError naming everything that cannot be, before either."""
     refuse(options)
     o, steps_per_epoch = options.optimization, options.steps_per_epoch
-    schedule = schedules.build(o, steps_per_epoch)
+    schedule = schedules.schedule_from(o, steps_per_epoch)
     steps = o.epochs * steps_per_epoch if o.steps is None else o.steps
     console.print(table(curve(o, schedule, steps_per_epoch, some(steps, steps_per_epoch)), o, steps_per_epoch))
     drawn = figure(curve(o, schedule, steps_per_epoch, spread(steps, POINTS)), o, steps_per_epoch)

@@ -191,7 +191,7 @@ def dice_ce(
     return dice(logits, labels, **shared) + cross_entropy(logits, labels, label_smoothing=label_smoothing, **shared)
 
 
-def build(settings: Optimization, class_weights: Sequence[float] | None = None) -> Loss:
+def loss_from(settings: Optimization, class_weights: Sequence[float] | None = None) -> Loss:
     """The loss that `settings` describe, with weights for the classes if they are given."""
     loss, options = {
         "cross_entropy": (cross_entropy, {"label_smoothing": settings.label_smoothing, "ohem": settings.ohem}),

@@ -33,8 +33,8 @@ def most_probable(logits: Float[Array, "*shape k"]) -> Int[Array, "*shape"]:
 
 
 def confusion_matrix(
-    labels: Integer[Array, "*shape"],
     predictions: Integer[Array, "*shape"],
+    labels: Integer[Array, "*shape"],
     classes: int,
     ignore_index: int = IGNORE_INDEX,
 ) -> Int[Array, "k k"]:
@@ -49,7 +49,7 @@ def confusion_matrix(
 
 
 def count_pixels(
-    labels: Integer[np.ndarray, "*shape"], predictions: Integer[np.ndarray, "*shape"], classes: int
+    predictions: Integer[np.ndarray, "*shape"], labels: Integer[np.ndarray, "*shape"], classes: int
 ) -> Int[np.ndarray, "k k"]:
     """`confusion_matrix` on the host, int64, for images of any size."""
     keep = labels != IGNORE_INDEX

@@ -168,7 +168,7 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def build(settings: Optimization, schedule: Schedule) -> optax.GradientTransformation:
+def optimizer_from(settings: Optimization, schedule: Schedule) -> optax.GradientTransformation:
     """The optimizer that `settings` describe: clipping, its update, a plateau's scale, an average of the weights."""
     options = {"weight_decay": settings.decay}
     if settings.optimizer in ("sgd", "rmsprop"):

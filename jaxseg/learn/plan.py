@@ -25,4 +25,4 @@ def make_plan(o: Optimization, epoch_steps: int) -> Plan:
     """The plan for so many steps an epoch."""
     steps = o.steps or o.epochs * epoch_steps
     epochs = -(-steps // epoch_steps)
-    return Plan(epochs, steps, epoch_steps, schedules.build(dataclasses.replace(o, epochs=epochs), epoch_steps))
+    return Plan(epochs, steps, epoch_steps, schedules.schedule_from(dataclasses.replace(o, epochs=epochs), epoch_steps))

@@ -287,7 +287,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def build(settings: Optimization, steps_per_epoch: int) -> Schedule:
+def schedule_from(settings: Optimization, steps_per_epoch: int) -> Schedule:
     """The schedule of steps that `settings` describe: the warm-up, then the schedule for what is left of the run.
 
     --milestones are epochs of the run, warm-up and all; a --period begins after it. Both are rounded to whole ticks.

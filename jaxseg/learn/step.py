@@ -89,7 +89,7 @@ def gradients(
     """Loss, confusion matrix and gradient of a batch; moves the running statistics of `model`."""
     ask = nnx.value_and_grad(partial(loss_fn, loss=loss, normalize=normalize, key=key), has_aux=True)
     (value, logits), grads = ask(model, batch)
-    return value, confusion_matrix(batch["mask"], most_probable(logits), logits.shape[-1]), grads
+    return value, confusion_matrix(most_probable(logits), batch["mask"], logits.shape[-1]), grads
 
 
 def accumulated_gradients(
@@ -166,7 +166,7 @@ def eval_step(
     """Loss (of the pixels that count), confusion matrix and predictions of a batch; `model` in evaluation."""
     value, logits = loss_fn(model, batch, loss, normalize)
     predictions = most_probable(logits)
-    confusion = confusion_matrix(batch["mask"], predictions, logits.shape[-1])
+    confusion = confusion_matrix(predictions, batch["mask"], logits.shape[-1])
     return {"loss": value, "confusion": confusion, "predictions": predictions.astype(jnp.uint8)}
 
 

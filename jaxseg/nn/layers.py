@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxseg.nn.convolution import conv3x3
-from jaxseg.nn.initializers import Rule, torch_default_bias
+from jaxseg.nn.initializers import RULES, Rule, torch_default_bias
 
 
 class BatchNorm(nnx.Module):
@@ -228,28 +228,34 @@ def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
 
 
 class Conv(nnx.Module):
-    """Convolution that keeps the size, as `torch.nn.Conv2d(inputs, outputs, size, padding=size // 2)`, for the `size`
-    1 or 3: kernel `h w i o` by `rule`, PyTorch's default bias. Raises ValueError for another size.
+    """Convolution that keeps the size: `torch.nn.Conv2d(in_features, out_features, kernel_size, padding="same")`.
+
+    - `kernel_size`: 1 or 3; ValueError for others
+    - `rule`: draws the kernel [h w i o]; PyTorch's default if not given. The bias is always PyTorch's default.
+
+    >>> conv = Conv(3, 8, kernel_size=3, rngs=nnx.Rngs(0))
+    >>> conv(jnp.ones((2, 16, 16, 3))).shape
+    (2, 16, 16, 8)
     """
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
-        size: int,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
         *,
-        rule: Rule,
+        rule: Rule = RULES["torch_default"],
         use_bias: bool = True,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if size not in (1, 3):
-            raise ValueError(f"`size` is {size}; expected 1 or 3")
-        shape = (size, size, inputs, outputs)
+        if kernel_size not in (1, 3):
+            raise ValueError(f"`kernel_size` is {kernel_size}; expected 1 or 3")
+        shape = (kernel_size, kernel_size, in_features, out_features)
         self.kernel = nnx.Param(rule.conv(rngs.params(), shape, param_dtype))
         bias = torch_default_bias(shape)
-        self.bias = nnx.Param(bias(rngs.params(), (outputs,), param_dtype)) if use_bias else None
+        self.bias = nnx.Param(bias(rngs.params(), (out_features,), param_dtype)) if use_bias else None
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
@@ -279,19 +285,30 @@ def _add_bias(y: Float[Array, "b h w o"], bias: Float[Array, " o"]) -> Float[Arr
 
 
 class UpConv(nnx.Module):
-    """2x2 transposed convolution of stride 2, as `torch.nn.ConvTranspose2d(inputs, outputs, 2, 2)`.
+    """2x2 transposed convolution of stride 2: `torch.nn.ConvTranspose2d(in_features, out_features, 2, 2)`.
 
     Windows do not overlap, so it is one matrix product and a rearrangement: exact, and much faster under XLA than a
     dilated convolution. `kernel[i, j]` makes the output pixels (2y + i, 2x + j); PyTorch's weight `(in, out, h, w)`
     is its transpose (2, 3, 0, 1).
+
+    >>> up = UpConv(8, 4, rngs=nnx.Rngs(0))
+    >>> up(jnp.ones((2, 16, 16, 8))).shape
+    (2, 32, 32, 4)
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, rule: Rule, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        rule: Rule = RULES["torch_default"],
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
     ):
-        shape = (2, 2, inputs, outputs)
+        shape = (2, 2, in_features, out_features)
         self.kernel = nnx.Param(rule.up(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(torch_default_bias(shape, transposed=True)(rngs.params(), (outputs,), param_dtype))
+        self.bias = nnx.Param(torch_default_bias(shape, transposed=True)(rngs.params(), (out_features,), param_dtype))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b 2*h 2*w o"]:

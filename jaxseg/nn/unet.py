@@ -25,8 +25,8 @@ class ConvBlock(nnx.Module):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        in_features: int,
+        out_features: int,
         middle: int | None = None,
         *,
         rule: Rule,
@@ -35,12 +35,12 @@ class ConvBlock(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        middle = middle or outputs
+        middle = middle or out_features
         kinds = {"dtype": dtype, "param_dtype": param_dtype}
-        self.conv1 = Conv(inputs, middle, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
+        self.conv1 = Conv(in_features, middle, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
         self.norm1 = BatchNorm(middle, **kinds)
-        self.conv2 = Conv(middle, outputs, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
-        self.norm2 = BatchNorm(outputs, **kinds)
+        self.conv2 = Conv(middle, out_features, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
+        self.norm2 = BatchNorm(out_features, **kinds)
 
     def __call__(
         self, x: Float[Array, "b h w i"], valid: Bool[Array | np.ndarray, " b"] | None = None
@@ -184,7 +184,7 @@ def evaluation(net: UNet) -> UNet:
     return nnx.view(net, use_running_average=True, deterministic=True)
 
 
-def build(settings: Model, *, in_channels: int, classes: int, seed: int) -> UNet:
+def unet_from(settings: Model, *, in_channels: int, classes: int, seed: int) -> UNet:
     """The U-Net that `settings` describe, its weights drawn from `seed`."""
     return UNet(
         settings.widths,

@@ -94,11 +94,11 @@ def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:
                 f"know its settings ({error}). Read it with the version that wrote it."
             ) from None
         classes = len(description["classes"])
-        net = unet.build(settings.model, in_channels=description["in_channels"], classes=classes, seed=0)
+        net = unet.unet_from(settings.model, in_channels=description["in_channels"], classes=classes, seed=0)
         if settings.optimization.ema is None:
             _restore(folder, model=net)
         else:  # the average is in the optimizer's state
-            tx = optimizers.build(settings.optimization, schedules.constant(0.0))
+            tx = optimizers.optimizer_from(settings.optimization, schedules.constant(0.0))
             optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
             _restore(folder, model=net, optimizer=optimizer)
             nnx.update(net, nnx.to_pure_dict(nnx.state(optimizers.averaged(net, optimizer))))

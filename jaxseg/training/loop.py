@@ -52,10 +52,12 @@ def fit(config: Config, data: Dataset) -> Path | None:
     began, o = time.monotonic(), config.optimization
     training, validation = data.pipelines(config.run.seed, config.data.workers)
     plan = make_plan(o, len(training))
-    net = unet.build(config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed)
+    net = unet.unet_from(
+        config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed
+    )
     if config.run.load is not None:
         load_weights(net, config.run.load)
-    optimizer = nnx.Optimizer(net, optimizers.build(o, plan.schedule), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, plan.schedule), wrt=nnx.Param)
     parts = step_parts(config, data)
     batch = next(training.epoch())
     report.tell(config, data, net, plan, batch)
@@ -149,9 +151,9 @@ def step_parts(config: Config, data: Dataset) -> dict:
         console.print(f"loss  class weights: {shown}")
     normalized = partial(normalize, mean=reading.mean or None, std=reading.std or None)
     return {
-        "loss": losses.build(o, weights),
+        "loss": losses.loss_from(o, weights),
         "normalize": normalized,
-        "augment": None if config.run.overfit else augment.build(config.augmentation, unit),
+        "augment": None if config.run.overfit else augment.augment_from(config.augmentation, unit),
         "accumulate": o.accumulate,
     }
 

@@ -97,7 +97,7 @@ def cases(loss: str) -> dict[str, Asked]:
 def unmatched_row() -> Row:
     """Every loss that jaxseg offers is one of the cases."""
     offered = {name for name, thing in vars(losses).items() if isfunction(thing) and not name.startswith("_")}
-    offered -= {"build", "one_hot"}
+    offered -= {"loss_from", "one_hot"}
     left = sorted(offered - set(CASES))
     figure = len(left) if offered else float("nan")
     return compare.at_most(QUESTION, "losses without a counterpart", figure, 0, worst=", ".join(left))

@@ -47,7 +47,7 @@ PYTORCH = {  # counterpart and peak of the learning rate
     "adamw": (torch.optim.AdamW, 0.01),
     "rmsprop": (torch.optim.RMSprop, 0.01),
 }
-OTHERWISE = {"build", "clip_by_global_norm", "average_parameters", "averaged", "rate_scale", "set_rate_scale"}
+OTHERWISE = {"optimizer_from", "clip_by_global_norm", "average_parameters", "averaged", "rate_scale", "set_rate_scale"}
 """Functions that are no optimizers."""
 FOR_SPEED = {"foreach", "fused", "capturable", "differentiable"}
 """Options of PyTorch's that have no meaning here."""

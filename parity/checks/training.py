@@ -217,10 +217,10 @@ class Ours:
     def __init__(self, settings: Optimization, net: UNet, steps_per_epoch: int):
         named = {name: getattr(schedules, make.__name__) for name, make in schedules.SCHEDULES.items()}
         with mock.patch.dict(schedules.SCHEDULES, named):
-            schedule = schedules.build(settings, steps_per_epoch)
-        self.net, self.optimizer = net, nnx.Optimizer(net, optimizers.build(settings, schedule), wrt=nnx.Param)
+            schedule = schedules.schedule_from(settings, steps_per_epoch)
+        self.net, self.optimizer = net, nnx.Optimizer(net, optimizers.optimizer_from(settings, schedule), wrt=nnx.Param)
         self._fresh = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(self.optimizer)))
-        how = {"schedule": schedule, "loss": losses.build(settings), "accumulate": settings.accumulate}
+        how = {"schedule": schedule, "loss": losses.loss_from(settings), "accumulate": settings.accumulate}
         self._step = compiled.compile_train_step(net, self.optimizer, **how)
         self._logits = nnx.jit(lambda net, image: net(step.normalize(image)), graph=False)
 

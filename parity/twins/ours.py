@@ -22,15 +22,15 @@ class Ours:
 
     def __init__(self, config: Config, steps_per_epoch: int):
         o = config.optimization
-        self._config, schedule, loss = config, schedules.build(o, steps_per_epoch), losses.build(o)
+        self._config, schedule, loss = config, schedules.schedule_from(o, steps_per_epoch), losses.loss_from(o)
         self.net = self._draw(config.run.seed)
-        self.optimizer = nnx.Optimizer(self.net, optimizers.build(o, schedule), wrt=nnx.Param)
+        self.optimizer = nnx.Optimizer(self.net, optimizers.optimizer_from(o, schedule), wrt=nnx.Param)
         self._fresh = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(self.optimizer)))
         self._step = compile_train_step(self.net, self.optimizer, schedule=schedule, loss=loss)
         self._evaluate = compile_eval_step(self.net, loss=loss)
 
     def _draw(self, seed: int) -> unet.UNet:
-        return unet.build(self._config.model, in_channels=3, classes=CLASSES, seed=seed)
+        return unet.unet_from(self._config.model, in_channels=3, classes=CLASSES, seed=seed)
 
     def start(self, seed: int) -> None:
         """The weights that the trainer draws from `seed`, and a fresh optimizer."""

@@ -175,7 +175,7 @@ def recipes() -> Iterator[tuple[str, Schedule, np.ndarray]]:
             for warmup in (0.0, epochs):
                 how = {"schedule": name, "schedule_per": per, "warmup_epochs": warmup, "begin_lr": 1e-5}
                 settings = Optimization(epochs=8, learning_rate=0.02, **how, **options)
-                schedule = schedules.build(settings, STEPS_PER_EPOCH)
+                schedule = schedules.schedule_from(settings, STEPS_PER_EPOCH)
                 if name == "plateau":
                     settings = dataclasses.replace(settings, schedule="constant")
                 expected = np.array(learning_rates(settings, STEPS_PER_EPOCH))
@@ -183,13 +183,13 @@ def recipes() -> Iterator[tuple[str, Schedule, np.ndarray]]:
 
 
 def built(settings: Optimization, steps: int, warmup: int, total: int) -> Curve:
-    """What `schedules.build` makes of a trainer's settings, against the reference asked as the article asks: at the
+    """Returns `schedule_from` of a trainer's settings, against the reference asked as the article asks: at the
     start of every tick, which then holds for so many `steps`.
     """
     kinds = {"article": (article, EXACT), "warmup_cosine": (textbook, COSINE), "constant": (constant, EXACT)}
     rates, gates = kinds[settings.schedule]
     case = (settings.learning_rate, warmup, total, settings.begin_lr, settings.final_lr)
-    return Curve(schedules.build(settings, STEPS_PER_EPOCH), rates(case).repeat(steps), gates)
+    return Curve(schedules.schedule_from(settings, STEPS_PER_EPOCH), rates(case).repeat(steps), gates)
 
 
 def article(case: Case) -> np.ndarray:

@@ -176,6 +176,6 @@ REWRITES: dict[str, tuple[object, str, Callable[[Callable], Callable]]] = {
     "one-pass variance": (layers.BatchNorm, "_statistics", statistics(one_pass)),
     "two-pass variance": (layers.BatchNorm, "_statistics", statistics(two_pass)),
     "undonated": (nnx, "jit_partial", undonated),
-    "flattened update": (optimizers, "build", flattened),
+    "flattened update": (optimizers, "optimizer_from", flattened),
 }
 """Name -> whose attribute is replaced, and by what."""

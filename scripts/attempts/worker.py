@@ -80,7 +80,7 @@ def random_batches(spec: Spec) -> list[dict[str, np.ndarray]]:
 
 def start(spec: Spec) -> tuple[UNet, nnx.Optimizer]:
     net = UNet(spec.widths, conv_bias=spec.conv_bias, remat=spec.remat, dtype=DTYPES[spec.precision], rngs=nnx.Rngs(0))
-    return net, nnx.Optimizer(net, optimizers.build(Optimization(), schedules.constant(1e-3)), wrt=nnx.Param)
+    return net, nnx.Optimizer(net, optimizers.optimizer_from(Optimization(), schedules.constant(1e-3)), wrt=nnx.Param)
 
 
 def prepared(spec: Spec) -> tuple[jax.stages.Compiled, drives.Run]:

@@ -26,15 +26,15 @@ TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 def network(task: Task) -> unet.UNet:
     """The trainer's network."""
     settings = Model(widths=task.widths, conv_bias=task.conv_bias, precision=task.precision)
-    return unet.build(settings, in_channels=3, classes=2, seed=0)
+    return unet.unet_from(settings, in_channels=3, classes=2, seed=0)
 
 
 def training(net: unet.UNet, task: Task):
     """The trainer's compiled step: Adam at a constant rate, cross-entropy, no augmentation."""
     o = Optimization(optimizer="adam", learning_rate=task.learning_rate, schedule="constant")
     schedule = schedules.constant(o.learning_rate)
-    optimizer = nnx.Optimizer(net, optimizers.build(o, schedule), wrt=nnx.Param)
-    return compile_train_step(net, optimizer, schedule=schedule, loss=losses.build(o))
+    optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, schedule), wrt=nnx.Param)
+    return compile_train_step(net, optimizer, schedule=schedule, loss=losses.loss_from(o))
 
 
 class Step:
