@@ -1,3 +1,3 @@
 """jaxseg: semantic segmentation in JAX and Flax, proven against PyTorch."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -131,8 +131,9 @@ def test_what_a_killed_run_leaves_is_not_taken_for_whole_and_removed(folder, pai
 import os, signal
 from pathlib import Path
 from tests.test_store import SIZES, sample
-from jaxseg.data.store import DiskStore
-from jaxseg.data.tiles import Pair, Reading
+from jaxseg.data.feed.store import DiskStore
+from jaxseg.data.find.listing import Pair
+from jaxseg.data.read.samples import Reading
 pairs = [Pair(*map(Path, paths)) for paths in {[(str(pair.image), str(pair.mask)) for pair in pairs]}]
 kept = DiskStore(pairs, SIZES, Reading())
 kept.write(0, sample(0, Reading()))

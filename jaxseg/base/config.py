@@ -1,11 +1,20 @@
-"""Everything a run can be told: frozen dataclasses, from which the command line is made and which a run saves.
+"""Settings of a run: frozen dataclasses, from which the command line is made and which a run saves.
 
-`save` and `load` are a run's `config.json`; `cli.parse` reads a command line.
+`save` and `load` write and read a run's `config.json`; `cli.parse` reads a command line.
+
+How to add a setting:
+
+1. Add a field with a default and a docstring to its group below. The command line and `config.json` follow.
+2. Say in `rules.py` which values it may have.
+3. Earlier runs lack it. If the default is not what earlier versions did, put what they did into `EARLIER`.
+4. If a resumed run may change it, add its name to `cli.MAY_CHANGE`.
 """
 
 import dataclasses
+import functools
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -314,21 +323,37 @@ def load(run: Path) -> Config:
 
 
 def from_dict(values: object, where: str = "config") -> Config:
-    """The inverse of `dataclasses.asdict`, after JSON. Unknown and missing keys are errors, all named."""
-    if not isinstance(values, dict) or not all(isinstance(group, dict) for group in values.values()):
+    """The inverse of `dataclasses.asdict`, after JSON, for the settings of this version and of every earlier one.
+
+    A setting that is missing takes the value with which this version does what the earlier one did, and a line on
+    stderr names it. Raises `UserError` naming every unknown setting.
+    """
+    if not values or not isinstance(values, dict) or not all(isinstance(group, dict) for group in values.values()):
         raise UserError(f'{where}: holds no settings; expected groups of them, such as {{"run": {{"seed": 0}}}}')
-    groups, wrong = {}, []
+    groups, unknown, lacking = {}, [f"unknown group {name}" for name in values], []
     for group in dataclasses.fields(Config):
-        kind = type(group.default)
-        given = dict(values.get(group.name) or {})
-        names = {f.name: f for f in dataclasses.fields(kind)}
-        wrong += [f"unknown setting {group.name}.{k}" for k in given if k not in names]
-        wrong += [f"missing setting {group.name}.{k}" for k in names if k not in given]
-        groups[group.name] = (kind, {k: _restore(names[k], v) for k, v in given.items() if k in names})
-    wrong += [f"unknown group {k}" for k in values if k not in groups]
-    if wrong:
-        raise UserError(f"{where}: " + "; ".join(wrong) + ". Was it written by another version of jaxseg?")
+        kind, given = type(group.default), dict(values.get(group.name) or {})
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        before = {name: EARLIER.get(f"{group.name}.{name}", field.default) for name, field in fields.items()}
+        unknown = [line for line in unknown if line != f"unknown group {group.name}"]
+        unknown += [f"unknown setting {group.name}.{name}" for name in given if name not in fields]
+        lacking += [f"{flag(name)} {value}" for name, value in before.items() if name not in given]
+        groups[group.name] = (kind, before | {k: _restore(fields[k], v) for k, v in given.items() if k in fields})
+    if unknown:
+        raise UserError(f"{where}: " + "; ".join(unknown) + ". Was it written by a newer version of jaxseg?")
+    if lacking:
+        _note(f"note: {where}: written by an earlier version; settings that it lacks: {', '.join(lacking)}")
     return Config(**{name: kind(**given) for name, (kind, given) in groups.items()})
+
+
+EARLIER: dict[str, object] = {}
+"""Settings whose default is not what earlier versions did: {"group.name": what they did}."""
+
+
+@functools.cache
+def _note(line: str) -> None:
+    """Prints a line on stderr, once in a process."""
+    print(line, file=sys.stderr)
 
 
 def _restore(field: dataclasses.Field, value: object) -> object:

@@ -163,11 +163,12 @@ def _restore(folder, **objects: nnx.Module | nnx.Optimizer) -> None:
 
 def _identity(meta: Mapping) -> dict[str, object]:
     """What a run cannot change on its way: what its files mean, its architecture, and what its optimizer keeps."""
-    model, optimization, description = meta["config"]["model"], meta["config"]["optimization"], meta["description"]
-    fixed = {name: model.get(name) for name in ("widths", "upsample", "conv_bias")}
-    fixed |= {name: optimization.get(name) for name in ("optimizer", "momentum", "clip_norm", "ema")}
+    settings, description = config.from_dict(meta["config"]), meta["description"]
+    model, optimization = settings.model, settings.optimization
+    fixed = {name: getattr(model, name) for name in ("widths", "upsample", "conv_bias")}
+    fixed |= {name: getattr(optimization, name) for name in ("optimizer", "momentum", "clip_norm", "ema")}
     flags = {f"--{name.replace('_', '-')}": value for name, value in fixed.items()}
-    flags["--schedule plateau"] = optimization.get("schedule") == "plateau"
+    flags["--schedule plateau"] = optimization.schedule == "plateau"
     names = {"classes": "class names", "in_channels": "channels"}
     reading = dict(description.get("reading", {}))
     labels = reading.pop("labels", {})
