@@ -358,10 +358,8 @@ def test_tiles_of_a_scene_on_both_sides_are_a_note_that_grouping_ends(folders_of
 def test_groups_on_both_sides_of_given_folders_are_a_note(tmp_path):
     tree(tmp_path, "train/s{1-3}_0.png Ltrain/s{1-3}_0_mask.png val/s{3-4}_1.png Lval/s{3-4}_1_mask.png")
     (note,) = found(tmp_path, group_by=r"s(\d)_").notes
-    assert (
-        note
-        == r"1 of 4 groups of --group-by 's(\d)_' are in both training and validation, such as '3': s3_0.png and s3_1.png"
-    )
+    groups = r"1 of 4 groups of --group-by 's(\d)_'"
+    assert note == groups + " are in both training and validation, such as '3': s3_0.png and s3_1.png"
     assert refused(Data(data=tmp_path, group_by=r"s(\d)_0")).problems == tuple(
         f"s{i}_1.png: does not match" for i in (3, 4)
     )

@@ -105,7 +105,5 @@ def test_a_pattern_that_is_none_is_named_with_the_reason():
 def test_a_group_on_both_given_sides_is_a_warning():
     assert shared(["s1_1.png", "s2_1.png"], ["s3_1.png"], r"s(\d)_") == []
     (note,) = shared(["s1_1.png", "s2_1.png"], ["s2_2.png", "s3_1.png"], r"s(\d)_")
-    assert (
-        note
-        == r"1 of 3 groups of --group-by 's(\d)_' are in both training and validation, such as '2': s2_1.png and s2_2.png"
-    )
+    groups = r"1 of 3 groups of --group-by 's(\d)_'"
+    assert note == groups + " are in both training and validation, such as '2': s2_1.png and s2_2.png"
