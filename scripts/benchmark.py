@@ -2,7 +2,8 @@
 
 Sections: `step`, a training step of the U-Net in jaxseg and in PyTorch (eager, channels_last, torch.compile);
 `pipeline`, pairs of tiles from files and caches; `epoch`, a whole epoch from files against the step's own rate;
-`startup`, imports and first steps in fresh processes. Prints a table per comparison and leaves benchmark.json with every turn.
+`startup`, imports and first steps in fresh processes. Prints a table per comparison and leaves benchmark.json with
+every turn.
 
 Every contender has its own process, and they take turns in changing order (`match.py`, `workers.py`). Compilation and a
 first turn are not timed. Figures are medians over the rounds with quartiles; ratios are taken within a round. Both
