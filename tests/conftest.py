@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiles quickly where speed is not what is tested; runs that tests start in processes of their own inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
 import numpy as np
@@ -26,8 +28,13 @@ else:
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory):
-    """What jaxseg and XLA keep for the next process stays with this one and its children, and is compiled once."""
-    compiled, least = str(tmp_path_factory.mktemp("compiled")), 0.0
+    """One folder for what XLA compiles, shared by all workers and the processes that they start; a cache of jaxseg's
+    own for each worker.
+    """
+    session = tmp_path_factory.getbasetemp()
+    shared = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
+    (shared / "compiled").mkdir(exist_ok=True)
+    compiled, least = str(shared / "compiled"), 0.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
