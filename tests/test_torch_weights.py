@@ -185,8 +185,8 @@ def test_a_file_that_is_no_state_dict_is_refused_with_its_name(tmp_path):
     torch.save({"epoch": 3}, other)
     for path, reason in (
         (missing, "no such file"),
-        (text, r"is no file of torch.save\(model.state_dict\(\), ...\)"),
-        (whole, r"is no file of torch.save\(model.state_dict\(\), ...\)"),
+        (text, r"not a file of torch.save\(model.state_dict\(\), ...\)"),
+        (whole, r"not a file of torch.save\(model.state_dict\(\), ...\)"),
         (other, r"holds no state_dict; save one with torch.save\(model.state_dict\(\), 'other.pth'\)"),
     ):
         with pytest.raises(UserError, match=reason) as caught:
