@@ -242,8 +242,8 @@ def unet_from(settings: Model, *, in_channels: int, classes: int, seed: int) -> 
     - `seed`: of the initial weights
 
     >>> net = unet_from(Model(widths=(4, 8)), in_channels=3, classes=2, seed=0)
-    >>> net(jnp.zeros((1, 4, 4, 3))).shape
-    (1, 4, 4, 2)
+    >>> net.in_channels, net.head.kernel.shape
+    (3, (1, 1, 4, 2))
     """
     return UNet(
         settings.widths,
