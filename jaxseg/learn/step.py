@@ -85,7 +85,8 @@ def train_step(
     >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=nnx.Param)
     >>> image, mask = np.zeros((2, 4, 4, 3), np.uint8), jnp.zeros((2, 4, 4), jnp.uint8)
     >>> batch = {"image": image, "mask": mask, "valid": np.array([True, True])}
-    >>> seen = train_step(net, optimizer, batch, schedule=optax.constant_schedule(0.1))
+    >>> step = nnx.jit(partial(train_step, schedule=optax.constant_schedule(0.1)))
+    >>> seen = step(net, optimizer, batch)
     >>> int(optimizer.step[...]), int(seen["confusion"].sum())
     (1, 32)
     """
@@ -121,7 +122,7 @@ def loss_fn(
 
     >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
     >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
-    >>> loss, logits = loss_fn(UNet((4, 8), rngs=nnx.Rngs(0)), batch)
+    >>> loss, logits = nnx.jit(loss_fn)(UNet((4, 8), rngs=nnx.Rngs(0)), batch)
     >>> loss.shape, logits.shape
     ((), (1, 4, 4, 2))
     """
@@ -139,7 +140,8 @@ def gradients(
     >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
     >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
     >>> net = UNet((4, 8), rngs=nnx.Rngs(0))
-    >>> _, confusion, grads = gradients(net, batch, jax.random.key(0), losses.cross_entropy, normalize)
+    >>> found = lambda net: gradients(net, batch, jax.random.key(0), losses.cross_entropy, normalize)
+    >>> _, confusion, grads = nnx.jit(found)(net)
     >>> int(confusion.sum()), grads["head"]["bias"][...].shape
     (16, (2,))
     """
@@ -166,7 +168,7 @@ def eval_step(
     >>> from jaxseg.nn.unet import evaluation
     >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
     >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
-    >>> eval_step(evaluation(UNet((4, 8), rngs=nnx.Rngs(0))), batch)["predictions"].shape
+    >>> nnx.jit(eval_step)(evaluation(UNet((4, 8), rngs=nnx.Rngs(0))), batch)["predictions"].shape
     (1, 4, 4)
     """
     value, logits = loss_fn(model, batch, loss, normalize)
@@ -180,7 +182,7 @@ def predict_step(model: UNet, image: Images, *, normalize: Normalize = normalize
 
     >>> from jaxseg.nn.unet import evaluation
     >>> net = evaluation(UNet((4, 8), rngs=nnx.Rngs(0)))
-    >>> predict_step(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
+    >>> nnx.jit(predict_step)(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
     (1, 4, 4)
     """
     return most_probable(model(normalize(image))).astype(jnp.uint8)
@@ -191,7 +193,7 @@ def probability_step(model: UNet, image: Images, *, normalize: Normalize = norma
 
     >>> from jaxseg.nn.unet import evaluation
     >>> net = evaluation(UNet((4, 8), rngs=nnx.Rngs(0)))
-    >>> probability_step(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
+    >>> nnx.jit(probability_step)(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
     (1, 4, 4, 2)
     """
     return jax.nn.softmax(model(normalize(image))).astype(jnp.float32)
