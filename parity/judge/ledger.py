@@ -12,8 +12,8 @@ from importlib import resources
 from typing import Literal
 
 from parity.judge import compare
+from parity.judge.answer import Answer
 from parity.judge.compare import Row
-from parity.report.answer import Answer
 
 QUESTION = "ledger"
 

@@ -8,13 +8,12 @@ import jax
 import numpy as np
 
 from jaxseg.base.config import Optimization
-from parity.checks import training
-from parity.checks.training import Theirs, learned
 from parity.judge import compare
 from parity.twins import pairs, passes
+from parity.twins.trainers import Ours, Theirs, learned
 
 
-class Watched(training.Ours):
+class Watched(Ours):
     """jaxseg's side, whose compiled step reports what every ReLU puts out."""
 
     def __init__(self, settings: Optimization, net, steps_per_epoch: int):

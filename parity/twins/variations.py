@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from parity.checks.training import Theirs
 from parity.twins import pairs
+from parity.twins.trainers import Theirs
 
 Weights = dict[str, np.ndarray]
 Changed = Iterator[tuple[Weights, list[pairs.Batch]]]
