@@ -18,9 +18,9 @@ from parity.twins import pairs
 
 
 class Ours:
-    """jaxseg's side: the trainer's step for a recipe, compiled once, to be trained from any weights.
+    """jaxseg's side: the trainer's step for a recipe, compiled once, which can start from any weights.
 
-    Everything of jaxseg is looked up when it is made, so that an injected mistake is part of it.
+    Functions of jaxseg are looked up when this is made, so an injected mistake takes effect.
     """
 
     def __init__(self, settings: Optimization, net: UNet, steps_per_epoch: int):
@@ -34,12 +34,12 @@ class Ours:
         self._logits = nnx.jit(lambda net, image: net(step.normalize(image)), graph=False)
 
     def start(self, weights: dict[str, np.ndarray]) -> None:
-        """These weights and statistics, and a fresh optimizer."""
+        """Takes these weights and statistics, by PyTorch's names, and a fresh optimizer."""
         torch_weights.from_torch(self.net, weights)
         nnx.update(self.optimizer, jax.tree.map(jnp.array, self._fresh))
 
     def step(self, batch: pairs.Batch) -> tuple[float, float]:
-        """Loss and learning rate of one update."""
+        """Takes one update; returns its loss and learning rate."""
         record = jax.device_get(self._step(jax.tree.map(jnp.asarray, batch)))
         return float(record["loss"]), float(record["learning_rate"])
 
@@ -48,7 +48,7 @@ class Ours:
         return torch_weights.to_torch(self.net)
 
     def momentum(self) -> dict[str, np.ndarray]:
-        """The buffers of `optax.trace`, by PyTorch's names of their parameters."""
+        """Buffers of `optax.trace`, by PyTorch's names of their parameters."""
         found = {}
         for path, variable in nnx.to_flat_state(nnx.state(self.optimizer, nnx.optimizer.OptState)):
             if "trace" in path:
@@ -57,13 +57,13 @@ class Ours:
         return found
 
     def logits(self, batch: pairs.Batch) -> np.ndarray:
-        """Of the valid samples in evaluation, [b k h w]."""
+        """Logits [b k h w] of the valid samples in evaluation, by the averaged weights if there are any."""
         view = unet.evaluation(optimizers.averaged(self.net, self.optimizer))
         return pairs.nchw(self._logits(view, batch["image"]))[batch["valid"]]
 
 
 class Theirs:
-    """The reference's side, in the type of its weights and on their device."""
+    """The reference's side; computes in the dtype of its weights and on their device."""
 
     def __init__(self, settings: Optimization, model: torch.nn.Module, steps_per_epoch: int):
         self.model, self._settings = model, settings
@@ -74,7 +74,7 @@ class Theirs:
         self.start(model.state_dict())
 
     def start(self, weights: dict[str, np.ndarray | torch.Tensor]) -> None:
-        """These weights and statistics, and a fresh optimizer."""
+        """Takes these weights and statistics, and a fresh optimizer."""
         self.model.load_state_dict({name: torch.as_tensor(array) for name, array in weights.items()}, strict=False)
         self.optimizer = reference_training.OPTIMIZERS[self._settings.optimizer](
             self.model.parameters(), self._settings
@@ -83,12 +83,12 @@ class Theirs:
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else self.model
 
     def use(self, layout: torch.memory_format) -> None:
-        """Weights and images in this layout from now on."""
+        """Keeps weights and images in this memory layout from now on."""
         self.layout = layout
         self.model.to(memory_format=layout)
 
     def step(self, batch: pairs.Batch) -> tuple[float, float]:
-        """Loss and learning rate of one update."""
+        """Takes one update; returns its loss and learning rate."""
         rate = self._rates[self.steps]
         self.steps += 1
         reference_training.set_learning_rate(self.optimizer, rate)
@@ -107,13 +107,13 @@ class Theirs:
         return pairs.arrays(self.model.state_dict())
 
     def momentum(self) -> dict[str, np.ndarray]:
-        """The optimizer's buffers, by the names of their parameters."""
+        """Momentum buffers of the optimizer, by the names of their parameters."""
         state = self.optimizer.state
         return pairs.arrays({name: state[p]["momentum_buffer"] for name, p in self.model.named_parameters()})
 
     @torch.no_grad()
     def logits(self, batch: pairs.Batch) -> np.ndarray:
-        """Of the valid samples in evaluation, [b k h w]."""
+        """Logits [b k h w] of the valid samples in evaluation, by the averaged weights if there are any."""
         self.averaged.eval()
         found = pairs.array(self.averaged(self._tensors(batch)[0]))
         self.averaged.train()
@@ -125,10 +125,10 @@ class Theirs:
 
 
 def learned(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without running statistics."""
+    """Parameters alone, without the running statistics."""
     return {name: array for name, array in weights.items() if "running" not in name}
 
 
 def running(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The running statistics."""
+    """Running statistics alone."""
     return {name: array for name, array in weights.items() if "running" in name}
