@@ -47,7 +47,8 @@ class Predictor:
     compilations. Lengths of `least_side` times a power of two, or one and a half times that, are not padded.
     Raises ArgumentError, a ValueError, naming the arguments that are out of range.
 
-    >>>     >>> from jaxseg import Reading, UNet
+    >>> from flax import nnx
+    >>> from jaxseg import Reading, UNet
     >>> predictor = Predictor(UNet(widths=(2, 4), rngs=nnx.Rngs(0)), Reading(), tile=32)
     >>> predictor.classes(np.zeros((40, 50, 3), np.uint8)).shape
     (40, 50)

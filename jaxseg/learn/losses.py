@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from jaxseg.base.config import IGNORE_INDEX, Optimization
 
 Logits = Float[Array, "b h w k"]
-Labels = Integer[Array, "b h w"]
+Labels = Integer[Array | np.ndarray, "b h w"]
 Loss = Callable[[Logits, Labels], Float[Array, ""]]
 """One of the functions below, possibly with options bound."""
 ClassWeights = Sequence[float] | Float[np.ndarray | Array, "k"] | None
