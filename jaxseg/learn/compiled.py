@@ -15,8 +15,9 @@ from jaxseg.nn.unet import UNet, evaluation
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 """Options for XLA on a CPU, which would drop every `jax.lax.optimization_barrier`.
 
-Barriers keep the operands of `jaxseg.nn.convolution` in memory, micro-batches one after the other, and what
-`jax.checkpoint` computes again from being shared."""
+Barriers keep micro-batches one after the other, what `jax.checkpoint` computes again from being shared, and the bands
+of `jaxseg.nn.convolution` in memory.
+"""
 
 
 CUDA_GRAPHS = {
