@@ -15,8 +15,8 @@ from jaxseg.nn.unet import UNet, evaluation
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 """Options for XLA on a CPU, which drops every `jax.lax.optimization_barrier` by default.
 
-Barriers keep the operands of `jaxseg.nn.convolution` in memory and run micro-batches one after the other. They also
-keep what `jax.checkpoint` recomputes from being shared with the forward pass."""
+Barriers run micro-batches one after the other, keep the bands of `jaxseg.nn.convolution` in memory, and keep what
+`jax.checkpoint` recomputes from being shared with the forward pass."""
 
 CUDA_GRAPHS = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
