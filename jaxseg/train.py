@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         gc.freeze()
         gc.enable()
         compilation.keep()
-        loop.train(config)
+        loop.fit(config)
     except (UserError, NonFiniteLoss, OutOfMemory) as error:
         if config.run.debug:
             traceback.print_exc()

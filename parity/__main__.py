@@ -101,7 +101,7 @@ def ask(question: str, options: Options, root: Path):
     from jaxseg.base.errors import UserError
     from parity import checks
     from parity.judge import compare
-    from parity.report.answer import Answer, Settings
+    from parity.judge.answer import Answer, Settings
 
     settings = Settings(options.seed, options.seeds, options.quick, root, options.device)
     began = time.monotonic()

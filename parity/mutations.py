@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -28,23 +28,11 @@ from unittest import mock
 
 import tyro
 
+from parity.mistakes import Mistake
+
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "model", "training")
 FLOAT32 = ("precision",)  # asked only where the mistake is its own: every mistake in meaning shows there too
-
-
-@dataclasses.dataclass(frozen=True)
-class Mistake:
-    """One thing that people, or another framework's defaults, get wrong."""
-
-    name: str
-    patches: tuple[tuple[object, str, Callable], ...]
-    """(owner, attribute, wrong): `owner.attribute` becomes `wrong(owner.attribute)`."""
-
-
-def mistake(name: str, owner: object, attribute: str, wrong: Callable, *more: tuple) -> Mistake:
-    """A `Mistake` of one replacement, or of several."""
-    return Mistake(name, ((owner, attribute, wrong), *more))
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:
@@ -71,7 +59,7 @@ def injected(wrong: Mistake) -> Iterator[None]:
 
 def ask(question: str, data: Path, briefly: bool = False) -> list:
     """The rows of a question in its quick form; `briefly`, the first that fails alone, if one does."""
-    from parity.report.answer import Settings
+    from parity.judge.answer import Settings
 
     check = importlib.import_module(f"parity.checks.{question}")
     with failures_raised() if briefly else contextlib.nullcontext():
@@ -162,7 +150,7 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32)):
     evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: rows that failed}}]}, without the
     cells of questions that never call what the mistake replaces.
     """
-    from parity.report.answer import Answer
+    from parity.judge.answer import Answer
 
     rows, matrix = [], []
     with contextlib.ExitStack() as stack:
@@ -271,8 +259,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     os.environ["JAX_PLATFORMS"] = "cpu"
 
+    from parity.judge.answer import Settings
     from parity.report import report
-    from parity.report.answer import Settings
 
     began = time.monotonic()
     answer = run(Settings(quick=options.quick), options.only or (*COLUMNS, *FLOAT32))

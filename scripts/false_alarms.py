@@ -72,7 +72,7 @@ def sampler():
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import torch
 
-    from parity.judge import draws
+    from parity.twins import draws
 
     torch.set_num_threads(1)
     return draws.Sampler(draws.QUICK)
@@ -82,7 +82,7 @@ def outcome_of(seed: int) -> Outcome:
     """Asks the question of one seed."""
     draw = sampler()
     from parity.checks import init
-    from parity.judge.draws import network_draws
+    from parity.twins.draws import network_draws
 
     sample = draw(seed)
     networks = {rule: network_draws(rule, sample.found[rule], sample.expected[rule]) for rule in sample.found}

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# What to run where there is a GPU for a quarter of an hour: three parts, of which the first two take ten minutes together.
+# What to run where there is a GPU for a quarter of an hour: two parts, ten minutes together.
 #
-#     [FULL=1] scripts/gpu_session.sh parity|benchmark|attempts|all
+#     [FULL=1] scripts/gpu_session.sh parity|benchmark|all
 #
 # FULL: the parity suite in its full form too, six minutes more.
-# Writes to $OUT, or to gpu-session/ if that is not set. The benchmark and the attempts write as they go, and the attempts
-# go on where they were cut off; the parity suite writes at its end. Needs jax with CUDA, and for the first two PyTorch
-# with CUDA.
+# Writes to $OUT, or to gpu-session/ if that is not set. The benchmark writes as it goes, the parity suite at
+# its end. Needs jax and PyTorch with CUDA.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-gpu-session}
@@ -30,14 +29,10 @@ benchmark() {  # the aims first: base 64, bfloat16; then a small network
     minutes 3 python scripts/benchmark.py "${how[@]}" --bases 16 --batches 5 --out "$out/benchmark-small"
 }
 
-attempts() {  # resumes; the first row is a profile
-    minutes 6 python scripts/gpu_attempts.py --budget 300 --timeout 200 --out "$out/attempts.json"
-}
-
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 python -c 'import jax; print("jax", jax.__version__, jax.devices())'
 case ${1:-all} in
-parity | benchmark | attempts) "$1" 2>&1 | tee "$out/$1.log" ;;
-all) for part in parity benchmark attempts; do "$part" 2>&1 | tee "$out/$part.log"; done ;;
-*) echo "expected parity, benchmark, attempts or all; found $1" >&2 && exit 2 ;;
+parity | benchmark) "$1" 2>&1 | tee "$out/$1.log" ;;
+all) for part in parity benchmark; do "$part" 2>&1 | tee "$out/$part.log"; done ;;
+*) echo "expected parity, benchmark or all; found $1" >&2 && exit 2 ;;
 esac

@@ -304,13 +304,6 @@ def test_colors_are_shown_as_they_are_and_others_by_the_palette():
     assert named((0, 7)).palette().tolist() == PALETTE.tolist()
 
 
-def test_a_map_describes_itself():
-    assert ClassMap((0, 255), ("background", "foreground")).describe() == "0 -> background, 255 -> foreground"
-    assert named((0x00FF00,), ignored=(0xFFFFFF,), color=True).describe() == "#00ff00 -> class 0, #ffffff -> ignored"
-    assert ARTICLE.describe() == "below 255 -> background, from 255 on -> field"
-    assert named((0, 9), snap=True).describe().endswith(", others -> the nearest")
-
-
 # finding the classes
 
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from parity.checks import init
-from parity.judge import draws
+from parity.twins import draws
 
 spec = importlib.util.spec_from_file_location("false_alarms", Path(__file__).parents[1] / "scripts" / "false_alarms.py")
 false_alarms = importlib.util.module_from_spec(spec)

@@ -182,14 +182,14 @@ def test_a_folder_of_no_known_layout_is_told_what_is_there_and_what_was_looked_f
         f"{tmp_path / 'truth/deep'}: 2 images",
     )
     shapes = ("train/ Ltrain/ val/ Lval/", "val/masks/", "images/ masks/", "JPEGImages/ SegmentationClass/", "imgs")
-    for part in (f"--data {tmp_path}: none of the known layouts", *shapes, "--val-masks"):
+    for part in (f"--data {tmp_path}: no known layout fits", *shapes, "--val-masks"):
         assert part in str(error)
 
 
 def test_an_empty_or_missing_folder_and_a_file_are_told_apart(tmp_path):
-    assert "nothing" in str(refused(Data(data=tmp_path)))
+    assert "empty" in str(refused(Data(data=tmp_path)))
     (tmp_path / "a.png").touch()
-    for name, why in (("nowhere", "no such folder"), ("a.png", "is no folder")):
+    for name, why in (("nowhere", "no such folder"), ("a.png", "not a folder")):
         error = refused(Data(data=tmp_path / name))
         assert f"--data {tmp_path / name}: {why}" in str(error)
         assert "images/ masks/" in str(error)
@@ -221,15 +221,15 @@ def test_folders_of_test_images_and_odd_validation_folders_are_left_alone_and_na
     split = found(tmp_path)
     assert len(split.training + split.validation) == 5
     assert split.notes == (
-        f"{tmp_path / 'test'}: left alone; test images neither train nor validate",
-        f"{tmp_path / 'valid'}: left alone; it does not hold images and masks of this layout",
+        f"{tmp_path / 'test'}: skipped; test images are used for neither training nor validation",
+        f"{tmp_path / 'valid'}: ignored; it does not hold images and masks of this layout",
     )
     for name, files in (
         ("a", "images/{1-5}.png masks/{1-5}.png images/test/1.png"),
         ("b", "imagesTr/{1-5}.png labelsTr/{1-5}.png imagesTs/6.png"),
     ):
         (note,) = found(tree(tmp_path / name, files)).notes
-        assert "left alone" in note
+        assert "skipped" in note
 
 
 def test_what_is_wrong_in_training_and_in_validation_is_told_at_once(tmp_path):
@@ -358,7 +358,8 @@ def test_tiles_of_a_scene_on_both_sides_are_a_note_that_grouping_ends(folders_of
 def test_groups_on_both_sides_of_given_folders_are_a_note(tmp_path):
     tree(tmp_path, "train/s{1-3}_0.png Ltrain/s{1-3}_0_mask.png val/s{3-4}_1.png Lval/s{3-4}_1_mask.png")
     (note,) = found(tmp_path, group_by=r"s(\d)_").notes
-    assert note == r"1 of 4 groups of --group-by 's(\d)_' train and validate, such as '3': s3_0.png and s3_1.png"
+    groups = r"1 of 4 groups of --group-by 's(\d)_'"
+    assert note == groups + " are in both training and validation, such as '3': s3_0.png and s3_1.png"
     assert refused(Data(data=tmp_path, group_by=r"s(\d)_0")).problems == tuple(
         f"s{i}_1.png: does not match" for i in (3, 4)
     )

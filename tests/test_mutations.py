@@ -7,7 +7,8 @@ from jaxseg.learn import schedules
 from jaxseg.nn import unet
 from parity import mutations
 from parity.judge.compare import at_most
-from parity.mutations import Cell, Mistake, mistake
+from parity.mistakes import Mistake, mistake
+from parity.mutations import Cell
 
 
 def row(name: str, passed: bool):

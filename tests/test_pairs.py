@@ -161,7 +161,7 @@ def test_subfolders_of_one_side_only_are_left_out_and_named(tmp_path):
     images, masks = touch(tmp_path / "i", "1.png", "more/2.png", "more/3.png"), touch(tmp_path / "m", "1.png")
     found = match(images, masks, Data())
     assert found.names == ["1.png"]
-    assert found.notes == (f"{images / 'more'}: its 2 images are left out, for {masks} has no folder of that name",)
+    assert found.notes == (f"{images / 'more'}: its 2 images are skipped because {masks} has no folder of that name",)
 
 
 def test_a_test_folder_is_left_alone_and_named(tmp_path):
@@ -169,7 +169,7 @@ def test_a_test_folder_is_left_alone_and_named(tmp_path):
     masks = touch(tmp_path / "m", "a/1.png", "Test/2.png")
     found = match(images, masks, Data())
     assert found.names == ["a/1.png"]
-    assert found.notes == (f"{images / 'Test'}: left alone; test images neither train nor validate",)
+    assert found.notes == (f"{images / 'Test'}: skipped; test images are used for neither training nor validation",)
 
 
 def test_dot_files_sidecars_and_empty_folders_are_skipped(tmp_path):
@@ -265,7 +265,7 @@ def test_images_without_the_suffix_of_a_flag_are_left_out_and_counted(tmp_path):
     )
     found = match(images, masks, Data(image_suffix="_sat"))
     assert found.names == ["a_sat.png", "b_sat.png"]
-    assert found.notes == (f"{images}: 1 of 3 images left out, not called *_sat",)
+    assert found.notes == (f"{images}: 1 of 3 images skipped, not named *_sat",)
 
 
 def test_names_that_differ_in_case_do_not_pair_and_the_case_is_named(tmp_path):
@@ -327,14 +327,14 @@ def test_links_to_files_that_are_not_there_are_listed(tmp_path):
         pytest.skip("no symbolic links here")
     found = error(images, masks)
     assert offenders(found) == [str(images / "y.png"), str(masks / "y.png")]
-    assert "not there" in found.problems[0]
+    assert "is a broken link" in found.problems[0]
     assert "git annex get" in str(found)
 
 
 def test_folders_that_are_missing_are_both_named(tmp_path):
     (tmp_path / "file").touch()
     found = error(tmp_path / "nowhere", tmp_path / "file")
-    assert found.problems == (f"{tmp_path / 'nowhere'}: no such folder", f"{tmp_path / 'file'}: is no folder")
+    assert found.problems == (f"{tmp_path / 'nowhere'}: no such folder", f"{tmp_path / 'file'}: not a folder")
 
 
 def test_a_folder_without_images_is_named_with_what_is_in_it_and_the_extensions_looked_for(tmp_path):

@@ -21,11 +21,11 @@ from jaxseg.doctor import survey  # noqa: E402
 from jaxseg.learn import schedules, step  # noqa: E402
 from jaxseg.nn import initializers, layers, unet  # noqa: E402
 from parity.checks import data, init, schedule  # noqa: E402
-from parity.judge.draws import LAYERS, cases  # noqa: E402
+from parity.judge.answer import Settings  # noqa: E402
 from parity.reference.dataset import OTHER_GRAYS, TileDataset, gray_of  # noqa: E402
 from parity.reference.initialization import RULES, draw, fans, law, readings  # noqa: E402
-from parity.report.answer import Settings  # noqa: E402
 from parity.twins.awkward import NAMES, make_awkward  # noqa: E402
+from parity.twins.draws import LAYERS, cases  # noqa: E402
 
 
 def failed(check, **settings) -> set[str]:

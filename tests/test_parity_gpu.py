@@ -8,8 +8,8 @@ import torch
 
 from jaxseg.base.errors import UserError
 from parity.checks import divergence, gpu, precision
+from parity.judge.answer import Settings
 from parity.judge.compare import at_most
-from parity.report.answer import Settings
 
 
 def test_without_a_gpu_it_says_what_was_found(monkeypatch):

@@ -10,9 +10,9 @@ pytest.importorskip("torch")
 from jaxseg.nn import unet
 from parity import mutations
 from parity.checks import batch_norm, layers
+from parity.judge.answer import Settings
+from parity.mistakes import Mistake, mistake
 from parity.mistakes.layers import MISTAKES
-from parity.mutations import Mistake, mistake
-from parity.report.answer import Settings
 
 QUICK = Settings(quick=True)
 

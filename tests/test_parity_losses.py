@@ -15,9 +15,9 @@ import torch
 from jaxseg.base.config import Optimization
 from jaxseg.learn import losses
 from parity.checks import losses as check
+from parity.judge.answer import Settings
 from parity.reference import losses as reference
 from parity.reference import training
-from parity.report.answer import Settings
 
 CROSS_ENTROPY = {"cross_entropy": {"": {}, "weights": {"class_weights": check.WEIGHTS}}}
 

@@ -4,7 +4,7 @@ import pytest
 
 from parity import mutations
 from parity.checks import model
-from parity.report.answer import Settings
+from parity.judge.answer import Settings
 
 
 def failed() -> set[str]:

@@ -13,7 +13,7 @@ from jaxseg.learn import optimizers
 from parity import mutations
 from parity.checks import optimizer_state
 from parity.checks import optimizers as check
-from parity.report.answer import Settings
+from parity.judge.answer import Settings
 
 LOOKS = {"step 1", "step 2", "step 100", "clipped"}
 

@@ -8,7 +8,7 @@ import pytest
 from jaxseg.nn import layers, unet
 from parity import mutations
 from parity.checks import precision
-from parity.report.answer import Settings
+from parity.judge.answer import Settings
 
 QUICK = Settings(quick=True, seeds=1)
 

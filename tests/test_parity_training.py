@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxseg.learn import compiled, optimizers, step
 from jaxseg.nn import unet
 from parity.checks import divergence, training
-from parity.report.answer import Settings
+from parity.judge.answer import Settings
 from parity.twins import branches
 
 ARTICLE, IMBALANCED, ACCUMULATED = training.QUICK_RECIPES

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxseg.data.read.masks import PALETTE
 from jaxseg.runs import pictures
 from jaxseg.runs.curves import draw_curves
-from jaxseg.runs.pictures import GAP, LABEL, VERDICTS, _flow, draw, draw_samples, overlay, thin, to_rgb, write_png
+from jaxseg.runs.pictures import GAP, LABEL, VERDICTS, _flow, draw, draw_samples, thin, to_rgb, write_png
 
 
 def record(number, loss=0.5, learning_rate=1e-3):
@@ -162,7 +162,7 @@ def test_what_is_not_finite_is_black_and_a_flat_band_is_no_trouble():
     assert (to_rgb(np.full((4, 4, 3), np.nan, np.float32)) == 0).all()
 
 
-def test_sheets_and_overlays_take_a_palette_but_ignored_stays_gray():
+def test_sheets_take_a_palette_but_ignored_stays_gray():
     palette = np.full((256, 3), 10, np.uint8)
     palette[1] = 200, 100, 0
     masks = np.ones((1, 160, 160), int)
@@ -170,11 +170,6 @@ def test_sheets_and_overlays_take_a_palette_but_ignored_stays_gray():
     shown = panel(draw_samples(np.zeros((1, 160, 160, 3), np.uint8), masks, palette=palette), 1, 160)
     np.testing.assert_array_equal(shown[1:], np.broadcast_to(palette[1], (159, 160, 3)))
     np.testing.assert_array_equal(shown[0], np.broadcast_to(PALETTE[255], (160, 3)))
-    over = overlay(np.zeros((160, 160, 3), np.uint8), masks[0], palette, 0.5)
-    np.testing.assert_array_equal(over[5, 5], [100, 50, 0])
-    np.testing.assert_array_equal(over[0, 0], [64, 64, 64])
-    image = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
-    np.testing.assert_array_equal(overlay(image, masks[0], palette, 0.0), image[..., ::-1])
 
 
 def test_curves_of_every_class_come_below_and_follow_their_numbers():

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from jaxseg.base.errors import DataError
 from jaxseg.data.feed import pipeline
-from jaxseg.data.feed.buffers import Buffers
 from jaxseg.data.feed.pipeline import Pipeline, to_device
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.samples import Reading, read_sample
@@ -240,7 +239,6 @@ def test_from_a_set_on_the_device_no_pixel_crosses(pairs, monkeypatch):
 
 
 def test_a_batch_is_nobody_elses_while_it_is_in_use(pairs):
-    """Device arrays may be the same memory as the batch, which is used again when the last of them is gone."""
     data = Pipeline(pairs, batch_size=2, shuffle=True, workers=2, cache="memory")
     expected = [list(Pipeline(pairs, batch_size=2, shuffle=True).epoch(epoch)) for epoch in range(4)]
     kept = [list(to_device(data.epoch(epoch))) for epoch in range(4)]
@@ -248,17 +246,6 @@ def test_a_batch_is_nobody_elses_while_it_is_in_use(pairs):
     for epoch in range(4):
         assert same([jax.device_get(batch) for batch in kept[epoch]], expected[epoch])
         assert all((part == batch["image"][0, 1:]).all() for part, batch in zip(parts[epoch], expected[epoch]))
-
-
-def test_the_memory_of_a_batch_is_used_again_when_nobody_refers_to_it():
-    buffers = Buffers()
-    array = buffers.empty((2, 3), np.dtype(np.float32))
-    address, part = array.ctypes.data, array[1:]
-    del array
-    assert buffers.empty((2, 3), np.dtype(np.float32)).ctypes.data != address
-    del part
-    addresses = {buffers.empty((6,), np.dtype(np.int32)).ctypes.data for _ in range(2)}
-    assert addresses & {address} or len(addresses) == 1
 
 
 @pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])

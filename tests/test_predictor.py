@@ -221,11 +221,11 @@ def test_weights_are_gaussian_with_an_eighth_of_the_tile_and_add_up_to_one():
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({"tile": 63}, "--tile is 63; this network needs a multiple of 2, such as 64"),
-        ({"tile": 0}, "--tile is 0"),
-        ({"overlap": 0.95}, "--overlap is 0.95; expected 0 to 0.9"),
-        ({"overlap": -0.1}, "--overlap is -0.1"),
-        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"tile": 63}, "`tile` is 63; this network needs a multiple of 2, such as 64"),
+        ({"tile": 0}, "`tile` is 0"),
+        ({"overlap": 0.95}, "`overlap` is 0.95; expected 0 to 0.9"),
+        ({"overlap": -0.1}, "`overlap` is -0.1"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
     ],
 )
 def test_what_cannot_be_names_the_flag(net, how, says):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from parity.judge import ledger
+from parity.judge.answer import Answer
 from parity.judge.compare import at_most
 from parity.report import page, report
-from parity.report.answer import Answer
 
 CURVE = [1.0, 0.5, 0.1]
 ERRORS = {"jaxseg": [1e-7, 2e-7], "torch": [2e-7, 1e-7], "between": [0.0, 1e-7]}

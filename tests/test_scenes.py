@@ -63,12 +63,12 @@ def test_the_end_that_all_images_have_is_not_a_place():
 def test_a_few_other_names_do_not_hide_tiles_but_no_pattern_is_proposed_that_misses_them():
     names = [*TILED["pixels"][0], "overview.tif"]
     (note,) = leak(names, by_percent(len(names), 20.0, seed=0))
-    assert "Say with --group-by what must not be divided" in note
+    assert "Give --group-by a pattern of what must not be divided" in note
 
 
 def test_a_row_that_cannot_be_kept_whole_gets_no_pattern():
     (note,) = leak([f"x_0_{512 * i}.png" for i in range(8)], {3})
-    assert "Say with --group-by" in note
+    assert "Give --group-by" in note
 
 
 @given(
@@ -98,11 +98,12 @@ def test_names_without_the_pattern_are_all_listed():
 
 
 def test_a_pattern_that_is_none_is_named_with_the_reason():
-    with pytest.raises(UserError, match=r"--group-by '\(' is no regular expression: missing \)"):
+    with pytest.raises(UserError, match=r"--group-by '\(' is not a regular expression: missing \)"):
         groups(["a"], "(")
 
 
 def test_a_group_on_both_given_sides_is_a_warning():
     assert shared(["s1_1.png", "s2_1.png"], ["s3_1.png"], r"s(\d)_") == []
     (note,) = shared(["s1_1.png", "s2_1.png"], ["s2_2.png", "s3_1.png"], r"s(\d)_")
-    assert note == r"1 of 3 groups of --group-by 's(\d)_' train and validate, such as '2': s2_1.png and s2_2.png"
+    groups = r"1 of 3 groups of --group-by 's(\d)_'"
+    assert note == groups + " are in both training and validation, such as '2': s2_1.png and s2_2.png"

@@ -89,7 +89,7 @@ def test_lists_name_stems_names_or_paths_and_have_comments(tmp_path):
 
 def test_a_suffix_flag_says_what_stems_in_lists_lack(tmp_path):
     assert listed(tmp_path, "c", "a", suffix="_0000") == [{IMAGES[2]}, {IMAGES[0]}]
-    with pytest.raises(DataError, match="'c' is no image"):
+    with pytest.raises(DataError, match="'c' matches no image"):
         listed(tmp_path, "c", "a", suffix="_rgb")
 
 
@@ -101,12 +101,12 @@ def test_a_whole_stem_comes_before_one_whose_suffix_is_left_out(tmp_path):
 
 def test_all_that_is_wrong_with_lists_is_listed_with_file_and_line(tmp_path):
     assert problems(tmp_path, "a\nx\na.png\nd\nwest/d\n", "# none\nnorth/d\na\nb\n") == [
-        "train.txt:2: 'x' is no image that is there",
-        f"train.txt:3: 'a.png' was named before, at {tmp_path / 'train.txt'}:1",
-        f"train.txt:4: 'd' could be {IMAGES[3]} or {IMAGES[4]}",
-        "train.txt:5: 'west/d' is no image that is there",
-        f"val.txt:3: 'a' was named before, at {tmp_path / 'train.txt'}:1",
-        "val.txt:4: 'b' is no image that is there",
+        "train.txt:2: 'x' matches no image",
+        f"train.txt:3: 'a.png' is already named at {tmp_path / 'train.txt'}:1",
+        f"train.txt:4: 'd' matches both {IMAGES[3]} and {IMAGES[4]}",
+        "train.txt:5: 'west/d' matches no image",
+        f"val.txt:3: 'a' is already named at {tmp_path / 'train.txt'}:1",
+        "val.txt:4: 'b' matches no image",
     ]
 
 
@@ -116,7 +116,7 @@ def test_an_empty_list_is_an_error(tmp_path):
 
 def test_lists_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00a")
-    for name, why in (("train.txt", "no text in UTF-8"), ("nowhere.txt", "No such file"), (".", "cannot be read")):
+    for name, why in (("train.txt", "not UTF-8 text"), ("nowhere.txt", "No such file"), (".", "cannot be read")):
         with pytest.raises(DataError) as caught:
             from_lists([tmp_path / name, tmp_path / "val.txt"], IMAGES)
         assert caught.value.problems[0].startswith(f"{tmp_path / name}: ")

@@ -19,6 +19,14 @@ class DataError(UserError):
         self.headline, self.problems, self.advice = headline, tuple(problems), advice
 
 
+class ArgumentError(UserError):
+    """Arguments that a function cannot take: (name, what is wrong) each. Commands print `flags`, which names flags."""
+
+    def __init__(self, wrong: Sequence[tuple[str, str]]):
+        super().__init__("\n".join(f"`{name}` {what}" for name, what in wrong))
+        self.flags = "\n".join(f"--{name.replace('_', '-')} {what}" for name, what in wrong)
+
+
 def problem(path: Path, what: str, advice: str = "") -> DataError:
     """The error that one file is wrong."""
     return DataError("Cannot read the tiles.", [f"{path}: {what}"], advice)

@@ -1,1 +1,1 @@
-"""Data: pairing files (`find`), reading them (`read`), making batches (`feed`), and made-up fields (`made`)."""
+"""Data: pairing files (`find`), reading them (`read`), batching them (`feed`), and synthetic crop fields (`made`)."""

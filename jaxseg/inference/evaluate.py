@@ -16,7 +16,7 @@ from jaxseg.data.find.listing import Pair
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
 from jaxseg.inference import results
-from jaxseg.inference.predictor import Predictor, load_predictor
+from jaxseg.inference.predictor import Predictor, load
 from jaxseg.inference.progress import ImageBar
 from jaxseg.inference.scores import Scores
 
@@ -34,7 +34,15 @@ def evaluate(options: Evaluation) -> Path:
     """
     options = check(options)
     saved = config.load(options.run)
-    predictor, reading = load_predictor(options)
+    predictor = load(
+        options.run,
+        checkpoint=options.checkpoint,
+        tile=options.tile,
+        overlap=options.overlap,
+        batch_size=options.batch_size,
+        tta=options.tta,
+    )
+    reading = predictor.reading
     own = is_own(options.data, saved.data)
     out = options.out or options.run / ("evaluation" if own else f"evaluation-{place(options.data).resolve().name}")
     files = results.targets(out)

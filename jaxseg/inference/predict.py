@@ -19,7 +19,7 @@ from jaxseg.data.read.samples import Reading
 from jaxseg.doctor.classes import ClassMap
 from jaxseg.inference import maps
 from jaxseg.inference.jobs import Job, plan
-from jaxseg.inference.predictor import Predictor, Raster, load_predictor
+from jaxseg.inference.predictor import Predictor, Raster, load
 from jaxseg.inference.progress import ImageBar
 
 
@@ -40,7 +40,15 @@ def predict(options: Prediction) -> list[Path]:
         skip_existing=options.skip_existing,
         skip_bad=options.on_bad_file == "skip",
     )
-    predictor, reading = load_predictor(options)
+    predictor = load(
+        options.run,
+        checkpoint=options.checkpoint,
+        tile=options.tile,
+        overlap=options.overlap,
+        batch_size=options.batch_size,
+        tta=options.tta,
+    )
+    reading = predictor.reading
     writer = Writer(reading.labels, options.values)
     try:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -8,17 +8,17 @@ handed out as soon as no tile to come touches them.
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from flax import nnx
 from jaxtyping import Float, Num, UInt8
 
-from jaxseg.base.errors import UserError
-from jaxseg.base.options import Evaluation, Prediction
-from jaxseg.data.read.samples import Reading
+from jaxseg.base.errors import ArgumentError
+from jaxseg.data.read.samples import Reading, read_image
 from jaxseg.learn.compiled import compile_probability_step
 from jaxseg.learn.step import normalize
+from jaxseg.nn.unet import UNet
 from jaxseg.runs.checkpoint import load_model
 
 
@@ -34,21 +34,29 @@ class Raster(Protocol):
 
 
 class Predictor:
-    """The classes of images by a network in evaluation mode.
+    """Classes and probabilities of images by a network in evaluation. `load` makes one of a trained run.
 
-    `tile`: side of the square tiles, a multiple of the network's `least_side`. `overlap`: the part of a tile that the
-    next one covers again, 0 to 0.9. `batch_size`: tiles at a time. `tta`: probabilities are the mean over the flips
-    and turns of a tile, eight, or four where it is not square. `sides`: image sides that are never padded, such as
-    those of the tiles that the network was trained on. Raises UserError for a tile or an overlap that cannot be.
+    - `reading`: how the network's files are read; images have its type and channels
+    - `tile`: side of the square tiles in pixels, a multiple of the network's `least_side`
+    - `overlap`: share of a tile that the next one covers again, 0 to 0.9
+    - `batch_size`: tiles at a time
+    - `tta`: mean over the flips and turns of a tile: eight, or four where it is not square
+    - `sides`: image sides in pixels that are never padded, such as those of the training tiles
 
-    Images have the type and channels that `reading` says. A side shorter than a tile is padded by reflection to one
-    of a few lengths, so that images of any sizes need few compilations; lengths of `least_side` times a power of two,
-    or times one and a half of that, are not padded.
+    A side shorter than a tile is padded by reflection to one of a few lengths, so that images of many sizes need few
+    compilations. Lengths of `least_side` times a power of two, or one and a half times that, are not padded.
+    Raises ArgumentError, a ValueError, naming the arguments that are out of range.
+
+    >>> from flax import nnx
+    >>> from jaxseg import Reading, UNet
+    >>> predictor = Predictor(UNet(widths=(2, 4), rngs=nnx.Rngs(0)), Reading(), tile=32)
+    >>> predictor.classes(np.zeros((40, 50, 3), np.uint8)).shape
+    (40, 50)
     """
 
     def __init__(
         self,
-        net: nnx.Module,
+        net: UNet,
         reading: Reading,
         *,
         tile: int = 512,
@@ -60,18 +68,23 @@ class Predictor:
         least = net.least_side
         near = max(1, round(tile / least)) * least
         rules = [
-            (tile == near, f"--tile is {tile}; this network needs a multiple of {least}, such as {near}"),
-            (0 <= overlap <= 0.9, f"--overlap is {overlap:g}; expected 0 to 0.9, the part of a tile"),
-            (batch_size >= 1, f"--batch-size is {batch_size}; expected 1 or more"),
+            (tile == near, "tile", f"is {tile}; this network needs a multiple of {least}, such as {near}"),
+            (0 <= overlap <= 0.9, "overlap", f"is {overlap:g}; expected 0 to 0.9, the share of a tile"),
+            (batch_size >= 1, "batch_size", f"is {batch_size}; expected 1 or more"),
         ]
-        if wrong := [message for holds, message in rules if not holds]:
-            raise UserError("\n".join(wrong))
+        if wrong := [(name, message) for holds, name, message in rules if not holds]:
+            raise ArgumentError(wrong)
+        self.reading, self.names = reading, reading.labels.names
         self.tile, self.batch_size, self.tta, self.sides = tile, batch_size, tta, frozenset(sides)
         self._least = least
         self._stride = max(least, int(tile * (1 - overlap)) // least * least)  # tiles lie on the grid of the pooling
         self._step = compile_probability_step(
             net, normalize=partial(normalize, mean=reading.mean or None, std=reading.std or None)
         )
+
+    def read(self, path: Path | str) -> Num[np.ndarray, "h w c"]:
+        """Reads an image file as those of training were read: bands, order of channels and type. Raises DataError."""
+        return read_image(Path(path), self.reading)
 
     def bands(self, image: Raster) -> Iterator[tuple[int, Float[np.ndarray, "rows w k"]]]:
         """The probabilities from top to bottom: the first row of a band, and float32 [rows w k]; bands do not overlap.
@@ -143,23 +156,34 @@ class Predictor:
         return total / np.float32(len(views))
 
 
-def load_predictor(options: Prediction | Evaluation) -> tuple[Predictor, Reading]:
-    """The predictor that a command asks for, of the run that it names, and how that run reads files.
+def load(
+    run: Path | str,
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    tile: int = 512,
+    overlap: float = 0.5,
+    batch_size: int = 4,
+    tta: bool = False,
+) -> Predictor:
+    """Loads the network of a trained run, ready to predict.
 
-    Raises UserError as `load_model` and `Predictor` do.
+    - `run`: folder of the run
+    - `checkpoint`: "best" validation mIoU, or "last"; averaged weights where the run averages them (`--ema`)
+    - `tile`, `overlap`, `batch_size`, `tta`: see `Predictor`
+
+    Raises UserError, a ValueError, when the folder is no run, or its checkpoint is missing, damaged or of a newer
+    version; ArgumentError as `Predictor` does.
     """
-    net, description = load_model(options.run, options.checkpoint)
-    reading = Reading.from_dict(description["reading"])
-    predictor = Predictor(
+    net, description = load_model(Path(run), checkpoint)
+    return Predictor(
         net,
-        reading,
-        tile=options.tile,
-        overlap=options.overlap,
-        batch_size=options.batch_size,
-        tta=options.tta,
+        Reading.from_dict(description["reading"]),
+        tile=tile,
+        overlap=overlap,
+        batch_size=batch_size,
+        tta=tta,
         sides=description.get("tile") or (),
     )
-    return predictor, reading
 
 
 class _Axis(NamedTuple):

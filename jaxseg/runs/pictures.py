@@ -1,4 +1,4 @@
-"""The pictures of a run, uint8 RGB: a sheet of tiles with masks, predictions and errors, overlays, and the curves."""
+"""The pictures of a run, uint8 RGB: a sheet of tiles with masks, predictions and errors."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -76,16 +76,6 @@ def draw_samples(
             canvas[y + 5 : y + 21, x : x + 16] = color
             texts.append((x + 22, y, name, "normal"))
     return _write(canvas, texts)
-
-
-def overlay(
-    image: Shaped[np.ndarray, "h w c"],
-    classes: Integer[np.ndarray, "h w"],
-    palette: UInt8[np.ndarray, "256 3"] = PALETTE,
-    opacity: float = 0.5,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """An image, as `to_rgb` takes it, under the colors of its classes, RGB; `opacity` from 0 (image) to 1 (classes)."""
-    return cv2.addWeighted(to_rgb(image), 1 - opacity, _gray_where_ignored(palette)[classes], opacity, 0)
 
 
 def to_rgb(

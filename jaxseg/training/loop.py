@@ -13,6 +13,7 @@ from jaxseg.base import config as settings
 from jaxseg.base import terminal
 from jaxseg.base.config import Config, Optimization
 from jaxseg.base.errors import OutOfMemory, Stopped
+from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import to_device
 from jaxseg.learn import augment, class_weights, losses, metrics, optimizers, schedules
@@ -30,25 +31,29 @@ from jaxseg.training.progress import Bar
 from jaxseg.training.steps import Signals, check_finite, evaluate, run_steps
 
 
-def train(config: Config) -> Path | None:
-    """Runs `config` to its end and returns the run folder, None after a dry run.
+def fit(config: Config) -> Path | None:
+    """Trains as `config` says, which is what `python -m jaxseg.train` does, and returns the run's folder.
 
-    Raises UserError, NonFiniteLoss, OutOfMemory or Stopped.
+    Returns None after a dry run (`config.run.dry_run`). Raises:
+
+    - UserError, a ValueError: settings or files that do not fit; the message names all of them
+    - NonFiniteLoss, OutOfMemory: the loss left the numbers, or memory was not enough; the message says what to try
+    - Stopped: a signal asked the run to end, and everything is saved
     """
+    check(config)
     terminal.greet()
     if config.optimization.class_weights:
         class_weights.check(config.optimization.class_weights)
     data = open_data(config)
     try:
-        return fit(config, data)
+        return _fit(config, data)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if (message := advice.out_of_memory(error, config, data.tile)) is None:
             raise
         raise OutOfMemory(message) from error
 
 
-def fit(config: Config, data: Dataset) -> Path | None:
-    """The run on its data: step, log, evaluate, save."""
+def _fit(config: Config, data: Dataset) -> Path | None:
     began, o = time.monotonic(), config.optimization
     training, validation = data.pipelines(config.run.seed, config.data.workers)
     plan = make_plan(o, len(training))

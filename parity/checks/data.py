@@ -29,9 +29,9 @@ from jaxseg.data.read import samples
 from jaxseg.doctor import survey
 from jaxseg.learn import step
 from parity.judge import compare
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
 from parity.reference.dataset import OTHER_GRAYS, TileDataset, gray_of, loader, to_tensor
-from parity.report.answer import Answer, Settings
 from parity.twins.awkward import NAMES, make_awkward
 
 QUESTION = "data"

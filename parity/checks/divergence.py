@@ -33,12 +33,12 @@ import jax
 import numpy as np
 
 from jaxseg.base.config import Optimization
-from parity.checks import training
-from parity.checks.training import DEEP, TINY, Recipe, Theirs, learned, running
+from parity.checks.training import DEEP, TINY, Recipe
 from parity.judge import compare
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
-from parity.report.answer import Answer, Settings
 from parity.twins import branches, pairs, passes
+from parity.twins.trainers import Ours, Theirs, learned, running
 from parity.twins.variations import VARIATIONS, Weights
 
 QUESTION = "divergence"
@@ -152,7 +152,7 @@ class Sides:
         reference.to("cuda" if device == "gpu" else "cpu")
         self.layers = list(passes.layer_names(reference))
         self.theirs = Theirs(recipe.optimization, reference, form.steps)
-        make = branches.Watched if watched else training.Ours
+        make = branches.Watched if watched else Ours
         self.ours = make(recipe.optimization, net, form.steps)
         threads = device == "cpu" and recipe.name in form.threads
         self.variations = {name: vary for name, vary in VARIATIONS.items() if threads or name != "threads"}
@@ -210,7 +210,7 @@ def trajectories(sides: Sides, seeds: range) -> Found:
 
 
 def trajectory(
-    side: training.Ours | Theirs, form: Form, weights: Weights, data: list[pairs.Batch], held_out: pairs.Batch
+    side: Ours | Theirs, form: Form, weights: Weights, data: list[pairs.Batch], held_out: pairs.Batch
 ) -> list[Snapshot]:
     """Trains a side from `weights` on `data`, over and over; what it is at every look."""
     side.start(weights)

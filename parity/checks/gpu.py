@@ -20,7 +20,7 @@ import torch
 
 from jaxseg.base.errors import UserError
 from parity.checks import divergence, precision
-from parity.report.answer import Answer, Settings
+from parity.judge.answer import Answer, Settings
 
 QUESTION = "gpu"
 TF32 = {"half an ulp of TF32": 2.0**-11}

@@ -32,11 +32,11 @@ from torch.nn import init
 from jaxseg.base import config
 from jaxseg.nn import initializers
 from parity.judge import compare, laws
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
-from parity.judge.draws import FULL, QUICK, Draws, Sample, Sampler, cases, network_draws
 from parity.judge.laws import Normal, Uniform
 from parity.reference import initialization as reference
-from parity.report.answer import Answer, Settings
+from parity.twins.draws import FULL, QUICK, Draws, Sample, Sampler, cases, network_draws
 
 QUESTION = "init"
 FALSE_ALARMS = 1e-6  # chance that a run fails on correct code

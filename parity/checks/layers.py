@@ -26,8 +26,8 @@ from scipy import stats
 
 from parity.checks import batch_norm, convolution, normalization
 from parity.judge import compare, laws
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
-from parity.report.answer import Answer, Settings
 from parity.twins import layer_pairs as pairs
 from parity.twins.layer_pairs import Case, Results, Sides, normal
 

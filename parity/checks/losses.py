@@ -25,9 +25,9 @@ import torch
 
 from jaxseg.learn import losses
 from parity.judge import compare
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
 from parity.reference import losses as reference
-from parity.report.answer import Answer, Settings
 
 QUESTION = "losses"
 GATE = 1e-14

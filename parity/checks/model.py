@@ -28,9 +28,9 @@ from jaxseg.nn.torch_weights import from_torch
 from jaxseg.nn.unet import UNet
 from parity.checks import dropping
 from parity.judge import compare
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
 from parity.reference import losses as reference_losses
-from parity.report.answer import Answer, Settings
 from parity.twins import pairs, passes
 
 QUESTION = "model"

@@ -29,8 +29,8 @@ import torch
 from jaxseg.learn import optimizers
 from parity.checks import optimizer_state
 from parity.judge import compare
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
-from parity.report.answer import Answer, Settings
 
 QUESTION = "optimizers"
 GATE = 1e-13

@@ -35,11 +35,11 @@ import jax
 import numpy as np
 
 from parity.judge import compare
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
-from parity.mistakes.trials import Case, Get, Network, Trial, trial
-from parity.report.answer import Answer, Settings
 from parity.twins import passes
 from parity.twins.passes import Pass
+from parity.twins.trials import Case, Get, Network, Trial, trial
 
 QUESTION = "precision"
 GATE = 3.0

@@ -24,9 +24,9 @@ import numpy as np
 from jaxseg.base.config import Optimization
 from jaxseg.learn import schedules
 from parity.judge import compare
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
 from parity.reference.scheduler import hazards, torch_plateau, torch_warmup_cosine
-from parity.report.answer import Answer, Settings
 from parity.twins.schedule_pairs import (
     ARTICLE,
     BEYOND,

@@ -26,24 +26,18 @@ and divergence).
 """
 
 import dataclasses
-from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jaxseg.base.config import Optimization
-from jaxseg.learn import compiled, losses, optimizers, schedules, step
-from jaxseg.nn import torch_weights, unet
 from jaxseg.nn.unet import UNet
 from parity.judge import compare
+from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
-from parity.reference import training as reference_training
-from parity.report.answer import Answer, Settings
 from parity.twins import pairs
+from parity.twins.trainers import Ours, Theirs, learned, running
 
 QUESTION = "training"
 SIZES, QUICK_SIZES = (4, 4, 4, 4, 2), (3, 3, 2)  # valid samples in the batches of an epoch
@@ -180,7 +174,7 @@ def exact_rows(recipe: Recipe, seed: int, quick: bool = False) -> tuple[list[Row
     return rows, curve
 
 
-def standstill_rows(recipe: Recipe, ours: "Ours", theirs: "Theirs", start: pairs.Batch) -> list[Row]:
+def standstill_rows(recipe: Recipe, ours: Ours, theirs: Theirs, start: pairs.Batch) -> list[Row]:
     """After the first epoch, at a learning rate of 1e-9."""
     found, expected = ours.weights(), theirs.weights()
     way = compare.relative_l2(running(expected), running(start))
@@ -206,120 +200,3 @@ def standstill_rows(recipe: Recipe, ours: "Ours", theirs: "Theirs", start: pairs
         ),
         compare.close(QUESTION, name("momentum"), ours.momentum(), theirs.momentum(), recipe.gate),
     ]
-
-
-class Ours:
-    """jaxseg's side: the trainer's step for a recipe, compiled once, to be trained from any weights.
-
-    Everything of jaxseg is looked up when it is made, so that an injected mistake is part of it.
-    """
-
-    def __init__(self, settings: Optimization, net: UNet, steps_per_epoch: int):
-        named = {name: getattr(schedules, make.__name__) for name, make in schedules.SCHEDULES.items()}
-        with mock.patch.dict(schedules.SCHEDULES, named):
-            schedule = schedules.schedule_from(settings, steps_per_epoch)
-        self.net, self.optimizer = net, nnx.Optimizer(net, optimizers.optimizer_from(settings, schedule), wrt=nnx.Param)
-        self._fresh = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(self.optimizer)))
-        how = {"schedule": schedule, "loss": losses.loss_from(settings), "accumulate": settings.accumulate}
-        self._step = compiled.compile_train_step(net, self.optimizer, **how)
-        self._logits = nnx.jit(lambda net, image: net(step.normalize(image)), graph=False)
-
-    def start(self, weights: dict[str, np.ndarray]) -> None:
-        """These weights and statistics, and a fresh optimizer."""
-        torch_weights.from_torch(self.net, weights)
-        nnx.update(self.optimizer, jax.tree.map(jnp.array, self._fresh))
-
-    def step(self, batch: pairs.Batch) -> tuple[float, float]:
-        """Loss and learning rate of one update."""
-        record = jax.device_get(self._step(jax.tree.map(jnp.asarray, batch)))
-        return float(record["loss"]), float(record["learning_rate"])
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """Parameters and running statistics, by PyTorch's names."""
-        return torch_weights.to_torch(self.net)
-
-    def momentum(self) -> dict[str, np.ndarray]:
-        """The buffers of `optax.trace`, by PyTorch's names of their parameters."""
-        found = {}
-        for path, variable in nnx.to_flat_state(nnx.state(self.optimizer, nnx.optimizer.OptState)):
-            if "trace" in path:
-                name, axes = torch_weights.torch_name(path[path.index("trace") + 1 :])
-                found[name] = np.array(variable[...]).transpose(axes)
-        return found
-
-    def logits(self, batch: pairs.Batch) -> np.ndarray:
-        """Of the valid samples in evaluation, [b k h w]."""
-        view = unet.evaluation(optimizers.averaged(self.net, self.optimizer))
-        return pairs.nchw(self._logits(view, batch["image"]))[batch["valid"]]
-
-
-class Theirs:
-    """The reference's side, in the type of its weights and on their device."""
-
-    def __init__(self, settings: Optimization, model: torch.nn.Module, steps_per_epoch: int):
-        self.model, self._settings = model, settings
-        self._loss = reference_training.LOSSES[settings.loss](settings)
-        self._rates = reference_training.learning_rates(settings, steps_per_epoch)
-        self._like = next(model.parameters())
-        self.layout = torch.contiguous_format
-        self.start(model.state_dict())
-
-    def start(self, weights: dict[str, np.ndarray | torch.Tensor]) -> None:
-        """These weights and statistics, and a fresh optimizer."""
-        self.model.load_state_dict({name: torch.as_tensor(array) for name, array in weights.items()}, strict=False)
-        self.optimizer = reference_training.OPTIMIZERS[self._settings.optimizer](
-            self.model.parameters(), self._settings
-        )
-        self.steps, ema = 0, self._settings.ema
-        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else self.model
-
-    def use(self, layout: torch.memory_format) -> None:
-        """Weights and images in this layout from now on."""
-        self.layout = layout
-        self.model.to(memory_format=layout)
-
-    def step(self, batch: pairs.Batch) -> tuple[float, float]:
-        """Loss and learning rate of one update."""
-        rate = self._rates[self.steps]
-        self.steps += 1
-        reference_training.set_learning_rate(self.optimizer, rate)
-        images, masks = self._tensors(batch)
-        parts, clip_norm = self._settings.accumulate, self._settings.clip_norm
-        part = len(batch["mask"]) // parts if parts > 1 else None
-        loss = reference_training.training_step(
-            self.model, self.optimizer, images, masks, self._loss, clip_norm=clip_norm, part=part
-        )
-        if self.averaged is not self.model:
-            self.averaged.update_parameters(self.model)
-        return float(loss), rate
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """Parameters and running statistics."""
-        return pairs.arrays(self.model.state_dict())
-
-    def momentum(self) -> dict[str, np.ndarray]:
-        """The optimizer's buffers, by the names of their parameters."""
-        state = self.optimizer.state
-        return pairs.arrays({name: state[p]["momentum_buffer"] for name, p in self.model.named_parameters()})
-
-    @torch.no_grad()
-    def logits(self, batch: pairs.Batch) -> np.ndarray:
-        """Of the valid samples in evaluation, [b k h w]."""
-        self.averaged.eval()
-        found = pairs.array(self.averaged(self._tensors(batch)[0]))
-        self.averaged.train()
-        return found
-
-    def _tensors(self, batch: pairs.Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks = pairs.for_torch(batch, str(self._like.dtype).removeprefix("torch."))
-        return images.to(self._like.device, memory_format=self.layout), masks.to(self._like.device)
-
-
-def learned(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without running statistics."""
-    return {name: array for name, array in weights.items() if "running" not in name}
-
-
-def running(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The running statistics."""
-    return {name: array for name, array in weights.items() if "running" in name}

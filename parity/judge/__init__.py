@@ -1,1 +1,4 @@
-"""Decides pass or fail: comparisons of arrays, laws of random draws, and the ledger of known divergences."""
+"""What decides pass or fail: comparisons of arrays, laws of random draws, the ledger of known divergences.
+
+Nothing here imports another room of `parity`.
+"""

@@ -1,8 +1,8 @@
-"""Measures a difference and decides whether it passes: arrays and scores here, random draws in `parity/judge/laws.py`.
+"""Comparisons of arrays and scores, each with a verdict; `parity/judge/laws.py` tests random draws.
 
-Every comparison ends in a `Row`, and every row passes exactly when its figure is finite and at most its gate. What
-cannot be compared (nothing given, a name on one side only, unequal shapes, a NaN or an infinity anywhere) has the
-figure NaN, and so fails. Arrays come alone or as a dict from name to array; anything `numpy.asarray` takes will do.
+Every comparison returns a `Row`. A row passes exactly when its figure is finite and at most its gate. The figure is
+NaN, and the row fails, where a comparison means nothing: no arrays, a name on one side only, unequal shapes, a NaN or
+an infinity. Arrays come alone or as a dict from name to array, as anything that `numpy.asarray` takes.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ Measure = Callable[[Arrays, Arrays], float]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the report: `figure` was found, at most `gate` is allowed."""
+    """One line of the report: the measured `figure` and the `gate` it may reach."""
 
     question: str
     name: str
@@ -27,18 +27,18 @@ class Row:
     passed: bool
     note: str = ""
     worst: str = ""
-    """Path, index and both values of the worst element, or why there was nothing to compare."""
+    """Name, index and both values of the worst element, or why nothing could be compared."""
 
 
 def at_most(question: str, name: str, figure: float, gate: float, note: str = "", worst: str = "") -> Row:
-    """The row for a figure measured elsewhere."""
+    """Row for a figure measured elsewhere."""
     figure, gate = float(figure), float(gate)
     passed = math.isfinite(figure) and math.isfinite(gate) and figure <= gate
     return Row(question, name, figure, gate, passed, note, worst)
 
 
 def worst_of(question: str, name: str, rows: Iterable[Row], note: str = "") -> Row:
-    """One row for many: the one that fails, or comes closest to failing, under a common name. No rows at all fail."""
+    """One row for many, under a common name: the one that fails or comes closest to it. No rows at all fail."""
     rows = list(rows)
     if not rows:
         return at_most(question, name, math.nan, 0, note, "no rows")
@@ -58,7 +58,7 @@ def _closeness(row: Row) -> tuple[bool, float]:
 def relative_l2(found: Arrays, expected: Arrays, floor: float = 0.0) -> float:
     """|found - expected| / max(|expected|, floor) in the l2 norm over all arrays together, in float64.
 
-    0 where both are 0, infinite where only `expected` is.
+    0 if both are 0, infinite if only `expected` is 0.
     """
     if mismatch(found, expected):
         return math.nan
@@ -71,16 +71,16 @@ def relative_l2(found: Arrays, expected: Arrays, floor: float = 0.0) -> float:
 
 
 def max_abs(found: Arrays, expected: Arrays) -> float:
-    """The largest |found - expected| over all elements, in float64."""
+    """Largest |found - expected| over all elements, in float64."""
     if mismatch(found, expected):
         return math.nan
     return max(float(np.abs(a - b).max()) for _, a, b in _pairs(found, expected))
 
 
 def ulps(found: Arrays, expected: Arrays, floor: float = 0.0) -> float:
-    """The largest distance in units in the last place, among elements of which either side reaches `floor`.
+    """Largest distance in units in the last place, among elements where either side reaches `floor`.
 
-    Near zero a harmless difference is many ULPs, hence the floor; NaN when no element reaches it.
+    Near zero a harmless difference is many ULPs, hence the floor. NaN if no element reaches it.
     """
     if mismatch(found, expected):
         return math.nan
@@ -90,9 +90,9 @@ def ulps(found: Arrays, expected: Arrays, floor: float = 0.0) -> float:
 
 
 def ulp_distances(found: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> np.ndarray:
-    """Per element, how many floats lie between; uint64 [n], only elements of which either side reaches `floor`.
+    """Distance of each element in ULPs: uint64 [n], for the n elements where either side reaches `floor`.
 
-    Raises TypeError unless both are float32 or both float64.
+    Raises TypeError unless both are float32 or both are float64.
     """
     found, expected = np.asarray(found), np.asarray(expected)
     if found.dtype != expected.dtype or found.dtype not in (np.float32, np.float64):
@@ -111,7 +111,7 @@ def _ordinal(x: np.ndarray) -> np.ndarray:
 
 def norm(arrays: Arrays) -> float:
     """l2 norm over all arrays together, in float64."""
-    # not np.vdot, whose BLAS threads take a hundred times longer when other programs keep the cores busy
+    # np.vdot's BLAS threads are a hundred times slower when other programs keep the cores busy
     return math.sqrt(sum(float(np.square(a).sum()) for a in map(_float64, _named(arrays).values())))
 
 
@@ -126,7 +126,7 @@ def close(
     each: bool = False,
     note: str = "",
 ) -> Row:
-    """`measure(found, expected)` is at most `gate`: over all arrays together, or in the worst array if `each`."""
+    """Row for `measure(found, expected)`: of all arrays together, or of the worst array if `each`."""
     if problem := mismatch(found, expected):
         return at_most(question, name, math.nan, gate, note, problem)
     found, expected = _named(found), _named(expected)
@@ -137,7 +137,7 @@ def close(
 
 
 def equal_bytes(question: str, name: str, found: Arrays, expected: Arrays, note: str = "") -> Row:
-    """No element differs in any bit; the types must be equal too. The figure is the number that differ."""
+    """Row that passes if no bit and no dtype differs; the figure is the number of elements that differ."""
     problem = mismatch(found, expected)
     found, expected = _named(found), _named(expected)
     if not problem:
@@ -157,10 +157,10 @@ def _bits(x: np.ndarray) -> np.ndarray:
 
 
 def known_zero(question: str, name: str, found: Arrays, whole: Arrays, gate: float, note: str = "") -> Row:
-    """Arrays that are zero in exact arithmetic, such as the gradient of a bias that a BatchNorm follows, are nearly so.
+    """Row for arrays that are zero in exact arithmetic, such as the gradient of a bias before a BatchNorm.
 
-    Both sides return noise there, so there is nothing relative to compare: the figure is the largest l2 norm of one
-    of them divided by that of `whole`, all the gradients together.
+    Both sides return noise there, and noise has no relative error. The figure is the largest l2 norm of one array,
+    divided by the norm of `whole`, which is all gradients together.
     """
     if problem := mismatch(found, found) or mismatch(whole, whole):
         return at_most(question, name, math.nan, gate, note, problem)
@@ -173,10 +173,10 @@ def known_zero(question: str, name: str, found: Arrays, whole: Arrays, gate: flo
 def envelope(
     question: str, name: str, figure: float, baselines: Mapping[str, float], factor: float = 3.0, note: str = ""
 ) -> Row:
-    """`figure` is at most `factor` times the largest of `baselines`, which must be finite and not all 0.
+    """Row for `figure` over the largest of `baselines`; the gate is `factor`. Baselines must be finite, not all 0.
 
-    For float32 training, where rounding grows until no fixed tolerance means anything: the baselines are how far the
-    reference strays from itself under changes that ought to change nothing.
+    Rounding grows in float32 training until no fixed tolerance has a meaning. The baselines are the distances of the
+    reference from itself, under changes that should change nothing.
     """
     largest = max(baselines, key=baselines.__getitem__, default="")
     usable = bool(baselines) and all(map(math.isfinite, baselines.values())) and baselines[largest] > 0
@@ -197,13 +197,13 @@ def _float64(array: np.ndarray) -> np.ndarray:
 
 
 def _pairs(found: Arrays, expected: Arrays) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, found, expected) with flat float64 arrays."""
+    """Yields (name, found, expected) with flat float64 arrays."""
     found, expected = _named(found), _named(expected)
     return ((name, _float64(found[name]), _float64(expected[name])) for name in found)
 
 
 def mismatch(found: Arrays, expected: Arrays) -> str:
-    """Everything that makes a comparison meaningless, or the empty string."""
+    """Everything that makes a comparison meaningless, as text; empty if nothing does."""
     found, expected = _named(found), _named(expected)
     problems = [] if found or expected else ["no arrays"]
     problems += [f"missing {name!r}" for name in expected if name not in found]
@@ -221,7 +221,7 @@ def mismatch(found: Arrays, expected: Arrays) -> str:
 
 
 def _element(name: str, found: np.ndarray, expected: np.ndarray) -> str:
-    """The element that differs most, as `name[index]: found against expected`."""
+    """Element that differs most, as `name[index]: found against expected`."""
     difference = np.abs(_float64(found) - _float64(expected)).reshape(found.shape)
     index = np.unravel_index(difference.argmax(), difference.shape)
     place = f"[{', '.join(map(str, index))}]" if index else ""
@@ -233,19 +233,19 @@ def _element(name: str, found: np.ndarray, expected: np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Tost:
-    """What two one-sided tests say of paired differences; NaN where there are too few of them."""
+    """Result of two one-sided tests of paired differences; NaN if there are too few."""
 
     mean: float
     interval: tuple[float, float]
-    """Of confidence 1 - 2 alpha: inside the margins exactly when `p` is below alpha."""
+    """Confidence interval of level 1 - 2 alpha: inside the margins exactly when `p` is below alpha."""
     p: float
-    """The larger of the two chances of such differences if the true one lay on a margin."""
+    """Larger of the two p-values, one for each margin as the true difference."""
 
 
 def tost(differences: np.ndarray, margin: float, alpha: float = 0.05) -> Tost:
-    """Two one-sided paired t-tests against a true mean difference of -`margin` or below, and `margin` or above.
+    """Two one-sided paired t-tests: is the true mean difference at most -`margin`, is it at least `margin`?
 
-    Schuirmann 1987 (doi 10.1007/BF01068419). Assumes differences that are about normal; needs two or more.
+    Schuirmann 1987 (doi 10.1007/BF01068419). Assumes two or more differences that are about normal.
     """
     n = len(differences)
     if n < 2 or not np.isfinite(differences).all():
@@ -268,10 +268,10 @@ def equivalent(
     alpha: float = 0.05,
     note: str = "",
 ) -> Row:
-    """Paired scores differ by less than `margin` in the mean: TOST rejects that they do not, at level `alpha`.
+    """Row of a TOST: the mean difference of paired scores is less than `margin`.
 
-    The figure is its p-value and the gate `alpha`. Chance of passing when the true difference is `margin` or more: at
-    most `alpha`. Few pairs, or differences that spread much, fail; one pair always does.
+    The figure is the p-value and the gate is `alpha`. If the true difference is `margin` or more, the chance of
+    passing is at most `alpha`. Few pairs or widely spread differences fail; a single pair always fails.
     """
     if problem := mismatch(found, expected):
         return at_most(question, name, math.nan, alpha, note, problem)

@@ -1,8 +1,8 @@
-"""Tests of random draws against the law they should follow; `parity/judge/compare.py` is for arrays.
+"""Tests of random draws against the law they should follow; `parity/judge/compare.py` compares arrays.
 
-The figure of a row is a surprise, -log10 of the chance of a draw this far out if the law were the one claimed, and the
-gate is the same for the allowed rate of false alarms: 12 against 8 means a chance of 1e-12 where 1e-8 is allowed. What
-cannot be compared (no draws, a NaN or an infinity among them) has the figure NaN, and so fails.
+The figure of a row is a surprise: -log10 of the p-value under the claimed law. The gate is -log10 of the allowed rate
+of false alarms. A figure of 12 against a gate of 8 means a chance of 1e-12 where 1e-8 is allowed. No draws, a NaN or
+an infinity give the figure NaN, which fails.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from scipy import optimize, special, stats
 from parity.judge.compare import Row, at_most, mismatch
 
 TRUNCATION = 2 / 0.87962566103423978
-"""Where JAX's truncated normals end, in units of their standard deviation: cut at 2, then rescaled (2.2737)."""
+"""End of JAX's truncated normals in units of their standard deviation: cut at 2, then rescaled (2.2737)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Normal:
         return special.ndtr(x / self.sigma)
 
     def chance_of_spread(self, ratio: float, n: int) -> float:
-        """Chance of a mean square this far from sigma^2, as `ratio` to it, either way: exact, chi-squared."""
+        """Exact two-sided chance (chi-squared) that the mean square of `n` draws is this far from sigma^2.
+
+        ratio: the mean square over sigma^2.
+        """
         return min(1.0, 2 * float(min(special.chdtr(n, n * ratio), special.chdtrc(n, n * ratio))))
 
 
@@ -50,7 +53,10 @@ class Uniform:
         return np.clip((x / self.bound + 1) / 2, 0, 1)
 
     def chance_of_spread(self, ratio: float, n: int) -> float:
-        """An upper bound on the chance of a mean square this far from sigma^2 (Chernoff's), good for every n."""
+        """Upper bound (Chernoff's), valid for every n, on the chance of a mean square this far from sigma^2.
+
+        ratio: the mean square over sigma^2.
+        """
         mean = ratio / 3  # of u^2, for u uniform in (-1, 1)
         if not 0 < mean < 1:
             return 0.0
@@ -72,13 +78,13 @@ def _log_moment(t: float) -> float:
 
 
 def chance(question: str, name: str, p: float, alpha: float, note: str = "", worst: str = "") -> Row:
-    """A row from a p-value: the surprise -log10 p is at most -log10 alpha."""
+    """Row for a p-value: the surprise -log10 p is at most -log10 alpha."""
     surprise = -math.log10(p) + 0.0 if p > 0 else math.inf if p == 0 else math.nan
     return at_most(question, name, surprise, -math.log10(alpha), note, worst)
 
 
 def spread(question: str, name: str, draws: np.ndarray, law: Law, alpha: float, note: str = "") -> Row:
-    """The standard deviation about 0 is the law's. Sees a wrong gain or fan; is blind to the shape."""
+    """Row for the standard deviation about 0. Sees a wrong gain or fan, but not a wrong shape."""
     draws = _flat(draws)
     ratio = float(np.square(draws / law.sigma).mean()) if draws.size else math.nan
     worst = f"standard deviation {math.sqrt(ratio) if ratio >= 0 else ratio:.4f} of {law.sigma:.5f}, {draws.size} draws"
@@ -92,10 +98,10 @@ def truncation_false_alarm(n: int) -> float:
 
 
 def truncation(question: str, name: str, draws: np.ndarray, sigma: float, alpha: float, note: str = "") -> Row:
-    """The largest |draw| is as large as that of plain normal draws: P(largest <= m) = P(|x| <= m)^n.
+    """Row for the largest |draw|: as large as a plain normal makes it, by P(largest <= m) = P(|x| <= m)^n.
 
-    Where a Kolmogorov-Smirnov test of 2304 draws sees a normal truncated at `TRUNCATION` one time in eight, this
-    always does. It fails too when there are so few draws (under 800 for 1e-8) that it would not.
+    Always sees a normal truncated at `TRUNCATION`; a Kolmogorov-Smirnov test of 2304 draws sees it one time in eight.
+    Fails if there are too few draws to see it (under 800 for 1e-8).
     """
     draws = _flat(draws)
     largest = float(np.abs(draws).max(initial=0.0)) / sigma
@@ -111,9 +117,9 @@ def _chance_within(reach: float, n: int) -> float:
 
 
 def support(question: str, name: str, draws: np.ndarray, bound: float, alpha: float, note: str = "") -> Row:
-    """The largest |draw| is at most `bound`, and as near to it as that of uniform draws: P(largest <= m) = (m/bound)^n.
+    """Row for the largest |draw|: at most `bound`, and as near to it as uniform draws come.
 
-    The bound may be passed by the rounding of a float32, which is all that a draw at the very end can do.
+    P(largest <= m) = (m / bound)^n. A draw may pass the bound by the rounding of a float32.
     """
     draws = _flat(draws)
     reach = float(np.abs(draws).max(initial=0.0)) / bound
@@ -124,7 +130,7 @@ def support(question: str, name: str, draws: np.ndarray, bound: float, alpha: fl
 def kolmogorov_smirnov(
     question: str, name: str, draws: np.ndarray, other: Law | np.ndarray, alpha: float, note: str = ""
 ) -> Row:
-    """The draws follow the law `other`, or the same law as the draws `other`. Sees shape; weak for truncation."""
+    """Row for the shape: `draws` follow the law `other`, or the law of the draws `other`. Weak for truncation."""
     samples = [_flat(draws)] if isinstance(other, Law) else [_flat(draws), _flat(other)]
     if problem := "; ".join(mismatch(sample, sample) for sample in samples).strip("; "):
         return chance(question, name, math.nan, alpha, note, problem)
@@ -134,11 +140,13 @@ def kolmogorov_smirnov(
 
 
 def independent(question: str, name: str, draws: Mapping[str, np.ndarray], alpha: float, note: str = "") -> Row:
-    """No tensor is drawn from the numbers of another, nor one build's from those of the next: `draws` [builds, ...].
+    """Row that passes if no tensor repeats the random numbers of another, and no build those of the next.
 
-    Laws that are symmetric about 0 have independent signs, so at the same places, in the order drawn, two tensors agree
-    in sign in a number that is binomial with 1/2, whatever their scales: exact. One key used twice shows where the two
-    laws are of one kind, in 50 numbers or more; a normal and a uniform make their signs of different bits.
+    draws: arrays [builds, ...] by name, in the order drawn, with laws symmetric about 0.
+
+    Draws of such laws have independent signs. The number of places where two tensors agree in sign is binomial with
+    1/2, whatever their scales, so the test is exact. A key used twice shows from 50 numbers on, if both laws are
+    normal or both uniform; a normal and a uniform take their signs from different bits.
     """
     if problem := mismatch(draws, draws):
         return chance(question, name, math.nan, alpha, note, problem)
@@ -149,7 +157,7 @@ def independent(question: str, name: str, draws: Mapping[str, np.ndarray], alpha
         agreements[f"{a} and {b}"] = x[:builds, :size] == y[:builds, :size]
     agreements |= {f"{key}, in two builds": x[1:] == x[:-1] for key, x in signs.items() if len(x) > 1}
     if not agreements:
-        return chance(question, name, math.nan, alpha, note, "nothing to compare it with")
+        return chance(question, name, math.nan, alpha, note, "one tensor of one build: nothing to compare it with")
     equal, n = (np.array([count(a) for a in agreements.values()]) for count in (np.count_nonzero, np.size))
     chances = np.minimum(1, 2 * special.bdtr(np.minimum(equal, n - equal), n, 0.5))
     least = int(chances.argmin())
@@ -164,11 +172,12 @@ def fan_rule(
     readings: Mapping[str, Mapping[str, float]],
     note: str = "",
 ) -> Row:
-    """Each kernel's standard deviation is nearer, by ratio, to the claimed reading of its fans than to any other.
+    """Row for the reading of the fans: the number of kernels nearer to another reading than to the claimed one.
 
-    `readings[kernel]` is the standard deviation under each reading, the claimed one first. One within 5 % of the
-    claimed says nothing (as many channels in as out); when no kernel has another, the row fails. The figure is the
-    number of kernels that are nearer to another, 0 allowed.
+    readings: for each kernel the standard deviation under each reading, the claimed one first.
+
+    Distances are ratios. A reading within 5 % of the claimed one cannot be told apart (as many channels in as out).
+    The row fails if no kernel has a reading that can.
     """
     if problem := mismatch(found, {key: next(iter(r.values()), math.nan) for key, r in readings.items()}):
         return at_most(question, name, math.nan, 0, note, problem)

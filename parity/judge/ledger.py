@@ -1,7 +1,11 @@
-"""The ledger: every known divergence between PyTorch and JAX, Flax and Optax, what jaxseg does about it, and the row
-that pins it. The entries are in ledger.toml.
+"""The ledger of known divergences between PyTorch and JAX, Flax and Optax; its entries are in ledger.toml.
 
-"match": jaxseg does as PyTorch does. "accepted": it differs, on purpose. "impossible": it cannot be made to agree.
+An entry says what jaxseg does about a divergence, and which row pins that. Verdicts:
+
+- "match": jaxseg does what PyTorch does
+- "accepted": jaxseg differs on purpose
+- "impossible": the two cannot agree
+
 Sizes were measured with torch 2.13, jax 0.10.2, flax 0.12.8 and optax 0.2.8 on a CPU.
 """
 
@@ -12,8 +16,8 @@ from importlib import resources
 from typing import Literal
 
 from parity.judge import compare
+from parity.judge.answer import Answer
 from parity.judge.compare import Row
-from parity.report.answer import Answer
 
 QUESTION = "ledger"
 
@@ -25,17 +29,17 @@ class Entry:
     what: str
     pytorch: str
     jax: str
-    """What JAX, Flax or Optax do by default."""
+    """Default of JAX, Flax or Optax."""
     size: str
-    """What it costs to overlook it."""
+    """Cost of overlooking it."""
     verdict: Literal["match", "accepted", "impossible"]
     why: str
     pin: tuple[str, str] | None = None
-    """The question, and a part of the names of the rows that would fail; None where no row can."""
+    """Question, and a part of the names of the rows that would fail; None if no row can."""
 
 
 def pinning(entry: Entry, answers: Iterable[Answer]) -> list[Row]:
-    """The rows of a run that pin an entry."""
+    """Rows of a run that pin an entry."""
     if entry.pin is None:
         return []
     question, part = entry.pin
@@ -43,7 +47,7 @@ def pinning(entry: Entry, answers: Iterable[Answer]) -> list[Row]:
 
 
 def rows(answers: list[Answer]) -> Iterator[Row]:
-    """A failing row for each entry whose question was asked, but had no row of that name."""
+    """Yields a failing row for each entry whose question was asked but has no row of the pinned name."""
     asked = {answer.question for answer in answers if answer.rows}
     for entry in LEDGER:
         if entry.pin is not None and entry.pin[0] in asked and not pinning(entry, answers):
@@ -51,7 +55,7 @@ def rows(answers: list[Answer]) -> Iterator[Row]:
 
 
 def read() -> tuple[Entry, ...]:
-    """The entries of ledger.toml."""
+    """Entries of ledger.toml."""
     entries = tomllib.loads(resources.files(__package__).joinpath("ledger.toml").read_text("utf-8"))["entry"]
     return tuple(Entry(**entry | {"pin": tuple(entry["pin"]) if "pin" in entry else None}) for entry in entries)
 

@@ -10,7 +10,7 @@ from jaxseg.data.feed import pipeline
 from jaxseg.data.find import folders
 from jaxseg.data.read import samples
 from jaxseg.learn import step
-from parity.mutations import mistake
+from parity.mistakes import mistake
 
 
 def other_image(change):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.nn import initializers, layers, unet
-from parity.mutations import mistake
+from parity.mistakes import mistake
 
 Rule = initializers.Rule
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from jaxseg.learn import step
 from jaxseg.nn import convolution, layers, unet
-from parity.mutations import mistake
+from parity.mistakes import mistake
 
 
 def setting(name: str, value: float):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.learn import losses
-from parity.mutations import mistake
+from parity.mistakes import mistake
 
 IGNORE = losses.IGNORE_INDEX
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxseg.learn import step
 from jaxseg.nn import unet
-from parity.mutations import mistake
+from parity.mistakes import mistake
 
 
 def up(join, pad=lambda n: (n // 2, n - n // 2)):

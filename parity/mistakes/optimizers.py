@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxseg.learn import optimizers
-from parity.mutations import mistake
+from parity.mistakes import mistake
 
 
 def default(name: str, value):

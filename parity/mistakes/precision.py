@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.nn import unet
+from parity.mistakes import mistake
 from parity.mistakes.layers import fast_variance
-from parity.mutations import mistake
 
 
 def low_statistics(right):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxseg.learn import schedules
-from parity.mutations import mistake
+from parity.mistakes import mistake
 
 
 def shifted(by: int):

@@ -7,8 +7,8 @@ from flax import nnx
 
 from jaxseg.learn import losses, optimizers, schedules, step
 from jaxseg.nn import unet
+from parity.mistakes import mistake
 from parity.mistakes.schedule import shifted
-from parity.mutations import mistake
 
 
 def doubled_gradient(right):

@@ -1,5 +1,5 @@
-"""What the article's PyTorch code does, written anew: the side that every check compares jaxseg with.
+"""The article's PyTorch code, written anew: the side that every check compares jaxseg with.
 
-The behavior is the article's, oddities included; where it leaves something to chance or to the platform, the
+It behaves as the article does, oddities included. Where the article leaves something to chance or to the platform, a
 docstring says what is fixed here. Nothing in this package imports JAX.
 """

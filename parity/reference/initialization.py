@@ -1,4 +1,4 @@
-"""The article's rule for initial weights, PyTorch's other rules, and the laws that they draw from."""
+"""The article's rule for initial weights, PyTorch's other rules, and the laws they draw from."""
 
 import math
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from torch.nn import init
 
 from parity.judge.laws import Law, Normal, Uniform
 
-# A function of torch.nn.init by its name without the final underscore; or "torch_default" and "torch_default_bias",
-# for what a layer gives itself when it is built.
+# Name of a function of torch.nn.init without the final underscore, and its options. "torch_default" and
+# "torch_default_bias" are the weights and biases that a layer has when it is built.
 Call = tuple[str, dict]
 
 DEFAULT: Call = ("torch_default", {})
 DEFAULT_BIAS: Call = ("torch_default_bias", {})
 ARTICLE: Call = ("kaiming_normal", {"mode": "fan_out", "nonlinearity": "relu"})
-RULES: dict[str, tuple[Call, Call]] = {  # for convolutions and for transposed ones
+RULES: dict[str, tuple[Call, Call]] = {  # for convolutions, for transposed convolutions
     "article": (ARTICLE, DEFAULT),
     "torch_default": (DEFAULT, DEFAULT),
     "kaiming_normal": (("kaiming_normal", {"nonlinearity": "relu"}),) * 2,
@@ -27,11 +27,14 @@ RULES: dict[str, tuple[Call, Call]] = {  # for convolutions and for transposed o
 
 
 def init_weights(module: nn.Module) -> None:
-    """Kaiming normal (fan_out, ReLU) for a Conv2d, 1 and 0 for a BatchNorm2d; for `model.apply`, at any depth.
+    """Initializes one module by the article's rule, for `model.apply`.
 
-    The article asks for the exact type, so everything else keeps what PyTorch gave it when it was built: a
-    ConvTranspose2d (no Conv2d to PyTorch) its kaiming_uniform(a=sqrt(5)) over the fan_in that torch reads from
-    (in, out, kh, kw), which is out*kh*kw; and every bias U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    A Conv2d gets Kaiming normal weights (fan_out, ReLU); a BatchNorm2d gets scale 1 and bias 0. The article tests for
+    the exact type, so everything else keeps PyTorch's default:
+
+    - ConvTranspose2d, which is not a Conv2d: kaiming_uniform(a=sqrt(5)) with the fan_in that torch reads from
+      (in, out, kh, kw), out*kh*kw
+    - every bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in))
     """
     if type(module) is nn.Conv2d:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -41,7 +44,7 @@ def init_weights(module: nn.Module) -> None:
 
 
 def init_by(rule: str) -> Callable[[nn.Module], None]:
-    """What `model.apply` is given for a rule of RULES."""
+    """Function for `model.apply` that initializes by a rule of RULES."""
     if rule == "article":
         return init_weights
     calls = dict(zip((nn.Conv2d, nn.ConvTranspose2d), RULES[rule]))
@@ -55,7 +58,10 @@ def init_by(rule: str) -> Callable[[nn.Module], None]:
 
 
 def draw(call: Call, shape: tuple[int, ...], transposed: bool) -> torch.Tensor:
-    """A fresh weight of `shape`, (out, in, h, w) or, transposed, (in, out, h, w); or the bias that goes with it."""
+    """A fresh weight of `shape`, or the bias that belongs to it.
+
+    shape: (out, in, h, w), or (in, out, h, w) if `transposed`.
+    """
     name, options = call
     if call in (DEFAULT, DEFAULT_BIAS):
         layer = nn.ConvTranspose2d(*shape[:2], shape[2:]) if transposed else nn.Conv2d(*shape[1::-1], shape[2:])
@@ -66,12 +72,12 @@ def draw(call: Call, shape: tuple[int, ...], transposed: bool) -> torch.Tensor:
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(fan_in, fan_out) that PyTorch counts for a weight of `shape`, in its layout."""
+    """(fan_in, fan_out) of a weight as PyTorch counts them; `shape` is in its layout."""
     return init._calculate_fan_in_and_fan_out(torch.empty(shape, device="meta"))
 
 
 def law(call: Call, shape: tuple[int, ...]) -> Law:
-    """The law of a weight of `shape` in PyTorch's layout, or of its bias, from PyTorch's documentation."""
+    """Law of a weight or of its bias, from PyTorch's documentation; `shape` is the weight's, in PyTorch's layout."""
     name, options = call
     fan_in, fan_out = fans(shape)
     if name == "normal":
@@ -89,7 +95,7 @@ def law(call: Call, shape: tuple[int, ...]) -> Law:
 
 
 def readings(call: Call, shape: tuple[int, ...]) -> dict[str, float]:
-    """The standard deviation of a weight under each reading of its fans, the one that `call` means first."""
+    """Standard deviation of a weight under each reading of its fans, the one of `call` first."""
     fan_in, fan_out = fans(shape)
     of = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
     claimed = "fan_avg" if call[0].startswith("xavier") else call[1].get("mode", "fan_in")

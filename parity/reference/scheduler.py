@@ -1,4 +1,4 @@
-"""The article's learning rate, which compounds, the textbook curve it sets out to be, and PyTorch's own schedulers."""
+"""The article's learning rate, which compounds; the textbook curve that it means; and PyTorch's own schedulers."""
 
 import math
 from bisect import bisect_right
@@ -10,17 +10,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupCosineScheduler:
-    """Linear warm-up, then the article's cosine; called once per epoch, with the epoch, and it remembers.
+    """Linear warm-up, then the article's cosine. Called once with each epoch; each call changes the later ones.
 
-    From epoch `warmup_epochs` on, each call writes its result back into `base_lr`, from which the next call starts.
-    The curve is therefore no cosine but the running product of cosines
+    From epoch `warmup_epochs` on, a call writes its result back into `base_lr`, where the next call starts. The curve
+    is therefore a running product of cosines:
 
         lr(e) = final_lr + (base_lr - final_lr) * prod_{k=warmup}^{e} (1 + cos(pi (k - warmup) / (max - warmup))) / 2
 
-    which falls below a tenth of the peak at epoch 20, where the cosine does at 33, and adds up to 0.605 of its area.
-    What follows from the memory: asking twice in an epoch (to log it, say) lowers the rate for good; epochs asked out
-    of order or left out give another curve; a fresh object after an interruption starts again from the full
-    `base_lr`, 8.5 times too high at epoch 20. After `max_epochs` the last value stays.
+    It falls below a tenth of the peak at epoch 20 (a cosine at 33), and its sum is 0.605 of the cosine's. After
+    `max_epochs` the last value stays. The memory has consequences:
+
+    - Asking twice in an epoch, for instance to log the rate, lowers it for good.
+    - Epochs out of order or left out give another curve.
+    - A fresh object after an interruption starts from the full `base_lr`, 8.5 times too high at epoch 20.
     """
 
     def __init__(
@@ -38,8 +40,8 @@ class WarmupCosineScheduler:
         self.final_lr = final_lr
 
     def __call__(self, epoch: int) -> float:
-        """The learning rate of `epoch`, and from the end of the warm-up on, the start of the next call."""
-        # The order of the operations is the article's: float64 results are compared bit for bit.
+        """Learning rate of `epoch`; after the warm-up also the start of the next call."""
+        # The article's order of operations: float64 results are compared bit for bit.
         if epoch < self.warmup_epochs:
             rise = (self.base_lr - self.warmup_begin_lr) * float(epoch) / float(self.warmup_epochs)
             return self.warmup_begin_lr + rise
@@ -50,7 +52,7 @@ class WarmupCosineScheduler:
 
 
 def hazards() -> dict[str, tuple[float, float]]:
-    """What the class says, with the article's numbers, when not asked once an epoch and in order; and otherwise."""
+    """Rates that the class gives after misuse, and the rates it should give, with the article's numbers."""
     scheduler = WarmupCosineScheduler(1e-2)
     in_order = [scheduler(epoch) for epoch in range(21)]
     twice = WarmupCosineScheduler(1e-2)
@@ -69,9 +71,12 @@ def textbook_warmup_cosine(
     begin_lr: float = 1e-9,
     final_lr: float = 1e-9,
 ) -> float:
-    """Linear warm-up, then half a cosine from `base_lr` to `final_lr`: SGDR without restarts (arXiv 1608.03983, eq. 5).
+    """Learning rate of a linear warm-up, then half a cosine: SGDR without restarts (arXiv 1608.03983, eq. 5).
 
-    A function of `epoch` alone, in any unit that `warmup` and `total` share (steps, say); constant after `total`.
+    epoch, warmup, total: in one unit, such as epochs or steps.
+    base_lr: peak, at the end of the warm-up.
+    begin_lr: at epoch 0.
+    final_lr: at `total`, and after it.
     """
     if epoch < warmup:
         return begin_lr + (base_lr - begin_lr) * epoch / warmup
@@ -82,10 +87,10 @@ def textbook_warmup_cosine(
 def torch_warmup_cosine(
     count: int, base_lr: float, warmup: int, total: int, begin_lr: float, final_lr: float
 ) -> list[float]:
-    """The rates of `count` ticks by `SequentialLR` of `LinearLR` and `CosineAnnealingLR`, each read before its update.
+    """Rates of `count` ticks by `SequentialLR` of `LinearLR` and `CosineAnnealingLR`, each read before its update.
 
-    After `total` they rise again, a cosine of period 2 (total - warmup). PyTorch's linear warm-up cannot begin at 0 nor
-    above `base_lr`: it raises ValueError then.
+    After `total` they rise again: the cosine has the period 2 (total - warmup). PyTorch raises ValueError for a
+    `begin_lr` of 0 or above `base_lr`.
     """
     optimizer = _optimizer(base_lr)
     schedulers = [lr_scheduler.CosineAnnealingLR(optimizer, T_max=total - warmup, eta_min=final_lr)]
@@ -105,17 +110,24 @@ def torch_rates(
     final_lr: float = 0.0,
     **options: object,
 ) -> list[float]:
-    """The rates of `count` ticks by PyTorch's scheduler for what jaxseg calls `name`, each read before its update.
+    """Rates of `count` ticks by PyTorch's scheduler, each read before its update.
 
-    After a warm-up, whose ticks `total` is without, by `SequentialLR` of `LinearLR`; where that cannot begin (at 0, or
-    above the first rate) the line is written out. What PyTorch has no end for ends at `final_lr` here: PolynomialLR is
-    scaled to it, and what is multiplied by `gamma` goes no lower.
+    name: of the schedule in jaxseg.
+    count: ticks in all, with the warm-up.
+    base_lr: peak.
+    total: ticks after the warm-up.
+    warmup, begin_lr: ticks of a linear warm-up, and its first rate.
+    final_lr: last rate. PyTorch has none for some: PolynomialLR is scaled to it, and factors `gamma` stop at it.
+    options: of the schedule.
+
+    A warm-up uses `SequentialLR` of `LinearLR`. Where that refuses (a `begin_lr` of 0 or above the first rate), the
+    line is computed here.
     """
     optimizer = _optimizer(base_lr)
     scheduler = SCHEDULERS[name](optimizer, base_lr, total, final_lr, **options)
     first, line = optimizer.param_groups[0]["initial_lr"], []
     if warmup and 0 < begin_lr <= first:
-        # made second, for some schedulers set the first rate themselves
+        # made second, because some schedulers set the first rate themselves
         rise = lr_scheduler.LinearLR(optimizer, begin_lr / first, 1.0, total_iters=warmup)
         rates = _rates(optimizer, lr_scheduler.SequentialLR(optimizer, [rise, scheduler], [warmup]), count)
         line, rates = rates[:warmup], rates[warmup:]
@@ -132,7 +144,7 @@ def torch_rates(
 def _restarts(
     optimizer: torch.optim.Optimizer, base: float, total: int, final: float, period: float, cycle_factor: float = 1.0
 ) -> LRScheduler:
-    """`CosineAnnealingWarmRestarts`; the same written out where cycles are not whole: each from the nearest tick."""
+    """`CosineAnnealingWarmRestarts`; for cycles of fractional length its formula, each cycle from the nearest tick."""
     if float(period).is_integer() and float(cycle_factor).is_integer():
         return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, int(period), int(cycle_factor), final)
     edges = [0.0]
@@ -180,13 +192,13 @@ SCHEDULERS: dict[str, Callable[..., LRScheduler]] = {
         optimizer, base, total, final_div_factor=base / 25 / final if final else math.inf, cycle_momentum=False
     ),
 }
-"""jaxseg's name -> PyTorch's scheduler, of (optimizer, base_lr, total, final_lr, options)."""
+"""jaxseg's name -> PyTorch's scheduler, made from (optimizer, base_lr, total, final_lr, options)."""
 
 
 def torch_plateau(
     metrics: Iterable[float], base_lr: float, *, gamma: float, patience: int, final_lr: float
 ) -> list[float]:
-    """The rates after each of `metrics` by `ReduceLROnPlateau(mode="max")`."""
+    """Rates after each of `metrics` by `ReduceLROnPlateau(mode="max")`."""
     optimizer = _optimizer(base_lr)
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, "max", gamma, patience, min_lr=final_lr)
     rates = []

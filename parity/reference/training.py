@@ -1,4 +1,4 @@
-"""Training in PyTorch: the step and the evaluation, and what each word of a jaxseg recipe means here."""
+"""Training in PyTorch: the step, the evaluation, and the counterpart of each setting of a jaxseg recipe."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +28,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Optimization], torch.opt
     "adamw": lambda parameters, o: torch.optim.AdamW(parameters, lr=0.0, weight_decay=o.decay),
     "rmsprop": lambda parameters, o: torch.optim.RMSprop(parameters, lr=0.0, momentum=o.momentum, weight_decay=o.decay),
 }
-"""Names of `jaxseg.base.config`; the learning rate is set before every step."""
+"""Optimizers by their names in `jaxseg.base.config`; the learning rate is set before each step."""
 
 LOSSES: dict[str, Callable[[Optimization], Loss]] = {
     "cross_entropy": lambda o: partial(losses.cross_entropy, label_smoothing=o.label_smoothing, ohem=o.ohem),
@@ -43,7 +43,7 @@ LOSSES: dict[str, Callable[[Optimization], Loss]] = {
 }
 
 SCHEDULES = ("article", "warmup_cosine", *SCHEDULERS)
-"""Not `plateau`, with which the rates of each side would follow from its own scores."""
+"""Schedules whose rates are known before the run. With `plateau` each side's rates follow from its own scores."""
 
 
 def training_step(
@@ -55,10 +55,14 @@ def training_step(
     clip_norm: float | None = None,
     part: int | None = None,
 ) -> torch.Tensor:
-    """One update on images float [b c h w] and masks int64 [b h w]; returns the loss before it.
+    """Takes one update; returns the loss before it.
 
-    With `part` the batch goes through in parts of so many samples, whose gradients add up: `(loss / k).backward()` for
-    k parts in which as many pixels count, else each by its share of them.
+    images, masks: float [b c h w] and int64 [b h w].
+    loss: of (logits, masks).
+    clip_norm: largest norm of the gradient; None does not clip.
+    part: samples in a micro-batch, for gradient accumulation; None takes the batch at once.
+
+    A micro-batch is weighted by its share of the counted pixels: `(loss / k).backward()` for k full ones.
     """
     optimizer.zero_grad()
     total, counted = 0.0, int((masks != IGNORE_INDEX).sum())
@@ -78,20 +82,21 @@ def training_step(
 def evaluation_step(
     model: nn.Module, images: torch.Tensor, masks: torch.Tensor, loss: Loss = F.cross_entropy
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss and the most probable classes int64 [b h w] of a batch; `model` in evaluation mode."""
+    """Loss and most probable classes int64 [b h w] of a batch; `model` is in evaluation mode."""
     logits = model(images)
     return loss(logits, masks), logits.argmax(dim=1)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Writes `lr` into every parameter group, the article's way of following a schedule."""
+    """Writes `lr` into every parameter group, as the article does."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def learning_rates(o: Optimization, steps_per_epoch: int) -> list[float]:
-    """The learning rate of every step: of the article's class asked once a tick in order, the textbook curve, or
-    PyTorch's own scheduler. Raises UserError for "plateau".
+    """Learning rate of each step, by the article's class, the textbook curve or PyTorch's own scheduler.
+
+    Raises UserError for "plateau".
     """
     if o.schedule not in SCHEDULES:
         raise UserError(
@@ -102,7 +107,7 @@ def learning_rates(o: Optimization, steps_per_epoch: int) -> list[float]:
     steps_per_tick = steps_per_epoch if o.per == "epoch" else 1
     total = math.ceil(steps / steps_per_tick)
     warmup_steps = o.warmup * steps_per_epoch
-    if o.warmup_epochs is None:  # a part of the run, whose length --steps may change
+    if o.warmup_epochs is None:  # a share of the run, whose length --steps may change
         warmup_steps *= steps / (o.epochs * steps_per_epoch)
     warmup = min(round(warmup_steps / steps_per_tick), total - 1)
     if o.schedule == "article":
@@ -120,7 +125,7 @@ def learning_rates(o: Optimization, steps_per_epoch: int) -> list[float]:
 
 
 def schedule_options(o: Optimization, total: int, warmup: int, ticks_per_epoch: int) -> dict:
-    """What `torch_rates` is told besides: milestones and period in ticks after the warm-up, the defaults filled in."""
+    """Further arguments of `torch_rates`: milestones and period in ticks after the warm-up, with defaults filled in."""
     milestones = [round(epoch * ticks_per_epoch) - warmup for epoch in o.milestones]
     period = {"factor": 10 * ticks_per_epoch, "exponential": total}.get(o.schedule, max(2.0, total / 4))
     if o.period is not None:
@@ -137,17 +142,17 @@ def schedule_options(o: Optimization, total: int, warmup: int, ticks_per_epoch: 
 
 
 def confusion_matrix(masks: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
-    """Counts of pixels int64 [k k], rows: truth; ignored pixels are not counted."""
+    """Pixel counts int64 [k k], with the truth in rows; ignored pixels are not counted."""
     counted = masks != IGNORE_INDEX
     pairs = masks[counted] * CLASSES + predictions[counted]
     return torch.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
 
 class Reference:
-    """The reference U-Net under a recipe of jaxseg's, float32 and channels_last, to be trained from given weights.
+    """The reference U-Net under a jaxseg recipe, in float32 and channels_last, trained from given weights.
 
-    Batches are the pipeline's (uint8, NumPy); of one that is padded only the valid samples are used. Each method
-    returns when its result is there.
+    Batches are the pipeline's (uint8, NumPy); only their valid samples are used. Each method returns when its result
+    is ready.
     """
 
     def __init__(self, config: Config, steps_per_epoch: int):
@@ -158,7 +163,7 @@ class Reference:
         self._optimization, self._loss = o, LOSSES[o.loss](o)
 
     def start(self, weights: Mapping[str, np.ndarray]) -> None:
-        """A fresh optimizer, and copies of `weights`, all of them and no others."""
+        """Takes copies of `weights` and a fresh optimizer. Raises ValueError unless the names fit exactly."""
         missing, unexpected = self.model.load_state_dict(
             {name: torch.tensor(array) for name, array in weights.items()}, strict=False
         )
@@ -168,7 +173,7 @@ class Reference:
         self.rates: list[float] = []
 
     def step(self, batch: Mapping[str, np.ndarray]) -> float:
-        """One update; the loss before it."""
+        """Takes one update; returns the loss before it."""
         self.model.train()
         self.rates.append(self._schedule[len(self.rates)])
         set_learning_rate(self.optimizer, self.rates[-1])
@@ -176,7 +181,7 @@ class Reference:
         return float(training_step(self.model, self.optimizer, *tensors(batch), self._loss, clip_norm))
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> dict:
-        """Loss, confusion matrix int64 [k k] and predictions [b h w] of the valid samples, by running statistics."""
+        """Loss, confusion matrix int64 [k k] and predictions [b h w] of the valid samples, with running statistics."""
         self.model.eval()
         images, masks = tensors(batch)
         loss, predictions = evaluation_step(self.model, images, masks, self._loss)

@@ -1,4 +1,4 @@
-"""The U-Net, laid out and named as in milesial/Pytorch-UNet, so that checkpoints of that project load."""
+"""The U-Net with the structure and names of milesial/Pytorch-UNet, whose checkpoints therefore load."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class DoubleConv(nn.Module):
-    """Twice: 3x3 convolution that keeps the size, BatchNorm, ReLU."""
+    """3x3 convolution that keeps the size, BatchNorm, ReLU; all of it twice."""
 
     def __init__(self, inputs: int, outputs: int, middle: int | None = None, bias: bool = True):
         super().__init__()
@@ -17,12 +17,12 @@ class DoubleConv(nn.Module):
         self.double_conv = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features float [b c h w], same h and w."""
+        """Features float [b c h w], with h and w of `x`."""
         return self.double_conv(x)
 
 
 class Down(nn.Module):
-    """2x2 max-pool, which drops an odd last row or column, then DoubleConv."""
+    """2x2 max-pool, which drops the last row or column of an odd size, then DoubleConv."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool):
         super().__init__()
@@ -34,14 +34,17 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Doubles the size, pads with zeros to the skip's (the odd one right and below), joins skip first, convolves."""
+    """Doubles the size, pads with zeros to that of the skip, concatenates (skip first), then convolves.
+
+    An odd row or column of padding goes below or to the right.
+    """
 
     def __init__(self, up: nn.Module, conv: DoubleConv):
         super().__init__()
         self.up, self.conv = up, conv
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """Features of the height and width of `skip`."""
+        """Features with the height and width of `skip`."""
         x = self.up(x)
         rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
         x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
@@ -61,13 +64,16 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Images float [b c h w] to logits [b k h w], for h and w of at least 2 ** (len(widths) - 1).
+    """Maps images float [b c h w] to logits [b k h w]; h and w are at least 2 ** (len(widths) - 1).
 
-    widths: channels at each level, from full resolution down; one level or more below the first.
-    upsample: "transpose" is ConvTranspose2d(widths[i+1], widths[i], 2, stride=2); "bilinear" is milesial's other
-        network, align_corners=True with halved widths: widths[-1] // 2 channels at the bottom, widths[i] // 2 out of
-        each decoder block but the last.
-    conv_bias: whether the 3x3 convolutions have biases, which the BatchNorm after them cancels (milesial: no).
+    in_channels, classes: c and k.
+    widths: channels at each level, from full resolution down; two levels or more.
+    upsample: "transpose" is ConvTranspose2d(widths[i+1], widths[i], 2, stride=2). "bilinear" is milesial's other
+        network, align_corners=True with halved widths: widths[-1] // 2 channels at the bottom, and widths[i] // 2
+        from each decoder block except the last.
+    conv_bias: True if the 3x3 convolutions have biases, which the next BatchNorm cancels (milesial: False).
+
+    Raises ValueError for fewer than two widths or another `upsample`.
     """
 
     def __init__(

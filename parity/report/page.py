@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 
 from parity.judge import ledger
+from parity.judge.answer import Answer
 from parity.report import drawings
-from parity.report.answer import Answer
 
 TITLES = {
     "schedule": "Learning rates",

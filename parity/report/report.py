@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from parity.judge import ledger
+from parity.judge.answer import Answer
 from parity.report import page
-from parity.report.answer import Answer
 from parity.report.environment import environment
 
 console = Console(highlight=False)

@@ -1,1 +1,1 @@
-"""The same network, batch, layer or schedule on both sides, in jaxseg and in PyTorch."""
+"""One network, batch, layer, schedule or training run on both sides, in jaxseg and in PyTorch."""

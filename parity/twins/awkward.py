@@ -1,6 +1,4 @@
-"""A small folder of tiles that is easy to read wrong, in the article's layout: what the data question asks beside real
-data.
-"""
+"""A small folder of tiles that are easy to read wrong, in the article's layout, for the data question."""
 
 from pathlib import Path
 
@@ -9,16 +7,16 @@ import numpy as np
 
 from jaxseg.data.made.fields import write_png
 
-# Dots within names; and sorted, the masks of these come in another order than the images.
+# Names with dots; sorted, their masks come in another order than the images.
 NAMES = ("a.b.c.png", "tile1.png", "tile10.2021.png", "tile1_b.png", "tile2.v1.final.png", "tile3.png", "z.jpg")
 SIZE = (24, 40)
 
 
 def make_awkward(root: Path, seed: int) -> Path:
-    """Writes len(NAMES) tiles of SIZE pixels to train/ and val/ each, with masks whose borders are antialiased.
+    """Writes len(NAMES) tiles of SIZE pixels to each of train/ and val/, with antialiased masks.
 
-    Masks are gray and in color in turn; each has every gray value from 0 to 255, pure colors, and the four colors
-    within 1 of white whose gray is 254 or, by rounding, 255.
+    Masks are gray and in color by turns, and have every gray value from 0 to 255. Those in color also have pure
+    colors, and four colors within 1 of white, whose gray is 254 or, by rounding, 255.
     """
     rng = np.random.default_rng(seed)
     for split in ("train", "val"):
@@ -31,7 +29,7 @@ def make_awkward(root: Path, seed: int) -> Path:
 
 
 def _mask(rng: np.random.Generator, color: bool) -> np.ndarray:
-    """uint8 [h w] or, in color, [h w 3]."""
+    """Mask uint8 [h w], or [h w 3] in color."""
     noise = cv2.GaussianBlur(rng.random(SIZE), (0, 0), 3)
     gray = np.clip((noise - np.median(noise)) * 30_000 + 128, 0, 255).astype(np.uint8)
     gray.flat[:256] = rng.permutation(256)

@@ -1,4 +1,4 @@
-"""Where two networks part: the ReLUs and pooling windows in which they choose different branches, step by step."""
+"""ReLUs and pooling windows in which two networks choose different branches, step by step."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -8,21 +8,20 @@ import jax
 import numpy as np
 
 from jaxseg.base.config import Optimization
-from parity.checks import training
-from parity.checks.training import Theirs, learned
 from parity.judge import compare
 from parity.twins import pairs, passes
+from parity.twins.trainers import Ours, Theirs, learned
 
 
-class Watched(training.Ours):
-    """jaxseg's side, whose compiled step reports what every ReLU puts out."""
+class Watched(Ours):
+    """jaxseg's side with a compiled step that reports the output of every ReLU."""
 
     def __init__(self, settings: Optimization, net, steps_per_epoch: int):
         super().__init__(settings, net, steps_per_epoch)
         self._relus: dict[int, np.ndarray] = {}
 
     def step(self, batch: pairs.Batch) -> tuple[float, float]:
-        """Loss and learning rate of one update."""
+        """Takes one update; returns its loss and learning rate."""
         right, number = jax.nn.relu, itertools.count()
 
         def relu(x):
@@ -36,13 +35,13 @@ class Watched(training.Ours):
         return result
 
     def relus(self, layers: list[str]) -> dict[str, np.ndarray]:
-        """Outputs [b c h w] of the last step, by the names in `layers`, which are in the order of computation."""
+        """Outputs [b c h w] of the ReLUs in the last step; `layers` names all layers in the order of computation."""
         names = [layer for layer in layers if "relu" in layer]
         return {name: pairs.nchw(self._relus[i]) for i, name in enumerate(names)}
 
 
 def choices(relus: Mapping[str, np.ndarray], layers: list[str]) -> dict[str, np.ndarray]:
-    """Of every ReLU in `layers`, which outputs are positive; of every pooling, which of four it takes."""
+    """Branches by layer: for a ReLU, which outputs are positive; for a pooling, the pixel (0 to 3) of each window."""
     found = {}
     for layer in layers:
         if layer in relus:
@@ -56,10 +55,20 @@ def choices(relus: Mapping[str, np.ndarray], layers: list[str]) -> dict[str, np.
 
 
 def log(ours: Watched, theirs: Theirs, twin: Theirs, batches: Iterable[pairs.Batch], layers: list[str]) -> dict:
-    """Trains all three side by side, a step a batch; what jaxseg and `twin` chose otherwise than `theirs`.
+    """Trains three sides on the same batches and counts the branches that differ from those of `theirs`.
 
-    {"steps": [...], "distance": [of parameters, after each], "layers": [...], "counts": [[of each layer] of each step],
-    "first": {"step", "layer", "count"} or {}, "one_ulp": {"distance", "counts", "first"} of the twin}.
+    ours: jaxseg's side.
+    theirs: the reference.
+    twin: the reference from weights moved by one ulp.
+    batches: one batch a step.
+    layers: names of the layers in the order of computation.
+
+    Returns a dict:
+    "steps", "layers": numbers of the steps and names of the layers with branches;
+    "distance": relative l2 of jaxseg's parameters from the reference's, after each step;
+    "counts": branches that differ, a list over layers for each step;
+    "first": {"step", "layer", "count"} of the first difference, or {};
+    "one_ulp": {"distance", "counts", "first"} of the twin.
     """
     logs = {"jaxseg": ([], []), "one_ulp": ([], [])}
     for batch in batches:
@@ -83,14 +92,14 @@ def log(ours: Watched, theirs: Theirs, twin: Theirs, batches: Iterable[pairs.Bat
 
 
 def reference_relus(theirs: Theirs, batch: pairs.Batch) -> dict[str, np.ndarray]:
-    """One update of the reference; the outputs of its ReLUs on the way, [b c h w]."""
+    """Takes one update of the reference; returns the outputs [b c h w] of its ReLUs."""
     with passes.watching(theirs.model) as outputs:
         theirs.step(batch)
     return {name: pairs.array(x) for name, x in outputs.items() if "relu" in name}
 
 
 def first(layers: list[str], counts: list[list[int]]) -> dict:
-    """The first step and layer with a count, and the count."""
+    """First step and layer with a count, and that count; {} if there is none."""
     for step, row in enumerate(counts, start=1):
         for layer, count in zip(layers, row, strict=True):
             if count:
@@ -99,7 +108,7 @@ def first(layers: list[str], counts: list[list[int]]) -> dict:
 
 
 def growths(log: Mapping) -> tuple[dict[int, float], dict[int, float]]:
-    """By step from the second on, how much larger the distance is than before: with a branch that differs, without."""
+    """Growth factors of the distance by step, from the second on: steps with branches that differ, steps without."""
     distances, totals = log["distance"], [sum(row) for row in log["counts"]]
     steps = {i + 1: distances[i] / distances[i - 1] for i in range(1, len(distances)) if distances[i - 1]}
     return {s: g for s, g in steps.items() if totals[s - 1]}, {s: g for s, g in steps.items() if not totals[s - 1]}

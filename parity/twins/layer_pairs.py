@@ -1,8 +1,8 @@
-"""The same layer on both sides, everything in PyTorch's layouts: what the check of layers starts from.
+"""Single layers on both sides, with all arrays in PyTorch's layouts.
 
-Functions here are jaxseg's side (or Flax's) of a layer: they take the input `x` [b c h w] and the parameters, as
-PyTorch has them, and return what the layer makes of them; so gradients come out in PyTorch's layouts too. jaxseg is
-looked up when they are called.
+The functions are jaxseg's (or Flax's) side of a layer. They take the input `x` [b c h w] and the parameters as PyTorch
+has them, and return the layer's output, so gradients have PyTorch's layouts too. jaxseg's layers are looked up at each
+call, so an injected mistake takes effect.
 """
 
 import functools
@@ -24,9 +24,9 @@ Sides = tuple[Results, ...]  # jaxseg's, PyTorch's
 
 
 class Case(NamedTuple):
-    """A layer with its input and parameters, which both sides take in this order; the names are for the results.
+    """A layer with its input and parameters, which both sides take in this order; their names label the results.
 
-    Both sides return `y`, or `y` and a dict of what else there is to see.
+    Both sides return `y`, or `y` and a dict of further results.
     """
 
     ours: Callable
@@ -35,10 +35,9 @@ class Case(NamedTuple):
 
 
 def ours(cases: Mapping[str, Case], optimize: bool = False) -> Results:
-    """Of every case: its `y`, the gradient `d <argument>` of a weighted sum of it, and the rest.
+    """jaxseg's results: for each case `y`, gradients `d <argument>` of a weighted sum of `y`, and the rest.
 
-    One compilation, a hasty one unless `optimize`: for questions of rounding, which are about the program that people
-    run.
+    One compilation for all cases: a quick one (see `hasty`), or the usual one if `optimize`, for questions of rounding.
     """
 
     def one(case: Case, arguments: list[jax.Array]) -> dict:
@@ -55,9 +54,9 @@ def ours(cases: Mapping[str, Case], optimize: bool = False) -> Results:
 
 @functools.cache
 def hasty() -> dict:
-    """XLA's options for a program that is compiled in a third of the time and runs once.
+    """XLA options for a program that runs once: a third of the compile time.
 
-    Without LLVM's optimization, and with XLA's older code for loops as long as it has that.
+    Turns off LLVM's optimization, and selects XLA's older code for loops where it still exists.
     """
     options = {"xla_backend_optimization_level": 0}
     older = {"xla_cpu_use_fusion_emitters": False}
@@ -69,7 +68,7 @@ def hasty() -> dict:
 
 
 def theirs(cases: Mapping[str, Case], dtype: torch.dtype | None = None) -> Results:
-    """The same of PyTorch; in another `dtype` than the arguments', if given."""
+    """PyTorch's results, as from `ours`; in `dtype`, or else the dtype of the arguments."""
     out = {}
     for name, case in cases.items():
         arguments = [torch.tensor(a, dtype=dtype, requires_grad=True) for a in case.arguments.values()]
@@ -80,7 +79,7 @@ def theirs(cases: Mapping[str, Case], dtype: torch.dtype | None = None) -> Resul
 
 
 def both(groups: Mapping[str, Mapping[str, Case]]) -> dict[str, Sides]:
-    """Of every group of cases what jaxseg makes of it and what PyTorch does, compiled all together."""
+    """Results of jaxseg and of PyTorch for each group of cases, from one compilation."""
     cases = {(group, name): case for group, members in groups.items() for name, case in members.items()}
     flat = {"/".join(key): case for key, case in cases.items()}
     found, expected = ours(flat), theirs(flat)
@@ -88,7 +87,7 @@ def both(groups: Mapping[str, Mapping[str, Case]]) -> dict[str, Sides]:
 
 
 def float32(cases: Mapping[str, Case]) -> Sides:
-    """Results of jaxseg in float32, of PyTorch in float32, and of PyTorch in float64 from the same numbers."""
+    """Results of jaxseg in float32, PyTorch in float32, and PyTorch in float64 from the same numbers."""
     single = {
         name: case._replace(arguments={key: a.astype(np.float32) for key, a in case.arguments.items()})
         for name, case in cases.items()
@@ -97,24 +96,24 @@ def float32(cases: Mapping[str, Case]) -> Sides:
 
 
 def distances(three: Sides) -> dict[str, tuple[float, float]]:
-    """For every result of `float32`, how far jaxseg and PyTorch are from float64: relative l2."""
+    """Relative l2 distances of jaxseg and of PyTorch from float64, for each result of `float32`."""
     found, expected, exact = three
     measure = compare.relative_l2
     return {name: (measure(found[name], x), measure(expected[name], x)) for name, x in exact.items()}
 
 
 def only(sides: Sides, wanted: Callable[[str], bool]) -> Sides:
-    """The results whose name, without the case, is wanted."""
+    """Results whose name, without the case, is `wanted`."""
     return tuple({name: x for name, x in side.items() if wanted(name.rpartition(": ")[2])} for side in sides)
 
 
 def channels(sides: Sides, which: slice) -> Sides:
-    """Of results that are all about the same channels, [... c h w] or [c], those `which`."""
+    """Channels `which` of results that share their channels: [... c h w] or [c]."""
     return tuple({k: x[..., which, :, :] if x.ndim > 1 else x[which] for k, x in side.items()} for side in sides)
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Of unit variance, in float64 and the same in float32."""
+    """Normal numbers of unit variance, in float64 but exact in float32."""
     return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
 
 
@@ -123,7 +122,7 @@ def _of(results: Results, group: str) -> Results:
 
 
 def weights(shape: tuple[int, ...]) -> np.ndarray:
-    """What the gradient starts from: the same for every result of this shape, and the same in float32 and float64."""
+    """Cotangent of `y`: float32 numbers that depend on the shape alone."""
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
@@ -139,27 +138,27 @@ def _named(case: Case, y, grads: Sequence, rest: Mapping) -> dict:
 
 
 def nhwc(x):
-    """[b c h w] -> [b h w c]."""
+    """Transposes [b c h w] to [b h w c]."""
     return x.transpose(0, 2, 3, 1)
 
 
 def nchw(x):
-    """[b h w c] -> [b c h w]."""
+    """Transposes [b h w c] to [b c h w]."""
     return x.transpose(0, 3, 1, 2)
 
 
 def hwio(kernel):
-    """[out in h w] -> [h w in out]."""
+    """Transposes [out in h w] to [h w in out]."""
     return kernel.transpose(2, 3, 1, 0)
 
 
 def kinds(x) -> dict:
-    """To compute in, and have parameters in, the type of `x`."""
+    """Layer options: compute in, and keep parameters in, the dtype of `x`."""
     return {"dtype": x.dtype, "param_dtype": x.dtype}
 
 
 def fill(layer: nnx.Module, **parameters) -> None:
-    """Sets parameters; one that the layer should have and has not shows in the results."""
+    """Sets parameters of a layer; skips one that the layer lacks, which then shows in the results."""
     for name, value in parameters.items():
         if value is not None and getattr(layer, name) is not None:
             getattr(layer, name)[...] = value
@@ -169,7 +168,7 @@ def fill(layer: nnx.Module, **parameters) -> None:
 
 
 def conv(x, kernel, bias=None):
-    """`model.Conv`; its kernel is square."""
+    """`unet.Conv`; the kernel is square."""
     outputs, inputs, size, _ = kernel.shape
     made = {"rule": initializers.RULES["article"], "use_bias": bias is not None, "rngs": nnx.Rngs(0)}
     layer = unet.Conv(inputs, outputs, size, **made, **kinds(x))
@@ -178,14 +177,14 @@ def conv(x, kernel, bias=None):
 
 
 def up_conv(x, kernel, bias):
-    """`model.UpConv`; PyTorch's kernel is [in out h w]."""
+    """`unet.UpConv`; PyTorch's kernel is [in out h w]."""
     layer = unet.UpConv(*kernel.shape[:2], rule=initializers.RULES["article"], rngs=nnx.Rngs(0), **kinds(x))
     fill(layer, kernel=kernel.transpose(2, 3, 0, 1), bias=bias)
     return nchw(layer(nhwc(x)))
 
 
 def conv_block(x, kernel1, bias1, scale1, shift1, kernel2, bias2, scale2, shift2):
-    """`model.ConvBlock` in training."""
+    """`unet.ConvBlock` in training."""
     outputs, middle = kernel2.shape[:2]
     rule = initializers.RULES["article"]
     block = unet.ConvBlock(x.shape[1], outputs, middle, rule=rule, rngs=nnx.Rngs(0), **kinds(x))
@@ -197,7 +196,7 @@ def conv_block(x, kernel1, bias1, scale1, shift1, kernel2, bias2, scale2, shift2
 
 
 def torch_conv_block(x, kernel1, bias1, scale1, shift1, kernel2, bias2, scale2, shift2):
-    """PyTorch's."""
+    """PyTorch's counterpart of `conv_block`."""
     functional = torch.nn.functional
     for kernel, bias, scale, shift in ((kernel1, bias1, scale1, shift1), (kernel2, bias2, scale2, shift2)):
         x = functional.conv2d(x, kernel, bias, padding=1)
@@ -206,10 +205,11 @@ def torch_conv_block(x, kernel1, bias1, scale1, shift1, kernel2, bias2, scale2, 
 
 
 def batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluate: bool = False, **options):
-    """`model.BatchNorm` over the batches `x` [steps b c h w], one after the other; afterwards its running statistics.
+    """`unet.BatchNorm` over the batches `x` [steps b c h w] in turn, then its running statistics.
 
-    Of each batch only the samples `valid` [b] are returned. With `evaluate` what is returned is the last batch
-    evaluated with the statistics of all of them.
+    valid: bool [b]; only these samples of each batch are returned.
+    evaluate: returns instead the last batch in evaluation, with the statistics of all batches.
+    options: of the layer, such as `momentum` and `eps`.
     """
     norm = unet.BatchNorm(x.shape[2], **kinds(x), **options)
     fill(norm, scale=scale, bias=bias)
@@ -221,7 +221,7 @@ def batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluate: boo
 
 
 def torch_batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluate: bool = False, **options):
-    """PyTorch's, which gets the valid samples only."""
+    """PyTorch's counterpart of `batch_norm`, which gets only the valid samples."""
     norm = torch.nn.BatchNorm2d(x.shape[2], dtype=x.dtype, **options)
     parameters = {"weight": scale, "bias": bias}
     batches = x if valid is None else x[:, valid]
@@ -232,17 +232,17 @@ def torch_batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluat
 
 
 def max_pool(x):
-    """`model.max_pool`."""
+    """`unet.max_pool`."""
     return nchw(unet.max_pool(nhwc(x)))
 
 
 def relu(x):
-    """The activation of ConvBlock."""
+    """Activation of ConvBlock."""
     return jax.nn.relu(x)
 
 
 def upsample_bilinear(x):
-    """`model.upsample_bilinear`."""
+    """`unet.upsample_bilinear`."""
     return nchw(unet.upsample_bilinear(nhwc(x)))
 
 
@@ -250,7 +250,7 @@ def upsample_bilinear(x):
 
 
 def flax_conv(x, kernel, bias, *, padding, **options):
-    """`nnx.Conv`; `padding` as it takes it."""
+    """`nnx.Conv`; `padding` and `options` are passed on."""
     outputs, inputs, *size = kernel.shape
     inputs *= options.get("feature_group_count", 1)
     layer = nnx.Conv(inputs, outputs, size, padding=padding, rngs=nnx.Rngs(0), **options, **kinds(x))
@@ -259,9 +259,10 @@ def flax_conv(x, kernel, bias, *, padding, **options):
 
 
 def flax_conv_transpose(x, kernel, bias, *, stride: int, padding: int, flip: bool):
-    """`nnx.ConvTranspose` as PyTorch's with `padding`: k - 1 - padding here, and the kernel [in out h w] turned round.
+    """`nnx.ConvTranspose` as PyTorch's with this `padding`, which is k - 1 - padding in Flax.
 
-    Either it is flipped by hand, or `transpose_kernel=True` flips it, and wants it as [h w out in].
+    kernel: [in out h w], which Flax needs flipped.
+    flip: flipped here by hand; if False by `transpose_kernel=True`, which takes [h w out in].
     """
     inputs, outputs, *size = kernel.shape
     around = [(k - 1 - padding, k - 1 - padding) for k in size]

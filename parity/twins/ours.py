@@ -1,4 +1,4 @@
-"""jaxseg's side of a race: what `parity.reference.training.Reference` is for PyTorch."""
+"""jaxseg's side of a race, the counterpart of `parity.reference.training.Reference`."""
 
 import jax
 import numpy as np
@@ -11,13 +11,13 @@ from jaxseg.learn.compiled import compile_eval_step, compile_train_step
 from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
 
-CLASSES = 2  # the reference's
+CLASSES = 2  # as in the reference
 
 
 class Ours:
-    """The trainer's own compiled step, compiled once, to be started from the draw of any seed.
+    """The trainer's step, compiled once, which can start from the weights of any seed.
 
-    Each method returns when its result is there.
+    Each method returns when its result is ready.
     """
 
     def __init__(self, config: Config, steps_per_epoch: int):
@@ -33,22 +33,22 @@ class Ours:
         return unet.unet_from(self._config.model, in_channels=3, classes=CLASSES, seed=seed)
 
     def start(self, seed: int) -> None:
-        """The weights that the trainer draws from `seed`, and a fresh optimizer."""
+        """Takes the weights that the trainer draws from `seed`, and a fresh optimizer."""
         nnx.update(self.net, nnx.state(self._draw(seed)))
         nnx.update(self.optimizer, jax.tree.map(jax.numpy.array, self._fresh))
         self.rates: list[float] = []
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Copies, by PyTorch's names."""
+        """Copies of parameters and running statistics, by PyTorch's names."""
         return to_torch(self.net)
 
     def step(self, batch: Batch) -> float:
-        """One update; the loss before it."""
+        """Takes one update; returns the loss before it."""
         result = jax.device_get(self._step(jax.device_put(batch)))
         self.rates.append(float(result["learning_rate"]))
         return float(result["loss"])
 
     def evaluate(self, batch: Batch) -> dict:
-        """Loss, confusion matrix [k k] and predictions [b h w] of the valid samples, by running statistics."""
+        """Loss, confusion matrix [k k] and predictions [b h w] of the valid samples, with running statistics."""
         result = jax.device_get(self._evaluate(jax.device_put(batch)))
         return result | {"predictions": result["predictions"][batch["valid"]]}

@@ -1,4 +1,4 @@
-"""The same network, data and weights on both sides: what the checks of whole networks start from."""
+"""Whole networks with equal weights on both sides, and batches for both."""
 
 from collections.abc import Mapping
 
@@ -19,10 +19,14 @@ Batch = dict[str, np.ndarray]
 
 
 def networks(seed: int, dtype: str, widths: tuple[int, ...], **options) -> tuple[UNet, ReferenceUNet]:
-    """jaxseg's U-Net and the reference's with the reference's weights, in `dtype`: "float32", "float64" or "bfloat16".
+    """jaxseg's U-Net and the reference's, both with the weights that the reference draws from `seed`.
 
-    The weights do not depend on `dtype`. In bfloat16 they stay float32 on both sides, and only jaxseg's network knows
-    the type: PyTorch's users say it around the call (see `passes.theirs`).
+    dtype: "float32", "float64" or "bfloat16"; does not change which weights are drawn.
+    widths: channels at each level.
+    options: of both networks, such as `upsample` and `conv_bias`.
+
+    In bfloat16 the weights stay float32 on both sides. Only jaxseg's network has that dtype; PyTorch gets it from
+    autocast around the call (see `passes.theirs`).
     """
     torch.manual_seed(seed)
     kept = "float32" if dtype == "bfloat16" else dtype
@@ -35,9 +39,9 @@ def networks(seed: int, dtype: str, widths: tuple[int, ...], **options) -> tuple
 
 
 def batches(seed: int, sizes: list[int], height: int, width: int) -> list[Batch]:
-    """Made-up batches as the pipeline gives them, each of `max(sizes)` samples of which `sizes[i]` are valid.
+    """Made-up batches in the pipeline's form: `max(sizes)` samples each, the first `sizes[i]` of batch i valid.
 
-    Smooth random images and masks that follow from them, so that there is something to learn.
+    Images are smooth and random, and masks follow from them, so a network can learn something.
     """
     rng, full = np.random.default_rng(seed), max(sizes)
     out = []
@@ -53,23 +57,23 @@ def batches(seed: int, sizes: list[int], height: int, width: int) -> list[Batch]
 
 
 def for_torch(batch: Batch, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The valid samples of a batch as the reference's loader gives them: images [b c h w], masks int64 [b h w]."""
+    """Valid samples in the form of the reference's loader: images `dtype` [b c h w], masks int64 [b h w]."""
     valid = batch["valid"]
     images = torch.stack([to_tensor(image) for image in batch["image"][valid]])
     return images.to(getattr(torch, dtype)), torch.from_numpy(batch["mask"][valid].astype(np.int64))
 
 
 def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Copies of tensors as NumPy arrays; counters of batches, which matter to no result, are left out."""
+    """Copies of tensors as NumPy arrays, without the counters `num_batches_tracked`, which change no result."""
     return {name: array(tensor) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:
-    """A copy as a NumPy array, which for bfloat16 is float32."""
+    """Copy of a tensor as a NumPy array; bfloat16 becomes float32."""
     tensor = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
     return tensor.cpu().contiguous().numpy().copy()
 
 
 def nchw(array) -> np.ndarray:
-    """[b h w c] -> [b c h w]."""
+    """Transposes [b h w c] to [b c h w]."""
     return np.asarray(array).transpose(0, 3, 1, 2)

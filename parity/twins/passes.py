@@ -1,7 +1,7 @@
-"""One pass forwards and backwards through jaxseg's network and through the reference, with every layer noted.
+"""One forward and backward pass through jaxseg's network and through the reference, recording every layer.
 
-Layers go by jaxseg's names on both sides, `down.1.conv1`; the functions among them by `down.1.relu1`,
-`down.1.max_pool` and `up.0.up`. Parameters go by PyTorch's.
+Layers have jaxseg's names on both sides, such as `down.1.conv1`. Layers that are functions are called
+`down.1.relu1`, `down.1.max_pool` and `up.0.up`. Parameters have PyTorch's names.
 """
 
 import contextlib
@@ -49,39 +49,40 @@ NAMES = [  # PyTorch's name of a layer -> jaxseg's
 ]
 
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
-"""For `jax.jit`: without LLVM's optimizations, which take two thirds of the compilation."""
+"""Compiler options for `jax.jit` without LLVM's optimizations, which take two thirds of the compile time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """What one pass in training gave, for the valid samples, `b c h w`; what was bfloat16 as float32."""
+    """Results of one training pass for the valid samples, as [b c h w]; bfloat16 is stored as float32."""
 
     loss: np.ndarray
     logits: np.ndarray
     outputs: Arrays
-    """Of every layer; on the reference's side in the order of computation."""
+    """Output of each layer; on the reference's side in the order of computation."""
     output_gradients: Arrays
-    """Of the loss with respect to them."""
+    """Gradients of the loss with respect to `outputs`."""
     gradients: Arrays
-    """Of the parameters, without the known zeros."""
+    """Gradients of the parameters, without the known zeros."""
     known_zeros: Arrays
-    """Gradients of biases that a BatchNorm follows: 0 in exact arithmetic."""
+    """Gradients of biases before a BatchNorm, which are 0 in exact arithmetic."""
     statistics: Arrays
-    """Running ones, after the pass."""
+    """Running statistics after the pass."""
     types: dict[str, str]
-    """Of each layer's output, and of "loss", "logits", "gradients" and "statistics"."""
+    """Dtype of each layer's output, and of "loss", "logits", "gradients" and "statistics"."""
 
 
 def ours(
     like: UNet, loss: Callable | None = None, *, device: str = "cpu", optimized: bool = True
 ) -> Callable[[UNet, Batch], Pass]:
-    """jaxseg's pass: `step.loss_fn`, compiled once for networks such as `like`. Changes neither network nor batch.
+    """jaxseg's pass: `step.loss_fn`, compiled once for networks like `like`. Changes neither network nor batch.
 
+    like: a network with the same structure and shapes.
+    loss: of (logits, labels); cross-entropy if None.
     device: "cpu" or "gpu", as for `theirs`.
-    It rounds where the program says so, unlike XLA left to itself, which omits a rounding to bfloat16 that a cast to
-    float32 follows.
+    optimized: compiled as for the trainer; if False with `UNOPTIMIZED`, which rounds differently.
 
-    optimized: as XLA compiles for the trainer; without (see `UNOPTIMIZED`) it rounds differently.
+    Rounds wherever the program casts. By default XLA omits a rounding to bfloat16 before a cast to float32.
     """
     graph = nnx.graphdef(like)
 
@@ -130,10 +131,13 @@ def theirs(
     variation: str = "",
     along: Pass | None = None,
 ) -> Pass:
-    """The reference's pass; "bfloat16" under autocast, as PyTorch's users write it. Changes neither.
+    """The reference's pass. Changes neither network nor batch.
 
-    variation: "channels_last", or "permuted batch" for the samples in reverse; neither matters to exact results.
-    along: takes the branches that this pass took (see `branches`) instead of its own.
+    dtype: of the computation; "bfloat16" runs under autocast, as PyTorch's users write it.
+    loss: of (logits, labels).
+    device: "cpu" or "gpu".
+    variation: "channels_last", or "permuted batch" for the samples in reverse; exact results do not change.
+    along: a pass whose branches are taken instead of its own (see `branches`).
     """
     where = {"cpu": "cpu", "gpu": "cuda"}[device]
     reference = copy.deepcopy(reference).to(where)
@@ -166,9 +170,9 @@ def theirs(
 
 @contextlib.contextmanager
 def recording(net: UNet, added: dict[str, jax.Array]) -> Iterator[dict[str, jax.Array]]:
-    """Notes what every layer of `net` puts out while it is called inside.
+    """Records the output of every layer of `net` that is called inside the context.
 
-    `added` holds zeros to add to the outputs: the gradient with respect to them is that with respect to the outputs.
+    added: zeros to add to the outputs, by name; the gradient with respect to them is that of the outputs.
     """
     paths = {id(module): ".".join(map(str, path)) for path, module in nnx.iter_graph(net)}
     outputs, last = {}, ""
@@ -198,7 +202,7 @@ def recording(net: UNet, added: dict[str, jax.Array]) -> Iterator[dict[str, jax.
         (jax.nn, "relu", lambda x: last.replace("norm", "relu")),
     ]
     with contextlib.ExitStack() as stack:
-        # what is between the two is nowhere else to be seen
+        # the fused version hides the value between norm and ReLU
         stack.enter_context(mock.patch.object(unet, "norm_relu", nn_layers.plain_norm_relu))
         for owner, attribute, name in layers:
             right = getattr(owner, attribute)
@@ -208,7 +212,10 @@ def recording(net: UNet, added: dict[str, jax.Array]) -> Iterator[dict[str, jax.
 
 @contextlib.contextmanager
 def watching(reference: torch.nn.Module, taken: Arrays | None = None) -> Iterator[dict[str, torch.Tensor]]:
-    """The same of the reference: the tensors, which will keep their gradients. `taken`: branches to take."""
+    """Records the output of every layer of the reference, as tensors that retain their gradients.
+
+    taken: branches to take instead of its own (see `branches`).
+    """
     outputs = {}
 
     def note(key, module, args, out):
@@ -228,8 +235,10 @@ def watching(reference: torch.nn.Module, taken: Arrays | None = None) -> Iterato
 
 
 def branches(outputs: Arrays) -> Arrays:
-    """What a pass chose: of every ReLU, which outputs are positive (bool); of every pooling, the pixels it took (the
-    place in `h w` flattened, the first of equals).
+    """Branches that a pass took, by layer.
+
+    A ReLU has bool: True for positive outputs. A pooling has the index of the pixel it took in `h w` flattened, the
+    first of equals.
     """
     taken = {name: x > 0 for name, x in outputs.items() if "relu" in name}
     for name in outputs:
@@ -240,14 +249,14 @@ def branches(outputs: Arrays) -> Arrays:
 
 
 def _along(x: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
-    """ReLU, or pooling, of `x` with its choices made."""
+    """ReLU or pooling of `x` with given branches."""
     if taken.dtype == torch.bool:
         return x * taken
     return x.flatten(2).gather(2, taken.flatten(2)).view(taken.shape)
 
 
 def layer_names(reference: torch.nn.Module) -> dict[str, str]:
-    """jaxseg's name of every layer -> PyTorch's, in the order of computation."""
+    """jaxseg's name of each layer -> PyTorch's, in the order of computation."""
     names = {}
     for name, module in reference.named_modules():
         if isinstance(module, LAYERS):
@@ -259,12 +268,12 @@ def layer_names(reference: torch.nn.Module) -> dict[str, str]:
 
 
 def canceled(parameter: str) -> bool:
-    """Whether PyTorch's name is that of a bias that a BatchNorm follows, which then changes nothing."""
+    """True if PyTorch's name is that of a bias before a BatchNorm, which cancels it."""
     return bool(re.search(r"double_conv\.[03]\.bias$", parameter))
 
 
 def _split_zeros(gradients: Arrays) -> tuple[Arrays, Arrays]:
-    """Gradients, and apart from them those that are zero in exact arithmetic."""
+    """Gradients, split into the others and those that are zero in exact arithmetic."""
     zeros = {name: g for name, g in gradients.items() if canceled(name)}
     return {name: g for name, g in gradients.items() if name not in zeros}, zeros
 
@@ -278,5 +287,5 @@ def _types(value, logits, gradients: Arrays, statistics: Arrays, outputs) -> dic
 
 
 def _readable(x: np.ndarray) -> np.ndarray:
-    """bfloat16, of which NumPy knows little, as float32."""
+    """Converts bfloat16, which NumPy hardly supports, to float32."""
     return x.astype(np.float32) if x.dtype == jnp.bfloat16 else x

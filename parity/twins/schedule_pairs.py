@@ -1,6 +1,6 @@
-"""The schedules that are asked, each with the rates that it should give: what the check of schedules starts from.
+"""Schedules of jaxseg, each with the rates that it should give.
 
-jaxseg's are looked up when they are made, by their names, so that a mistake in one of them is seen.
+jaxseg's functions are looked up by name when a schedule is made, so an injected mistake takes effect.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ CASES = {  # peak, warm-up, total, first and final learning rate
     "from 0": (1e-2, 4, 12, 0.0, 1e-4),
     "48 of 576 steps": (1e-3, 48, 576, 1e-9, 1e-9),
 }
-BUILDS = {  # settings of a trainer; what should come of them: steps a tick, and how many ticks warm-up and run have
+BUILDS = {  # settings of a trainer; expected: steps in a tick, ticks of warm-up, ticks of the run
     "warmup_cosine, by steps": (Optimization(epochs=16), 1, 14, 112),
     "warmup_cosine, by epochs": (Optimization(epochs=16, schedule_per="epoch"), 7, 2, 16),
     "warmup_cosine, 1 epoch": (Optimization(epochs=1, begin_lr=1e-4), 1, 1, 7),
@@ -40,7 +40,7 @@ BUILDS = {  # settings of a trainer; what should come of them: steps a tick, and
     "constant, by steps": (Optimization(schedule="constant", epochs=3), 1, 0, 21),
     "constant, by epochs": (Optimization(schedule="constant", epochs=3, schedule_per="epoch"), 7, 0, 3),
 }
-# Rates of the functions that follow a scheduler of PyTorch's: (ticks asked, arguments that both sides take).
+# Cases of the functions that follow one of PyTorch's schedulers: (ticks asked, arguments of both sides).
 OWN_CASES = {
     "piecewise_constant": [
         (20, {"rates": (0.02, 0.3, 0.001), "milestones": (5, 12)}),
@@ -72,14 +72,14 @@ OWN_CASES = {
     ],
     "cyclic": [
         (50, {"base_lr": 0.01, "period": 20.0, "final_lr": 0.001}),
-        (40, {"base_lr": 0.1, "period": 7.0}),  # whose peak is between two ticks
+        (40, {"base_lr": 0.1, "period": 7.0}),  # its peak is between two ticks
     ],
     "one_cycle": [
         (100, {"base_lr": 0.01, "total": 100, "final_lr": 4e-8}),  # PyTorch's own final_div_factor, 1e4
         (37, {"base_lr": 0.3, "total": 37, "final_lr": 0.001}),
     ],
 }
-RECIPES = {  # what a trainer may be told for them
+RECIPES = {  # settings of a trainer for them
     "constant": {},
     "piecewise_constant": {"rates": (0.02, 0.3, 0.001), "milestones": (3.0, 5.0)},
     "factor": {"period": 2.0, "gamma": 0.5},
@@ -91,19 +91,19 @@ RECIPES = {  # what a trainer may be told for them
     "cosine_restarts": {"cycle_factor": 2.0},
     "cyclic": {"period": 3.0, "final_lr": 0.003},
     "one_cycle": {},
-    "plateau": {},  # before any scale, which `Plateau` has
+    "plateau": {},  # the rate before scaling; `Plateau` holds the scale
 }
 WARMUPS = {"step": 1.5, "epoch": 2.0}  # epochs
 
 Case = tuple[float, int, int, float, float]
 Rates = dict[str, np.ndarray]
-EXACT: dict[bool, float] = {True: 0.0, False: 0.0}  # gates as a part of the peak, by whether in float64
+EXACT: dict[bool, float] = {True: 0.0, False: 0.0}  # gates relative to the peak; True for float64, False for float32
 COSINE = {True: 1e-15, False: 3e-7}
 OWN = {True: 1e-14, False: 3e-7}
 
 
 class Curve(NamedTuple):
-    """A schedule of jaxseg, the rates that it should give at ticks 0, 1, ..., and how near."""
+    """A schedule of jaxseg, its expected rates at ticks 0, 1, ..., and the gates."""
 
     schedule: Schedule
     expected: np.ndarray
@@ -111,7 +111,7 @@ class Curve(NamedTuple):
 
 
 def curves() -> dict[str, Curve]:
-    """Everything that is asked; names begin with the function of jaxseg that they are for."""
+    """Everything that is asked; each name begins with the function of jaxseg that it tests."""
     out = {}
     for name, case in CASES.items():
         out[f"article: {name}"] = Curve(_of(schedules.article, case), article(case), EXACT)
@@ -127,7 +127,7 @@ def curves() -> dict[str, Curve]:
 
 
 def own_curves() -> dict[str, Curve]:
-    """The functions that follow a scheduler of PyTorch's, before any warm-up."""
+    """Functions that follow one of PyTorch's schedulers, without a warm-up."""
     out = {}
     for name, cases in OWN_CASES.items():
         for ticks, arguments in cases:
@@ -138,14 +138,14 @@ def own_curves() -> dict[str, Curve]:
 
 
 def past_the_end(name: str, ticks: int, arguments: dict) -> list[float]:
-    """PyTorch's rates, to BEYOND the last where it goes on as jaxseg does; else what jaxseg is to hold there."""
+    """PyTorch's rates, to BEYOND the last tick; where jaxseg differs past the end, the rate that it should hold."""
     final = arguments.get("final_lr", 0.0)
     if name in ("cosine", "one_cycle"):
         return theirs(name, ticks, arguments) + [final] * BEYOND
     if name == "factor":
         rates = theirs(name, ticks, arguments)
         return rates + rates[-1:] * BEYOND
-    # a cycle may last beyond the end, and is not asked there
+    # a cycle may last past the end, so it is not asked there
     return theirs(name, ticks + BEYOND * (name != "cosine_restarts"), arguments)
 
 
@@ -156,7 +156,7 @@ def theirs(name: str, ticks: int, arguments: Mapping, **warmup: float) -> list[f
 
 
 def warmed_up() -> dict[str, Curve]:
-    """A warm-up before every function: from little, from 0, and from above the first rate."""
+    """A warm-up before each function: from a small rate, from 0, and from above the first rate."""
     out = {}
     for name, cases in {"constant": [(9, {"value": 0.02})], **OWN_CASES}.items():
         ticks, arguments = cases[-1]
@@ -169,7 +169,7 @@ def warmed_up() -> dict[str, Curve]:
 
 
 def recipes() -> Iterator[tuple[str, Schedule, np.ndarray]]:
-    """What `build` makes of each, by steps and by epochs, with a warm-up and without, and what PyTorch does."""
+    """`schedule_from` for each of RECIPES, by steps and by epochs, with and without warm-up, and PyTorch's rates."""
     for name, options in RECIPES.items():
         for per, epochs in WARMUPS.items():
             for warmup in (0.0, epochs):
@@ -183,8 +183,10 @@ def recipes() -> Iterator[tuple[str, Schedule, np.ndarray]]:
 
 
 def built(settings: Optimization, steps: int, warmup: int, total: int) -> Curve:
-    """Returns `schedule_from` of a trainer's settings, against the reference asked as the article asks: at the
-    start of every tick, which then holds for so many `steps`.
+    """`schedule_from` for a trainer's settings, and the reference asked once at the start of each tick.
+
+    steps: steps in a tick, which all have its rate.
+    warmup, total: ticks of the warm-up and of the run.
     """
     kinds = {"article": (article, EXACT), "warmup_cosine": (textbook, COSINE), "constant": (constant, EXACT)}
     rates, gates = kinds[settings.schedule]
@@ -193,18 +195,18 @@ def built(settings: Optimization, steps: int, warmup: int, total: int) -> Curve:
 
 
 def article(case: Case) -> np.ndarray:
-    """The rates of the article's class, asked once a tick and in order, to BEYOND the last."""
+    """Rates of the article's class, asked once a tick and in order, to BEYOND the last."""
     scheduler = WarmupCosineScheduler(*case)
     return np.array([scheduler(tick) for tick in range(case[2] + BEYOND)])
 
 
 def textbook(case: Case) -> np.ndarray:
-    """One cosine, which stays at its end."""
+    """Rates of the textbook cosine, which keeps its last value."""
     return np.array([textbook_warmup_cosine(tick, *case) for tick in range(case[2] + BEYOND)])
 
 
 def constant(case: Case) -> np.ndarray:
-    """The peak, by PyTorch's ConstantLR."""
+    """Rates of PyTorch's ConstantLR, all equal to the peak."""
     return np.array(torch_rates("constant", case[2] + BEYOND, case[0], total=case[2] + BEYOND))
 
 
@@ -214,7 +216,7 @@ def _of(schedule: Callable[..., Schedule], case: Case) -> Schedule:
 
 
 def _made(name: str, arguments: Mapping) -> Schedule:
-    first, *rest = arguments.items()  # by its place
+    first, *rest = arguments.items()  # the first is positional
     return getattr(schedules, name)(first[1], **dict(rest))
 
 
@@ -223,14 +225,14 @@ def _text(arguments: Mapping) -> str:
 
 
 def ask(asked: Mapping[str, Curve]) -> Rates:
-    """The rates of each schedule at all ticks, compiled, of one int32 count after the other."""
+    """Rates of each schedule at all ticks, from one compiled function of an int32 count."""
     ticks = np.arange(max(len(curve.expected) for curve in asked.values()), dtype=np.int32)
     every = jax.jit(lambda ticks: jax.lax.map(lambda t: {name: c.schedule(t) for name, c in asked.items()}, ticks))
     return {name: np.asarray(rates)[: len(asked[name].expected)] for name, rates in every(ticks).items()}
 
 
 def groups(asked: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
-    """What is asked, by the function of jaxseg that it is for."""
+    """Curves grouped by the function of jaxseg that they test."""
     out: dict[str, dict[str, Curve]] = {}
     for name, curve in asked.items():
         out.setdefault(name.split(": ")[0], {})[name] = curve

@@ -1,4 +1,4 @@
-"""Changes to a run of the reference that ought not to matter: how far they carry it is how far rounding does."""
+"""Changes to a run of the reference that should not matter: the distance they cause is due to rounding alone."""
 
 import contextlib
 import copy
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from parity.checks.training import Theirs
 from parity.twins import pairs
+from parity.twins.trainers import Theirs
 
 Weights = dict[str, np.ndarray]
 Changed = Iterator[tuple[Weights, list[pairs.Batch]]]
@@ -16,13 +16,13 @@ Changed = Iterator[tuple[Weights, list[pairs.Batch]]]
 
 @contextlib.contextmanager
 def _permuted(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
-    """Samples in reverse; means do not depend on the order."""
+    """Reverses the samples of each batch; means do not depend on their order."""
     yield weights, [{key: value[::-1].copy() for key, value in batch.items()} for batch in data]
 
 
 @contextlib.contextmanager
 def _one_ulp(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
-    """The first weight of all moved by one unit in the last place."""
+    """Moves the very first weight by one unit in the last place."""
     weights = copy.deepcopy(weights)
     first = weights["inc.double_conv.0.weight"].reshape(-1)
     first[0] = np.nextafter(first[0], np.inf, dtype=first.dtype)
@@ -31,7 +31,7 @@ def _one_ulp(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Chang
 
 @contextlib.contextmanager
 def _channels_last(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
-    """The other layout in memory, and with it other kernels."""
+    """Uses the other memory layout, and with it other kernels."""
     before = theirs.layout
     try:
         theirs.use(torch.channels_last)
@@ -42,7 +42,7 @@ def _channels_last(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) ->
 
 @contextlib.contextmanager
 def _threads(theirs: Theirs, weights: Weights, data: list[pairs.Batch]) -> Changed:
-    """Two threads for one, or the other way round: sums are split differently."""
+    """Uses two threads instead of one or the reverse, which splits sums differently."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2 if before == 1 else 1)

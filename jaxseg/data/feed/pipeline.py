@@ -16,7 +16,6 @@ import numpy as np
 
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, problem
-from jaxseg.data.feed.buffers import Buffers
 from jaxseg.data.feed.resident import Resident
 from jaxseg.data.feed.store import DiskStore, Store
 from jaxseg.data.feed.windows import Size, Window, place, windows
@@ -80,7 +79,7 @@ class Pipeline:
             self._windows = windows(sizes, largest)
         shapes = list(dict.fromkeys(window.shape for window in self._windows))
         self._shapes = np.array([shapes.index(window.shape) for window in self._windows])
-        self._buffers, self._store = Buffers(), None
+        self._store = None
         if cache in ("memory", "disk"):
             self._store = Store(sizes, reading) if cache == "memory" else DiskStore(self.pairs, sizes, reading)
             if first is not None and 0 not in self._store:
@@ -146,7 +145,7 @@ class Pipeline:
                 sample = place(sample, window.shape, window.corner, window.size)
             for name, array in sample.items():
                 if name not in batch:
-                    batch[name] = self._buffers.empty((self.batch_size, *array.shape), array.dtype)
+                    batch[name] = np.empty((self.batch_size, *array.shape), array.dtype)
                 kept = batch[name]
                 if array.shape != kept.shape[1:]:
                     raise _other_size(self.pairs[window.index], sample["mask"].shape, kept.shape[1:3])

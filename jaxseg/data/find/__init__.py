@@ -1,1 +1,1 @@
-"""Which files make pairs of image and mask, and on which side of the split each stands."""
+"""Finds pairs of image and mask and splits them into training and validation."""

@@ -1,4 +1,4 @@
-"""Which pairs of image and mask train and which validate, in the folders that the settings name."""
+"""Finds the training and validation pairs in the folders that the settings name."""
 
 import dataclasses
 import os
@@ -17,11 +17,15 @@ __all__ = ["Split", "find_pairs", "find_split"]
 
 
 def find_split(settings: Data, seed: int) -> Split:
-    """Training and validation pairs of the folders that flags name, or of a known layout below `--data`.
+    """Finds training and validation pairs in the folders that flags name, or in a known layout below `--data`.
 
-    What validates is said by `--train-list` and `--val-list` (or Pascal VOC's), else by folders of validation, else
-    `--validation` percent of the pairs are drawn with `seed`, in whole groups of `--group-by` if that is given.
-    Raises UserError for flags that do not go together, DataError listing every folder, image, mask and line of a list
+    The validation set comes from the first of these that is there:
+
+    - `--train-list` and `--val-list`, or Pascal VOC's lists;
+    - validation folders;
+    - a random draw with `seed` of `--validation` percent of the pairs, in whole groups if `--group-by` is given.
+
+    Raises UserError for flags that do not go together. Raises DataError listing every folder, image, mask and list line
     that is missing, ambiguous, or on both sides.
     """
     place = _place(settings)
@@ -80,7 +84,7 @@ def _images(place: Place) -> list[Path]:
 
 
 def _matches(place: Place, settings: Data, only: Collection[Path] | None) -> list[Match]:
-    """`match` in each of the folders; one DataError for what is wrong in any of them."""
+    """Matches every pair of folders; all their problems are raised as one DataError."""
     if settings.mask_suffix is None:
         settings = dataclasses.replace(settings, mask_suffix=place.mask_suffix)
     found, errors = [], []
@@ -100,5 +104,5 @@ def _matches(place: Place, settings: Data, only: Collection[Path] | None) -> lis
 def _check_disjoint(training: Match, validation: Match) -> None:
     trains = {os.path.realpath(pair.image) for pair in training.pairs}
     if both := [pair.image for pair in validation.pairs if os.path.realpath(pair.image) in trains]:
-        headline = f"{len(both)} of {len(validation.pairs)} validation images are training images too:"
+        headline = f"{len(both)} of {len(validation.pairs)} validation images are also training images:"
         raise DataError(headline, [f"{image}: is on both sides" for image in both], "Validate on other images.")

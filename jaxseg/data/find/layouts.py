@@ -1,4 +1,4 @@
-"""Which folders below `--data` hold images and masks: a table of the layouts that data sets come in."""
+"""Recognizes the layout of a data folder: which folders below `--data` hold images and masks."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from jaxseg.base.errors import DataError
 from jaxseg.data.find.listing import contents, entries, left_alone, subfolders
 from jaxseg.data.find.pairs import holds_both
 
-Folders = tuple[Path, Path]  # of images, and of their masks
+Folders = tuple[Path, Path]  # images, masks
 
 WORDS = {
     "train": "train|training",
@@ -21,10 +21,13 @@ WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Folders below --data: training images, their masks, and those of validation, which may be missing.
+    """Known layout of a data set below `--data`.
 
-    Upper and lower case are alike; words in braces are one of WORDS, `|` stands between names of which any will do.
-    `lists`: files that name the images of training and of validation. `mask_suffix`: as with --mask-suffix.
+    - `folders`: patterns, separated by spaces, for training images, training masks, validation images and validation
+      masks. Case is ignored, `{word}` stands for the names in WORDS, and `|` separates alternatives. Validation may be
+      missing.
+    - `lists`: text files that name the training and the validation images.
+    - `mask_suffix`: the value of `--mask-suffix`.
     """
 
     name: str
@@ -34,7 +37,7 @@ class Layout:
 
     @property
     def sides(self) -> list[tuple[str, str]]:
-        """Patterns for folders of images and of masks: of training, then of validation if there is one."""
+        """(images, masks) patterns of training, then of validation if the layout has it."""
         names = self.folders.split()
         return list(zip(names[::2], names[1::2]))
 
@@ -70,7 +73,7 @@ LAYOUTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A layout as it was found, or folders as flags name them."""
+    """Folders of a recognized layout, or the ones that flags name."""
 
     name: str
     training: Folders
@@ -86,19 +89,19 @@ class Place:
 
     @property
     def folders(self) -> list[Path]:
-        """All folders, once each."""
+        """Every folder once."""
         return list(dict.fromkeys(folder for source in self.sources for folder in source))
 
     @property
     def sources(self) -> list[Folders]:
-        """Folders of images and masks: those of training, then those of validation."""
+        """(images, masks) folders of training, then of validation if given."""
         return [self.training, *([self.validation] if self.validation else [])]
 
 
 def recognize(root: Path) -> Place:
-    """The layout of folder `root`. Raises DataError when there is none, or more than one, saying what is there."""
+    """Recognizes the layout of folder `root`. Raises DataError listing its contents unless one layout fits."""
     if not root.is_dir():
-        why = "is no folder" if root.exists() else "no such folder"
+        why = "not a folder" if root.exists() else "no such folder"
         raise DataError(f"--data {root}: {why}.", [], _looked_for())
     found = list(_places(root))
     found = [(layout, place) for layout, place in found if not any(_within(other, place) for _, other in found)]
@@ -109,7 +112,7 @@ def recognize(root: Path) -> Place:
     (layout, place), *others = found
     if others:
         rows = [str(place) for _, place in found]
-        advice = "Name the folders with --images, --masks, --val-images and --val-masks, or move those not meant away."
+        advice = "Name the folders with --images, --masks, --val-images and --val-masks, or move the others away."
         raise DataError(f"--data {root}: more than one layout fits.", rows, advice)
     if place.validation is None and len(layout.sides) > 1:
         _check_no_half(root, layout)
@@ -117,7 +120,7 @@ def recognize(root: Path) -> Place:
 
 
 def _places(root: Path) -> Iterator[tuple[Layout, Place]]:
-    """Each way in which each layout fits."""
+    """Every way in which any layout fits."""
     for layout in LAYOUTS:
         lists = tuple(root / file for file in layout.lists or ())
         lists = lists if lists and all(file.is_file() for file in lists) else None
@@ -127,7 +130,7 @@ def _places(root: Path) -> Iterator[tuple[Layout, Place]]:
 
 
 def _sides(root: Path, patterns: tuple[str, str]) -> Iterator[Folders]:
-    """Folders of images and of masks that fit; both have the same word for training or for validation."""
+    """(images, masks) folders that fit; both use the same word for the split."""
     split = "val" if "{val}" in patterns[0] else "train"
     words = WORDS[split].split("|") if f"{{{split}}}" in patterns[0] else [""]
     for word in words:
@@ -139,7 +142,7 @@ def _sides(root: Path, patterns: tuple[str, str]) -> Iterator[Folders]:
 
 
 def _find(root: Path, pattern: str, **words: str) -> list[Path]:
-    """Folders below `root` called as `pattern` says, with `words` for those in braces."""
+    """Folders below `root` that match `pattern`; `words` override WORDS."""
     found = [root]
     for names in pattern.format(**(WORDS | words)).casefold().split("/") if pattern != "." else ():
         found = [sub for folder in found for sub in subfolders(folder) if sub.name.casefold() in names.split("|")]
@@ -147,7 +150,7 @@ def _find(root: Path, pattern: str, **words: str) -> list[Path]:
 
 
 def _within(place: Place, other: Place) -> bool:
-    """Whether `place` says more than `other`: each of its folders is one of the other's or lies in it."""
+    """True if `place` is more specific: each of its folders equals one of `other` or lies in it."""
     pairs = list(zip(place.training, other.training))
     if place.validation and other.validation:
         pairs += zip(place.validation, other.validation)
@@ -160,7 +163,7 @@ def _any_images(folder: Path) -> bool:
 
 
 def _check_no_half(root: Path, layout: Layout) -> None:
-    """Raises DataError if of a validation set the images are there, or the masks, but not both."""
+    """Raises DataError if only one of validation images and validation masks is there."""
     patterns = dict.fromkeys(layout.sides[1])
     there = [folder for pattern in patterns for folder in _find(root, pattern)]
     if missing := [root / _first(pattern) for pattern in patterns if not _find(root, pattern)] if there else []:
@@ -172,13 +175,13 @@ def _check_no_half(root: Path, layout: Layout) -> None:
 
 
 def _unused(root: Path, place: Place) -> Iterator[str]:
-    """A note on each folder beside those used that is called like a set of test or of validation."""
+    """Yields a note on each unused folder named like a test or validation set."""
     for folder in dict.fromkeys((root, *(images.parent for images, _ in place.sources if images != root))):
         yield from left_alone(folder)
         for sub in subfolders(folder):
             used = any(sub == other or sub in other.parents for other in place.folders)
             if sub.name.casefold() in WORDS["val"].split("|") and not used:
-                yield f"{sub}: left alone; it does not hold images and masks of this layout"
+                yield f"{sub}: ignored; it does not hold images and masks of this layout"
 
 
 def _unknown(root: Path) -> DataError:
@@ -186,7 +189,7 @@ def _unknown(root: Path) -> DataError:
     found = [f"{folder}: {what}" for folder in sorted(folders) if (what := contents(folder)) != "no files"]
     meant = [sub for sub in subfolders(root) if any(_places(sub))]
     advice = f"Did you mean --data {meant[0]} ?\n{_looked_for()}" if meant else _looked_for()
-    return DataError(f"--data {root}: none of the known layouts. What is there:", found or [f"{root}: nothing"], advice)
+    return DataError(f"--data {root}: no known layout fits. Found:", found or [f"{root}: empty"], advice)
 
 
 def _looked_for() -> str:
@@ -194,14 +197,14 @@ def _looked_for() -> str:
     words = [f"{first} may be {' or '.join(rest)}" for first, *rest in (w.split("|") for w in WORDS.values())]
     return "\n".join(
         [
-            "Looked for, in upper or lower case, with or without the folders of validation:",
+            "Known layouts (case is ignored, validation folders are optional):",
             *rows,
             f"({'; '.join(words)}.)",
-            "Other folders can be named with --images, --masks, --val-images and --val-masks.",
+            "To use other folders, give --images, --masks, --val-images and --val-masks.",
         ]
     )
 
 
 def _first(pattern: str) -> str:
-    """The first of all folders that fit a pattern."""
+    """First folder name that fits a pattern."""
     return "/".join(part.split("|")[0].strip("{}") for part in pattern.split("/"))

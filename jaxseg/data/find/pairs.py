@@ -1,6 +1,6 @@
-"""Which mask belongs to which image: equal stems, once what is commonly added to them is taken off.
+"""Pairs images with masks by equal stems, after removing common prefixes and suffixes such as `_mask`.
 
-Everything that does not pair up is told at once, with the flag that would mend it where one would.
+All files that do not pair up are reported at once, with the flag that would fix it if there is one.
 """
 
 import dataclasses
@@ -16,45 +16,52 @@ from jaxseg.base.config import Data
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.listing import Entry, Pair, entries, list_both, nfc
 
-# What images and masks are called, the likelier first; `*` is the stem that the two have in common.
+# File stems of images and masks, likelier first; `*` is the part that both share.
 IMAGE_NAMES = ("*", "*_image", "*_img", "*_sat", "*_rgb", "*_leftImg8bit", "*_0000", "image_*", "img_*")
+
+
 MASK_NAMES = (
     *("*", "*_mask", "*_label", "*_labels", "*_gt", "*_seg", "*_segmentation", "*_annotation", "mask_*", "*_L"),
     *("*_labelTrainIds", "*_gtFine_labelTrainIds", "label_*"),
 )
-ENOUGH = 0.95  # share of the images that must have a mask before files are taken to be called so
+
+
+ENOUGH = 0.95  # share of images that need a mask for a naming rule to be accepted
+
 
 AS_FOUND = Data()
-Key = tuple[str, str]  # folder and stem that an image and its mask have in common
+
+
+Key = tuple[str, str]  # folder and stem that an image and its mask share
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What an image and its mask are called; `*` stands for the same in both."""
+    """Naming rule for images and masks; `*` stands for the part that both share."""
 
     image: str = "*"
     mask: str = "*"
     first_dot: bool = False
-    """The article's rule: an image's `*` ends at the first dot of its name."""
+    """True if the image's `*` ends at the first dot of its name, as in the article."""
 
     def __str__(self) -> str:
         image, mask = (name.replace("*", "x") for name in (self.image, self.mask))
         return f"image {image}{'[.y]' * self.first_dot}, mask {mask}"
 
     def image_key(self, entry: Entry) -> Key | None:
-        """What an image has in common with its mask; None if the file is not called so."""
+        """Key that an image shares with its mask; None if the name does not fit the rule."""
         common = star(self.image, entry.stem.split(".")[0] if self.first_dot else entry.stem)
         return (entry.folder, common) if common else None
 
     def mask_key(self, entry: Entry) -> Key | None:
-        """What a mask has in common with its image; None if the file is not called so."""
+        """Key that a mask shares with its image; None if the name does not fit the rule."""
         common = star(self.mask, entry.stem)
         return (entry.folder, common) if common else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Pairs, sorted by the path of their image below the folder `images`, and the rule that made them."""
+    """Pairs, sorted by image path below the folder `images`, and the rule that matched them."""
 
     images: Path
     pairs: tuple[Pair, ...]
@@ -63,29 +70,22 @@ class Match:
 
     @property
     def names(self) -> list[str]:
-        """Paths of the images below `images`, with forward slashes, in the order of the pairs."""
+        """Image paths relative to `images`, with forward slashes, in the order of the pairs."""
         return [pair.image.relative_to(self.images).as_posix() for pair in self.pairs]
 
 
-def star(name: str, stem: str) -> str | None:
-    """What `*` stands for if `stem` is called `name`, such as "*_mask"; None if it is not."""
-    prefix, _, suffix = name.partition("*")
-    fits = stem.startswith(prefix) and stem.endswith(suffix) and len(stem) > len(prefix) + len(suffix)
-    return stem[len(prefix) : len(stem) - len(suffix)] if fits else None
-
-
 def find_pairs(images: Path, masks: Path, settings: Data = AS_FOUND) -> list[Pair]:
-    """All pairs of two folders, or of one folder that holds both, sorted by name of the image.
+    """Finds all pairs in two folders, or in one folder that holds both, sorted by image name.
 
-    Subfolders are looked into if the two have one in common; then a mask lies in the same one as its image. Dot files
-    and files that are no images are skipped. `settings`: `image_suffix` and `mask_suffix`.
-    Raises DataError listing every image without a mask, every mask without an image, and all that is ambiguous.
+    Subfolders are searched if the two folders share a subfolder name; a mask must then lie in the same subfolder as its
+    image. Dot files and other files are skipped. Uses `image_suffix` and `mask_suffix` of `settings`.
+    Raises DataError listing every image without a mask, every mask without an image, and every ambiguous file.
     """
     return list(match(images, masks, settings).pairs)
 
 
 def match(images: Path, masks: Path, settings: Data, only: Collection[Path] | None = None) -> Match:
-    """`find_pairs`, and how they were found. With `only`, these images need a mask, and all other files are ignored."""
+    """Finds pairs as `find_pairs` does, and the rule used. With `only`, other images need no mask and are ignored."""
     image_files, mask_files, notes = list_both(images, masks)
     rule = _recognize(image_files, mask_files, settings, images == masks, only is not None)
     if only is not None:
@@ -96,7 +96,7 @@ def match(images: Path, masks: Path, settings: Data, only: Collection[Path] | No
     images_of, odd_images = _group(image_files, rule.image_key)
     masks_of, odd_masks = _group(mask_files, rule.mask_key)
     if odd_images and images_of and only is None and settings.image_suffix is not None:
-        notes.append(f"{images}: {len(odd_images)} of {len(image_files)} images left out, not called {rule.image}")
+        notes.append(f"{images}: {len(odd_images)} of {len(image_files)} images skipped, not named {rule.image}")
         odd_images = []
     missed = odd_images + [entry for key, of in images_of.items() if key not in masks_of for entry in of]
     surplus = [entry for key, of in masks_of.items() if key not in images_of for entry in of]
@@ -112,8 +112,22 @@ def match(images: Path, masks: Path, settings: Data, only: Collection[Path] | No
     return Match(images, tuple(pairs), rule, tuple(notes))
 
 
+def holds_both(folder: Path) -> bool:
+    """True if a folder holds images and masks together: half or more of the first 1000 images have a mask in it."""
+    files = list(islice(entries(folder, most=200), 2000))  # bounded, since the folder may be huge
+    _, found = _best(_rules(AS_FOUND, one_folder=True), files, files)
+    return found > 0 and 4 * found >= len(files)
+
+
+def star(name: str, stem: str) -> str | None:
+    """Text that `*` stands for if `stem` matches `name`, such as "*_mask"; else None."""
+    prefix, _, suffix = name.partition("*")
+    fits = stem.startswith(prefix) and stem.endswith(suffix) and len(stem) > len(prefix) + len(suffix)
+    return stem[len(prefix) : len(stem) - len(suffix)] if fits else None
+
+
 def _group(files: Sequence[Entry], key_of: Callable[[Entry], Key | None]) -> tuple[dict[Key, list[Entry]], list[Entry]]:
-    """Files by key, and those without one, in the order of `files`."""
+    """Groups files by key, in order; also returns the files without one."""
     grouped: dict[Key, list[Entry]] = {}
     odd = []
     for entry in files:
@@ -122,15 +136,8 @@ def _group(files: Sequence[Entry], key_of: Callable[[Entry], Key | None]) -> tup
     return grouped, odd
 
 
-def holds_both(folder: Path) -> bool:
-    """Whether a folder holds images and masks together: half or more of its first 1000 images have a mask in it."""
-    files = list(islice(entries(folder, most=200), 2000))  # soon done, for it may be any folder
-    _, found = _best(_rules(AS_FOUND, one_folder=True), files, files)
-    return found > 0 and 4 * found >= len(files)
-
-
 def _rules(settings: Data, one_folder: bool) -> list[Rule]:
-    """The rules that may hold, the likelier first."""
+    """Candidate rules, likelier first."""
     given = _given(settings)
     images = IMAGE_NAMES if settings.image_suffix is None else (given.image,)
     masks = MASK_NAMES if settings.mask_suffix is None else (given.mask,)
@@ -141,14 +148,14 @@ def _rules(settings: Data, one_folder: bool) -> list[Rule]:
 
 
 def _given(settings: Data) -> Rule:
-    """Equal stems, less the suffixes of the settings."""
+    """Rule of equal stems after the suffixes in the settings."""
     return Rule(nfc("*" + (settings.image_suffix or "")), nfc("*" + (settings.mask_suffix or "")))
 
 
 def _recognize(images: Sequence[Entry], masks: Sequence[Entry], settings: Data, one_folder: bool, some: bool) -> Rule:
-    """The known rule by which most images have a mask, if nearly all have; else what the settings give.
+    """Known rule that gives the most images a mask, if it covers nearly all; else the rule in the settings.
 
-    `some`: not all images need a mask, so that nearly all masks with an image will do too.
+    With `some`, not all images need a mask: covering nearly all masks is enough too.
     """
     best, found = _best(_rules(settings, one_folder), images, masks)
     needed = ENOUGH * (min(len(images), len(masks)) if some else len(images))
@@ -156,7 +163,7 @@ def _recognize(images: Sequence[Entry], masks: Sequence[Entry], settings: Data, 
 
 
 def _best(rules: Sequence[Rule], images: Sequence[Entry], masks: Sequence[Entry]) -> tuple[Rule, int]:
-    """The first of the rules by which most images have a mask, and how many have."""
+    """First rule that gives the most images a mask, and how many it gives one."""
     image_keys = {(rule.image, rule.first_dot): rule for rule in rules}
     image_keys = {name: {rule.image_key(entry) for entry in images} - {None} for name, rule in image_keys.items()}
     mask_keys = {rule.mask: rule for rule in rules}
@@ -167,12 +174,12 @@ def _best(rules: Sequence[Rule], images: Sequence[Entry], masks: Sequence[Entry]
 
 
 def _missed(missed: Sequence[Entry], surplus: Sequence[Entry], masks: Path, rule: Rule) -> list[str]:
-    """A line for each image without a mask."""
+    """One line per image without a mask."""
     folded = {(entry.folder, entry.stem.casefold()): entry.path.name for entry in surplus}
     lines = []
     for entry in missed:
         if (key := rule.image_key(entry)) is None:
-            lines.append(f"{entry.path}: has no mask, for it is not called {rule.image}")
+            lines.append(f"{entry.path}: has no mask, because it is not named {rule.image}")
             continue
         stem = rule.mask.replace("*", key[1])
         other = folded.get((entry.folder, stem.casefold()))
@@ -182,7 +189,7 @@ def _missed(missed: Sequence[Entry], surplus: Sequence[Entry], masks: Path, rule
 
 
 def _clashes(images_of: dict[Key, list[Entry]], masks_of: dict[Key, list[Entry]]) -> list[str]:
-    """A line for each image and each mask too many, and for each that is its own counterpart."""
+    """One line per duplicate image or mask of a key, and per file that would be its own mask."""
     lines = []
     for key in images_of.keys() & masks_of.keys():
         (image, *images), (mask, *masks) = images_of[key], masks_of[key]
@@ -201,13 +208,13 @@ def _surplus(
     masks_of: dict[Key, list[Entry]],
     mask_suffix: str | None,
 ) -> list[str]:
-    """A line for each mask without an image; for second masks too, unless `mask_suffix` has said which is meant."""
+    """One line per mask without an image, and per second mask unless `mask_suffix` settles which is meant."""
     lines = []
     for entry in surplus:
         keys = (Rule(mask=name).mask_key(entry) for name in MASK_NAMES)
         key = next((key for key in keys if key in images_of and key in masks_of), None)
         if key is None:
-            lines.append(f"{entry.path}: is a mask with no image")
+            lines.append(f"{entry.path}: is a mask without an image")
         elif mask_suffix is None:
             image, mask = images_of[key][0].path.name, masks_of[key][0].path.name
             lines.append(f"{entry.path}: may be the mask of {image}, but so may {mask}")
@@ -215,9 +222,9 @@ def _surplus(
 
 
 def _advice(images: Sequence[Entry], masks: Sequence[Entry], rule: Rule) -> str:
-    """How names were compared; and flags, where other suffixes would give more images a mask."""
-    mend = f"Names are compared as {rule}; --image-suffix and --mask-suffix say otherwise. Mend the names, remove what "
-    mend += "does not belong, or list what to use in --train-list and --val-list."
+    """Explains how names were compared, or suggests suffix flags that would pair more images."""
+    fix = f"Names are compared as {rule}; change this with --image-suffix and --mask-suffix. Or fix the names, remove "
+    fix += "what does not belong, or list what to use in --train-list and --val-list."
     endings = [("", *_endings(files)) for files in (images, masks)]
     rules = [Rule("*" + image, "*" + mask) for image, mask in product(*endings)]
     if images == masks:
@@ -225,7 +232,7 @@ def _advice(images: Sequence[Entry], masks: Sequence[Entry], rule: Rule) -> str:
     _, now = _best([rule], images, masks)
     best, found = _best(rules, images, masks)
     if found <= now:
-        return mend
+        return fix
     suffixes = {"image": best.image[1:], "mask": best.mask[1:]}
     ends = [f'{found} {kind}s end in "{suffix}"' for kind, suffix in suffixes.items() if suffix]
     flags = [_flag(kind, suffix) for kind, suffix in suffixes.items() if suffix]
@@ -238,11 +245,11 @@ def _advice(images: Sequence[Entry], masks: Sequence[Entry], rule: Rule) -> str:
 
 
 def _endings(files: Sequence[Entry]) -> list[str]:
-    """The ends of stems, from a separator on, that many files have in common."""
+    """Endings of stems, from a separator on, that a tenth of the files or more share; at most 20."""
     counts = Counter(e.stem[found.start() :] for e in files for found in re.finditer(r"(?<!^)[-_. ]", e.stem))
     return [ending for ending, count in counts.most_common(20) if count >= len(files) / 10]
 
 
 def _flag(kind: str, suffix: str) -> str:
-    """`--mask-suffix _label`, as a shell takes it."""
+    """`--mask-suffix _label`, quoted for a shell."""
     return f"--{kind}-suffix{'=' if suffix.startswith('-') else ' '}{shlex.quote(suffix)}"

@@ -1,6 +1,7 @@
-"""Tiles cut from one scene are alike where they touch, so a split should not run through scenes.
+"""Groups tiles by scene from their names, so that a split does not divide scenes.
 
-All from names: the groups of `--group-by`; and what looks like scenes, when nobody has said what they are.
+Neighboring tiles of a scene look alike. Groups come from `--group-by`; without it, names that look like tiles of scenes
+give a warning.
 """
 
 import math
@@ -11,8 +12,8 @@ from itertools import pairwise
 
 from jaxseg.base.errors import DataError, UserError
 
-# How the stem of a tile ends: in a row and a column (x_0_512, tile_r3_c4, a_x_0_y_512), or in one number if the scene
-# has one too (scene07_12).
+# The stem of a tile ends in a row and a column (x_0_512, tile_r3_c4, a_x_0_y_512), or in one number if the scene has a
+# number too (scene07_12).
 _AXIS = "(?:row|col|r|c|x|y)"
 _TILE = "(?:(?:tile|patch|crop|chip|frame|t|f)[-_]?)?"
 _ENDS = (
@@ -26,39 +27,45 @@ _ENDS = (
 
 
 def groups(names: Sequence[str], pattern: str) -> list[str]:
-    """What `--group-by` finds in each name: its first group, or all that it matches if it has none.
+    """Group key of each name: what `pattern` (`--group-by`) captures first, or its whole match without captures.
 
-    Raises UserError when `pattern` is no regular expression, DataError listing the names that it does not match.
+    Raises UserError if `pattern` is not a regular expression, and DataError listing the names that it does not match.
     """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--group-by '{pattern}' is no regular expression: {error}") from None
+        raise UserError(f"--group-by '{pattern}' is not a regular expression: {error}") from None
     found = [compiled.search(name) for name in names]
     keys = [match and match[1 if compiled.groups else 0] for match in found]
     if odd := [f"{name}: does not match" for name, key in zip(names, keys) if key is None]:
         headline = f"--group-by '{pattern}': {len(odd)} of {len(names)} images do not match it."
-        raise DataError(headline, odd, "It is looked for anywhere in the path of an image below its folder.")
+        raise DataError(headline, odd, "The pattern may match anywhere in the path of an image below its folder.")
     return keys
 
 
 def shared(training: Sequence[str], validation: Sequence[str], pattern: str) -> list[str]:
-    """A warning if a group of `--group-by` is on both sides of a split."""
+    """Warning, in a list, if a group of `--group-by` is on both sides of the split; else an empty list."""
     keys = groups([*training, *validation], pattern)
     sides = [dict(zip(keys, training)), dict(zip(keys[len(training) :], validation))]
     both = sorted(sides[0].keys() & sides[1].keys())
     count = f"{len(both)} of {len(sides[0] | sides[1])} groups of --group-by '{pattern}'"
-    return [f"{count} train and validate, such as {key!r}: {sides[0][key]} and {sides[1][key]}" for key in both[:1]]
+    return [
+        f"{count} are in both training and validation, such as {key!r}: {sides[0][key]} and {sides[1][key]}"
+        for key in both[:1]
+    ]
 
 
 def leak(names: Sequence[str], validation: set[int], ending: str = "") -> list[str]:
-    """A warning if names look like tiles of scenes, and tiles of one scene are on both sides.
+    """Warning, in a list, if tiles of one scene seem to be on both sides of the split; else an empty list.
 
-    `names`: paths of the images; `validation`: which of them validate; `ending`: what stems end in. With the pattern
-    for `--group-by` that keeps scenes whole, or whole rows of the only one, if there is one.
+    The warning includes a `--group-by` pattern, if one is found, that keeps scenes whole, or rows of a single scene.
+
+    - `names`: paths of the images.
+    - `validation`: indices of the validation images.
+    - `ending`: common suffix of the stems.
     """
     tiles = _tiles(names, ending)
-    one = len({tile["scene"] for tile in tiles.values()}) == 1  # then the first number may be a row's or a scene's
+    one = len({tile["scene"] for tile in tiles.values()}) == 1  # then the first number may be a row or a scene
     whole, scenes = ("row", "rows or scenes") if one else ("scene", "scenes")
     by_scene: dict[str, list[int]] = {}
     for index in sorted(tiles, key=lambda index: (int(tiles[index]["row"] or 0), int(tiles[index]["column"]))):
@@ -68,17 +75,17 @@ def leak(names: Sequence[str], validation: set[int], ending: str = "") -> list[s
         return []
     trains, validates = (names[index] for index in apart[0])
     if pattern := next(_patterns(names, list(tiles.values()), whole), None):
-        mend = f"--group-by {shlex.quote(pattern)} keeps {scenes} whole."
+        fix = f"--group-by {shlex.quote(pattern)} keeps {scenes} whole."
     else:
-        mend = "Say with --group-by what must not be divided."
+        fix = "Give --group-by a pattern of what must not be divided."
     return [
         f"{len(apart)} of {len(by_scene)} {scenes} have tiles in training and in validation, such as {trains} and "
-        f"{validates}: neighbors are alike, so scores will be better than on what is new. {mend}"
+        f"{validates}: neighbors are alike, so scores will be better than on new data. {fix}"
     ]
 
 
 def _tiles(names: Sequence[str], ending: str) -> dict[int, re.Match[str]]:
-    """Number of a name -> how it reads as a tile of a scene; empty unless nearly all names do."""
+    """Index of each name that reads as a tile of a scene -> its match; empty unless nearly all names do."""
     for end in _ENDS:
         whole = re.compile(rf"{end.pattern}{re.escape(ending)}\.[^./]*", re.I)
         found = {index: tile for index, name in enumerate(names) if (tile := whole.fullmatch(name))}
@@ -90,20 +97,20 @@ def _tiles(names: Sequence[str], ending: str) -> dict[int, re.Match[str]]:
 
 
 def _dense(numbers: Iterable[str]) -> bool:
-    """Whether numbers fill a quarter or more of an even row, as places do, and dates and identifiers do not."""
+    """True if numbers fill a quarter or more of an even grid: positions do, dates and identifiers do not."""
     values = sorted({int(number or 0) for number in numbers})
     step = math.gcd(*(b - a for a, b in pairwise(values)))
     return len(values) < 2 or 4 * len(values) > (values[-1] - values[0]) // step
 
 
 def _apart(indices: Sequence[int], validation: set[int]) -> list[int] | None:
-    """The first neighbors of which one trains and one validates, in this order."""
+    """First neighbors on different sides of the split: [training, validation]; None if there are none."""
     neighbors = (pair for pair in pairwise(indices) if len(validation.intersection(pair)) == 1)
     return next((sorted(pair, key=validation.__contains__) for pair in neighbors), None)
 
 
 def _patterns(names: Sequence[str], tiles: Sequence[re.Match[str]], whole: str) -> Iterator[str]:
-    """Patterns for `--group-by` that match all names, make two groups or more, and divide nothing that is `whole`."""
+    """Yields `--group-by` patterns that match all names, make two groups or more, and divide no `whole`."""
     scene = tiles[0]["scene"]
     rest = tiles[0].string[len(scene) :].rpartition(".")[0]
     before, after = re.match(r"(\D*)\d+(\D*)", rest).groups()

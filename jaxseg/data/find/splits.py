@@ -1,4 +1,4 @@
-"""Which pairs train and which validate: drawn from a seed, by single images or by whole groups, or read from lists."""
+"""Splits pairs into training and validation: random by seed, by image or by group, or read from lists."""
 
 import dataclasses
 import os
@@ -16,30 +16,30 @@ from jaxseg.data.find.pairs import IMAGE_NAMES, star
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Pairs to train on and pairs to validate on, each sorted by name."""
+    """Training pairs and validation pairs, each sorted by name."""
 
     training: tuple[Pair, ...]
     validation: tuple[Pair, ...]
     layout: str
-    """What was recognized, in a line."""
+    """One line that names the recognized layout."""
     notes: tuple[str, ...] = ()
-    """Warnings, a line each."""
+    """Warnings, one line each."""
 
     @property
     def training_names(self) -> list[str]:
-        """Names of the training images; paths below a common folder where names alone are not unique."""
+        """Names of the training images; relative paths if names are not unique."""
         return _names(self.training)
 
     @property
     def validation_names(self) -> list[str]:
-        """Names of the validation images, likewise."""
+        """Names of the validation images; relative paths if names are not unique."""
         return _names(self.validation)
 
 
 def by_percent(count: int, percent: float, seed: int) -> set[int]:
-    """Which of `count` pairs validate: `percent` of them, at least one, drawn without replacement.
+    """Indices of the validation pairs: `percent` of `count`, at least one, drawn without replacement.
 
-    Raises DataError when none would be left to train on.
+    Raises DataError if none would be left for training.
     """
     aside = max(1, round(count * percent / 100))
     if aside >= count:
@@ -52,16 +52,16 @@ def by_percent(count: int, percent: float, seed: int) -> set[int]:
 
 
 def by_group(keys: Sequence[str], percent: float, seed: int) -> set[int]:
-    """Which pairs validate: whole groups (pairs of one key), in all as near to `percent` of the pairs as they can be.
+    """Indices of the validation pairs: whole groups (equal `keys`), as near to `percent` of the pairs as possible.
 
-    Among the choices that are as near, the seed decides. Raises DataError when there is one group only.
+    `seed` decides among equally near choices. Raises DataError if there is only one group.
     """
     sizes = Counter(keys)
     if len(sizes) < 2:
         raise DataError(
-            f"--group-by puts all {len(keys)} images into one group, {next(iter(sizes))!r}; two are the least.",
+            f"--group-by puts all {len(keys)} images into one group, {next(iter(sizes))!r}; expected two or more.",
             [],
-            "Its first (...) must be what differs between groups.",
+            "Its first (...) must capture what differs between groups.",
         )
     order = [sorted(sizes)[i] for i in np.random.default_rng(seed).permutation(len(sizes))]
     chosen = {order[i] for i in _nearest([sizes[key] for key in order], max(1, round(len(keys) * percent / 100)))}
@@ -69,10 +69,11 @@ def by_group(keys: Sequence[str], percent: float, seed: int) -> set[int]:
 
 
 def from_lists(lists: Sequence[Path], images: Sequence[Path], image_suffix: str | None = None) -> list[set[Path]]:
-    """The images that each of `lists` names, one a line: stem or name, with or without the folders it lies in.
+    """Images that each of `lists` names.
 
-    Known ends of images' stems may be left out. `#` begins a comment. Raises DataError listing, with file and line,
-    all that is no image, could be several, or is named twice in one or two lists.
+    A line holds the stem or name of an image, with or without folders; known suffixes may be omitted. `#` begins a
+    comment. Raises DataError listing, with file and line, every entry that matches no image, matches several, or
+    repeats an image of the same or another list.
     """
     find = _finder(images, IMAGE_NAMES if image_suffix is None else ("*", nfc("*" + image_suffix)))
     chosen: list[set[Path]] = []
@@ -83,36 +84,36 @@ def from_lists(lists: Sequence[Path], images: Sequence[Path], image_suffix: str 
         try:
             lines = _lines(file)
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             problems.append(f"{file}: cannot be read ({why})")
             continue
         problems += [] if lines else [f"{file}: names no images"]
         for number, line in lines:
             where, found = f"{file}:{number}", find(line)
             if not found:
-                problems.append(f"{where}: {line!r} is no image that is there")
+                problems.append(f"{where}: {line!r} matches no image")
             elif len(found) > 1:
-                problems.append(f"{where}: {line!r} could be {found[0]} or {found[1]}")
+                problems.append(f"{where}: {line!r} matches both {found[0]} and {found[1]}")
             elif found[0] in first:
-                problems.append(f"{where}: {line!r} was named before, at {first[found[0]]}")
+                problems.append(f"{where}: {line!r} is already named at {first[found[0]]}")
             else:
                 first[found[0]] = where
                 chosen[-1].add(found[0])
     if problems:
-        headline = f"{len(problems)} problems in {' and '.join(map(str, lists))}; {len(images)} images are there."
-        raise DataError(headline, problems, "Expected the stem of an image a line, such as: " + images[0].stem)
+        headline = f"{len(problems)} problems in {' and '.join(map(str, lists))}; {len(images)} images were found."
+        raise DataError(headline, problems, "Expected one image stem per line, such as: " + images[0].stem)
     return chosen
 
 
 def _lines(file: Path) -> list[tuple[int, str]]:
-    """(number, text) of the lines of a list that are not empty, without comments."""
+    """(number, text) of the non-empty lines of a list, without comments."""
     text = file.read_text(encoding="utf-8-sig")
     lines = ((number, re.sub(r"(^|\s)#.*", "", line).strip()) for number, line in enumerate(text.splitlines(), 1))
     return [(number, line) for number, line in lines if line]
 
 
 def _finder(images: Sequence[Path], image_names: Sequence[str]) -> Callable[[str], list[Path]]:
-    """line of a list -> the images that it may mean."""
+    """Builds a function from a list line to the images that it matches."""
     by_name: dict[str, list[Path]] = {}
     by_stem: dict[str, list[Path]] = {}
     for image in images:
@@ -131,17 +132,17 @@ def _finder(images: Sequence[Path], image_names: Sequence[str]) -> Callable[[str
 
 
 def _parts(path: str) -> list[str]:
-    """Parts of a path of any system."""
+    """Parts of a path with slashes of any system."""
     return [part for part in re.split(r"[/\\]", nfc(path)) if part not in ("", ".")]
 
 
 def _nearest(sizes: Sequence[int], target: int) -> list[int]:
-    """Indices of some but not all of `sizes` whose sum is as near to `target` as such sums can be.
+    """Indices of some, not all, `sizes` whose sum is nearest to `target`: a subset sum by dynamic programming.
 
-    Of equal sums the one with the earlier indices.
+    Among equal sums, earlier indices are preferred.
     """
     total = sum(sizes)
-    reached_by = np.full(total + 1, -1)  # sum -> the index that first reached it
+    reached_by = np.full(total + 1, -1)  # sum -> index that first reached it
     reached = np.zeros(total + 1, bool)
     reached[0] = True
     for index, size in enumerate(sizes):

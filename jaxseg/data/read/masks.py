@@ -81,15 +81,6 @@ class ClassMap:
             palette[: len(self.values)] = np.stack(channels_of(np.array(self.values)), -1)
         return palette
 
-    def describe(self) -> str:
-        """What becomes what: "0 -> background, 255 -> foreground"."""
-        if self.binarize is not None:
-            parts = [f"below {self.binarize} -> {self.names[0]}, from {self.binarize} on -> {self.names[1]}"]
-        else:
-            parts = [f"{show(v, self.color)} -> {name}" for v, name in zip(self.values, self.names)]
-        parts += [f"{show(v, self.color)} -> ignored" for v in self.ignored]
-        return ", ".join(parts) + (", others -> the nearest" if self.snap else "")
-
     def _binary(self, values: np.ndarray) -> np.ndarray:
         classes = (values >= self.binarize).astype(np.uint8)
         if self.ignored:

@@ -1,4 +1,4 @@
-"""One seed of a network in low precision: both sides, and float64 to measure them by."""
+"""One pass of a network in low precision on both sides, and in float64 to measure their errors."""
 
 import copy
 import dataclasses
@@ -14,12 +14,12 @@ from parity.twins import pairs, passes
 from parity.twins.passes import Pass
 
 Get = Callable[[Pass], compare.Arrays]
-"""Some of what a pass gave."""
+"""Selects arrays of a pass."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What a compiled pass depends on; images are `side` pixels square, `dtype` is "float32" or "bfloat16"."""
+    """Everything a compiled pass depends on: `dtype` is "float32" or "bfloat16", images are `side` pixels square."""
 
     dtype: str
     widths: tuple[int, ...]
@@ -31,14 +31,14 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network, and how far the biases that BatchNorm cancels are raised."""
+    """A network, and the number added to the biases that BatchNorm cancels."""
 
     name: str
     network: Network
     raised: float = 0.0
 
     def start(self, seed: int, dtype: str | None = None) -> tuple[UNet, torch.nn.Module, pairs.Batch]:
-        """Both networks, in another `dtype` if given, and a batch."""
+        """Both networks, in `dtype` or else the case's own, and a batch."""
         n = self.network
         net, reference = pairs.networks(seed, dtype or n.dtype, n.widths, upsample=n.upsample, conv_bias=n.conv_bias)
         if self.raised:
@@ -52,19 +52,19 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What a seed gave."""
+    """Passes of one seed."""
 
     ours: Pass
     theirs: Pass
     truths: tuple[Pass, Pass]
-    """float64 along the branches that each side took."""
+    """Passes in float64 that take the branches of jaxseg and of PyTorch."""
     flips: tuple[int, int]
-    """Branches in which each side differs from float64 left to itself."""
+    """Number of branches in which jaxseg and PyTorch differ from float64 with its own branches."""
     layers: dict[str, tuple[str, str]]
-    """jaxseg's name of every layer -> PyTorch's, and its kind, in the order of computation."""
+    """jaxseg's name of each layer -> PyTorch's name and its kind, in the order of computation."""
 
     def errors(self, get: Get, layer: str | None = None) -> tuple[float, float, float]:
-        """Relative l2: jaxseg to float64, PyTorch to float64, jaxseg to PyTorch; of one layer if given."""
+        """Relative l2 from jaxseg to float64, PyTorch to float64, and jaxseg to PyTorch; of one layer if given."""
 
         def part(p: Pass) -> compare.Arrays:
             return get(p) if layer is None else {key: x for key, x in get(p).items() if key == layer}
@@ -76,12 +76,16 @@ class Trial:
         )
 
     def label(self, layer: str) -> str:
-        """The layer in both vocabularies."""
+        """Both names of a layer, jaxseg's and PyTorch's."""
         return f"{layer} / {self.layers[layer][0]}"
 
 
 def trial(case: Case, seed: int, compiled: Callable[[UNet, pairs.Batch], Pass], device: str = "cpu") -> Trial:
-    """Weights and images of `seed` on `device`, "cpu" or "gpu"; `compiled` is `passes.ours`. float64 is on the CPU."""
+    """Trial of a case with the weights and images of `seed`.
+
+    compiled: the result of `passes.ours`.
+    device: "cpu" or "gpu"; float64 is computed on the CPU.
+    """
     net, reference, batch = case.start(seed)
     with jax.enable_x64(False):
         sides = compiled(net, batch), passes.theirs(reference, batch, case.network.dtype, device=device)

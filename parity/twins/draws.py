@@ -1,6 +1,6 @@
-"""Initial weights as jaxseg and PyTorch draw them, many at a time: what the init question tests.
+"""Initial weights as jaxseg and PyTorch draw them, many at a time.
 
-jaxseg's are drawn inside one compiled function, which serves any number of seeds.
+jaxseg draws inside one compiled function, which serves any number of seeds.
 """
 
 import dataclasses
@@ -22,29 +22,29 @@ from parity.reference.initialization import DEFAULT, DEFAULT_BIAS, RULES, Call
 from parity.reference.unet import UNet as ReferenceUNet
 from parity.twins import pairs
 
-ENOUGH = 10_000  # numbers of a network's tensor; of larger ones fewer builds are kept
-TIMES = 256  # at most, that an initializer alone is asked: biases are small
-LAYERS = {  # kernels (h, w, in, out) of every kind of layer, whose fans are far enough apart to be told
+ENOUGH = 10_000  # numbers to keep of each tensor of a network: large tensors are kept from fewer builds
+TIMES = 256  # most draws of a single initializer; biases are small
+LAYERS = {  # kernels (h, w, in, out) of each kind of layer, with fans far enough apart to tell
     "first": (3, 3, 3, 16),
     "3x3": (3, 3, 24, 40),
     "head": (1, 1, 32, 2),
     "transposed": (2, 2, 48, 20),
 }
-TORCH_AXES = {False: (3, 2, 0, 1), True: (2, 3, 0, 1)}  # by whether the convolution is transposed
+TORCH_AXES = {False: (3, 2, 0, 1), True: (2, 3, 0, 1)}  # True for transposed convolutions
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is drawn."""
+    """Sizes and numbers of what is drawn."""
 
     widths: tuple[int, ...]
     classes: int
     builds: int
-    """Networks by the article's rule: the smallest kernel takes about 900 numbers to show truncation."""
+    """Networks by the article's rule: a kernel needs about 900 numbers to show truncation."""
     others: int
-    """Networks by each other rule, whose kernels are pooled."""
+    """Networks by each other rule; their kernels are pooled."""
     draws: int
-    """Numbers from each initializer alone for each kind of layer, at least."""
+    """Least number of draws from each single initializer for each kind of layer."""
 
 
 FULL = Size((16, 32, 64, 128, 256), classes=2, builds=32, others=1, draws=10_000)
@@ -53,14 +53,14 @@ ARTICLE, OTHERS = ("article",), tuple(rule for rule in RULES if rule != "article
 
 
 class Draws(NamedTuple):
-    """What one tensor is drawn as, by jaxseg and by PyTorch, and the law of both."""
+    """Draws of one tensor by jaxseg and by PyTorch, and the law of both."""
 
     found: np.ndarray
-    """[times it was drawn, ...], in the order drawn."""
+    """jaxseg's draws [times, ...], in the order drawn."""
     reference: np.ndarray
     law: Law
     readings: Mapping[str, float]
-    """Its standard deviation by each reading of the fans, the claimed first; none for a bias."""
+    """Standard deviation under each reading of the fans, the claimed one first; empty for a bias."""
 
 
 Arrays = dict[str, np.ndarray]
@@ -70,15 +70,15 @@ class Sample(NamedTuple):
     """Everything that one seed draws."""
 
     found: dict[str, Arrays]
-    """By rule: jaxseg's networks under PyTorch's names, in its layouts; [builds, ...]."""
+    """jaxseg's networks by rule, with PyTorch's names and layouts; [builds, ...]."""
     expected: dict[str, Arrays]
-    """The same of the reference."""
+    """The reference's networks by rule."""
     initializers: dict[str, Draws]
-    """Each initializer alone, with every kind of argument, for every kind of layer."""
+    """Each single initializer with each kind of argument, for each kind of layer."""
 
 
 class Case(NamedTuple):
-    """An initializer with its arguments, and the kernel (h, w, in, out) to which it belongs."""
+    """An initializer with its arguments, and the kernel (h, w, in, out) that it is for."""
 
     call: Call
     transposed: bool
@@ -86,16 +86,16 @@ class Case(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what is drawn."""
+        """Shape of the array that is drawn."""
         return self.kernel[-1:] if self.call == DEFAULT_BIAS else self.kernel
 
     @property
     def torch_kernel(self) -> tuple[int, ...]:
-        """The kernel's shape in PyTorch's layout."""
+        """Shape of the kernel in PyTorch's layout."""
         return tuple(self.kernel[i] for i in TORCH_AXES[self.transposed])
 
     def initializer(self) -> initializers.Initializer:
-        """jaxseg's."""
+        """jaxseg's initializer for the call."""
         name, options = self.call
         if name == "torch_default_bias":
             return initializers.torch_default_bias(self.kernel, transposed=self.transposed)
@@ -104,7 +104,7 @@ class Case(NamedTuple):
 
 
 def cases() -> dict[str, Case]:
-    """Every initializer that has a law, with every kind of argument."""
+    """Every initializer that has a law, with each kind of argument."""
     activations = ({"nonlinearity": "relu"}, {"a": 1.0}, {"nonlinearity": "tanh"})
     kaiming = [{"mode": mode, **activation} for mode in ("fan_in", "fan_out") for activation in activations]
     calls: list[Call] = [(f"kaiming_{kind}", options) for kind in ("normal", "uniform") for options in kaiming]
@@ -118,13 +118,13 @@ def cases() -> dict[str, Case]:
 
 
 def text(call: Call) -> str:
-    """The call as one would write it."""
+    """The call as source text."""
     name, options = call
     return f"{name}({', '.join(f'{k}={v:.3g}' if isinstance(v, float) else f'{k}={v}' for k, v in options.items())})"
 
 
 class Sampler:
-    """Draws a `Sample` for a seed; compiled on the first, for jaxseg as it then is."""
+    """Draws a `Sample` for a seed. The first call compiles, with jaxseg's functions as they are then."""
 
     def __init__(self, size: Size):
         self.builds = [(rule, build) for rule in ARTICLE for build in range(size.builds)]
@@ -136,7 +136,7 @@ class Sampler:
         self._alone = jax.jit(partial(_alone, self.cases))
 
     def __call__(self, seed: int) -> Sample:
-        """Everything that `seed` draws, on both sides; PyTorch's global generator is left as it was."""
+        """Draws everything of `seed` on both sides; restores PyTorch's global generator."""
         keys = jax.random.split(jax.random.key(seed), len(self.builds) + sum(self.times.values()))
         words = np.asarray(jax.random.key_data(keys))
         with torch.random.fork_rng():
@@ -146,7 +146,7 @@ class Sampler:
             return Sample(found, expected, self._initializers(of_initializers))
 
     def _stack(self, words: np.ndarray, arrays_of: Callable[[str, np.ndarray], Arrays]) -> dict[str, Arrays]:
-        """All builds of each rule together, each tensor of as many as have ENOUGH numbers."""
+        """Stacks the builds of each rule, each tensor from as many builds as give ENOUGH numbers."""
         parts: dict[str, dict[str, list[np.ndarray]]] = {rule: {} for rule in RULES}
         for (rule, build), key in zip(self.builds, words):
             for name, array in arrays_of(rule, key).items():
@@ -178,7 +178,7 @@ class Sampler:
 
 
 def _networks(size: Size, rules: tuple[str, ...], words: jax.Array) -> dict[str, nnx.State]:
-    """A U-Net by each rule, all from one key (a key of its own for each would take XLA seconds more to compile)."""
+    """U-Nets by each rule, all from one key: separate keys would take XLA seconds more to compile."""
     key, kinds = jax.random.wrap_key_data(words), (nnx.Param, nnx.BatchStat)
     return {
         rule: nnx.state(unet.UNet(size.widths, classes=size.classes, init=rule, rngs=nnx.Rngs(key)), kinds)
@@ -187,7 +187,7 @@ def _networks(size: Size, rules: tuple[str, ...], words: jax.Array) -> dict[str,
 
 
 def _alone(cases: dict[str, Case], words: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Each initializer, once for each of its keys."""
+    """Draws of each initializer, one for each of its keys."""
     draws = {}
     for name, case in cases.items():
         draw = partial(case.initializer(), shape=case.shape)
@@ -196,7 +196,7 @@ def _alone(cases: dict[str, Case], words: dict[str, jax.Array]) -> dict[str, jax
 
 
 def network_draws(rule: str, found: Arrays, expected: Arrays) -> dict[str, Draws]:
-    """Every kernel and every bias of a convolution, with the law that the rule gives it."""
+    """Draws of every kernel and bias of a convolution, with the law that the rule gives it."""
     out = {}
     for name in (name for name, array in expected.items() if array.ndim == 5):
         transposed = name.endswith("up.weight")
