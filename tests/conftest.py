@@ -30,6 +30,11 @@ else:
     torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    # JAX does not write its cache atomically: what another worker has half written is compiled again
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory, worker_id):
     """Caches of jaxseg and XLA for this session. All workers, and the processes they start, share compiled programs."""
