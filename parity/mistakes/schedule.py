@@ -226,8 +226,8 @@ MISTAKES = [
     mistake(
         "linear_warmup: one tick short", schedules, "linear_warmup", given(warmup=lambda k: max(k["warmup"] - 1, 0))
     ),
-    mistake("build: the run not shortened by the warm-up", schedules, "_options", whole_run),
-    mistake("build: milestones counted from the end of the warm-up", schedules, "_options", later_milestones),
+    mistake("schedule_from: the run not shortened by the warm-up", schedules, "_options", whole_run),
+    mistake("schedule_from: milestones counted from the end of the warm-up", schedules, "_options", later_milestones),
     mistake("Plateau: patience one less", schedules, "Plateau", plateau(patience=lambda k: max(k["patience"] - 1, 0))),
     mistake("Plateau: patience one more", schedules, "Plateau", plateau(patience=lambda k: k["patience"] + 1)),
     mistake("Plateau: no lowest rate", schedules, "Plateau", plateau(final_lr=lambda k: 0.0)),
