@@ -1,8 +1,9 @@
 """Shows, piece by piece, that jaxseg computes what its PyTorch reference does: `python -m parity`
 
-Prints a table for each question with the figure, the gate and the verdict, writes report.html and report.json, and
-exits with 0 when all rows pass, 1 when any fails, 2 on a mistake in the command. Float64 where meaning is asked,
-float32 and below where rounding is. `--quick` asks the same in small.
+Prints a table for each question with figures, gates and verdicts, and writes report.html and report.json. Formulas
+are compared in float64; rounding is judged in float32 and below. `--quick` asks the same questions in small.
+
+Exit status: 0 if all rows pass, 1 if any fails, 2 for a mistake in the command.
 """
 
 import contextlib
@@ -42,28 +43,28 @@ class Options:
     only: tuple[Question, ...] = QUESTIONS
     """Questions to ask."""
     quick: bool = False
-    """The same questions in small (smaller networks, fewer steps, draws and seeds); without the mutations."""
+    """Ask in small: smaller networks, fewer steps, draws and seeds. Leaves out the mutations."""
     seed: int = 0
-    """Of weights, batches and draws."""
+    """Seed of weights, batches and draws."""
     seeds: int = 3
-    """How many seeds where a figure is a spread: divergence in float32."""
+    """Number of seeds where a figure is a spread (divergence in float32)."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Whether the float32 questions are asked on a GPU too: if there is one, never, or without fail."""
+    """Ask the float32 questions on a GPU too: "auto" if there is one, "cpu" never, "gpu" or fail."""
     data: Path | None = None
-    """Folder in the article's layout (train/ Ltrain/ val/ Lval/) for the data question; made-up tiles if not given."""
+    """Folder in the article's layout (train/ Ltrain/ val/ Lval/) for the data question; made-up tiles by default."""
     out: Path = Path("parity-report")
     """Folder for report.html and report.json."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     options = tyro.cli(Options, args=argv, prog="python -m parity")
     if importlib.util.find_spec("torch") is None:
         print("error: parity needs PyTorch and SciPy: pip install 'jaxseg[parity]'", file=sys.stderr)
         return 2
     if options.device == "cpu":
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some of a GPU's memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of a GPU's memory
 
     import jax
     import torch
@@ -91,13 +92,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def questions(options: Options) -> list[Question]:
-    """Those asked for; a quick run leaves out the mutations unless they are named."""
+    """Questions to ask; a quick run leaves out the mutations unless they are named."""
     left_out = {"mutations"} if options.quick and options.only == QUESTIONS else set()
     return [question for question in options.only if question not in left_out]
 
 
 def ask(question: str, options: Options, root: Path):
-    """The answer to one question. A check that breaks is a failed row, not the end of the run."""
+    """Answer to one question. A check that raises gives a failed row and does not end the run."""
     from jaxseg.base.errors import UserError
     from parity import checks
     from parity.judge import compare
@@ -110,7 +111,7 @@ def ask(question: str, options: Options, root: Path):
         answer = importlib.import_module(module).run(settings)
     except UserError:
         raise
-    except Exception as error:  # reported, and the run fails
+    except Exception as error:  # shown as a failed row
         broken = f"{type(error).__name__}: {error}"
         answer = Answer(question, (compare.at_most(question, "the check itself", float("nan"), 0, worst=broken),))
     return dataclasses.replace(answer, seconds=time.monotonic() - began)
@@ -118,7 +119,7 @@ def ask(question: str, options: Options, root: Path):
 
 @contextlib.contextmanager
 def data_folder(given: Path | None) -> Iterator[Path]:
-    """The folder to read, or one of made-up tiles for as long as it is needed."""
+    """The given folder, or a temporary one of made-up tiles."""
     if given is not None:
         yield given
         return

@@ -1,14 +1,13 @@
-"""Can the suite fail? Known mistakes, injected one at a time into jaxseg: `python -m parity.mutations`
+"""Can the suite fail? Injects known mistakes into jaxseg, one at a time: `python -m parity.mutations`
 
-Each module of `parity/mistakes` lists the mistakes that the question of the same name is meant to catch. A mistake is
-injected by replacing what it breaks (with `unittest.mock`, in this process only), the questions are asked in their
-quick form, and the mistake is caught when a row of its own question fails. A check that merely breaks, with an
-exception, has caught nothing. Without a mistake, every row has to pass.
+Each module of `parity/mistakes` lists the mistakes that the question of its name should catch. A mistake is injected
+by `unittest.mock`, in this process only, and the questions are asked in their quick form. It is caught if a row of its
+own question fails. A check that raises an exception has caught nothing. Without a mistake every row must pass.
 
-The detection matrix also says which other questions see a mistake. A question that never calls what the mistake
-replaces cannot, and is not asked. `--quick` asks only the mistake's own question, up to the first row that fails.
+The detection matrix shows which other questions see a mistake. A question that never calls the replaced function
+cannot see it, and is not asked. `--quick` asks only the mistake's own question, and stops at the first failed row.
 
-Exit status: 0 when every mistake is caught, 1 when one escapes, 2 on a mistake in the command.
+Exit status: 0 if every mistake is caught, 1 if one escapes, 2 for a mistake in the command.
 """
 
 import contextlib
@@ -32,18 +31,18 @@ from parity.mistakes import Mistake
 
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "model", "training")
-FLOAT32 = ("precision",)  # asked only where the mistake is its own: every mistake in meaning shows there too
+FLOAT32 = ("precision",)  # asked about its own mistakes alone: every wrong formula would show there too
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:
-    """Every mistake, by the question that has to catch it."""
+    """Every mistake, by the question that should catch it."""
     questions = (*COLUMNS, *FLOAT32)
     return {question: importlib.import_module(f"parity.mistakes.{question}").MISTAKES for question in questions}
 
 
 @contextlib.contextmanager
 def injected(wrong: Mistake) -> Iterator[None]:
-    """jaxseg with the mistake in it. Compiled functions are forgotten on both sides: JAX knows them by name only."""
+    """Context with the mistake injected. Clears JAX's caches before and after, because they would hide a patch."""
     import jax
 
     jax.clear_caches()
@@ -58,7 +57,7 @@ def injected(wrong: Mistake) -> Iterator[None]:
 
 
 def ask(question: str, data: Path, briefly: bool = False) -> list:
-    """The rows of a question in its quick form; `briefly`, the first that fails alone, if one does."""
+    """Rows of a question in its quick form; with `briefly` only the first failed row, if there is one."""
     from parity.judge.answer import Settings
 
     check = importlib.import_module(f"parity.checks.{question}")
@@ -70,7 +69,7 @@ def ask(question: str, data: Path, briefly: bool = False) -> list:
 
 
 class Failure(BaseException):
-    """A row that fails."""
+    """Raised at the first failed row; a BaseException, so no check catches it."""
 
     def __init__(self, row):
         super().__init__(row.name)
@@ -79,7 +78,7 @@ class Failure(BaseException):
 
 @contextlib.contextmanager
 def failures_raised() -> Iterator[None]:
-    """A row that does not pass raises `Failure` when it is made."""
+    """Context where creating a failed row raises `Failure`."""
     from parity.judge.compare import Row
 
     make = Row.__init__
@@ -94,13 +93,13 @@ def failures_raised() -> Iterator[None]:
 
 
 def control(question: str, data: Path, briefly: bool = False) -> tuple[list, set[tuple[str, int]]]:
-    """The rows of a question on jaxseg as it is, and the mistakes (question, number) that it could see at all."""
+    """Rows of a question without any mistake, and the mistakes (question, number) whose target it calls."""
     called: set[tuple[int, str]] = set()
 
     def noting(owner, attribute):
         right = getattr(owner, attribute)
         if not callable(right) or isinstance(right, type):
-            called.add((id(owner), attribute))  # whether a number is used cannot be told
+            called.add((id(owner), attribute))  # the use of a number or a class is not observable
             return right
 
         @functools.wraps(right)
@@ -122,7 +121,7 @@ def control(question: str, data: Path, briefly: bool = False) -> tuple[list, set
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a question made of a mistake: the rows that failed, or the exception that ended it."""
+    """Result of a question about a mistake: names of the failed rows, or the exception that ended it."""
 
     own: str
     number: int
@@ -145,10 +144,10 @@ def try_one(own: str, number: int, question: str, data: Path, briefly: bool = Fa
 
 
 def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32)):
-    """The mutations question: a row for each mistake of the questions `only`, and one without any mistake.
+    """Answers the mutations question: a row for each mistake of the questions `only`, and one without a mistake.
 
-    evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: rows that failed}}]}, without the
-    cells of questions that never call what the mistake replaces.
+    Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}]}. Cells
+    of questions that never call the replaced function are missing.
     """
     from parity.judge.answer import Answer
 
@@ -180,7 +179,7 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32)):
 
 
 def control_row(rows: dict[str, list]):
-    """Without a mistake nothing fails."""
+    """Row that passes if no row fails without a mistake."""
     from parity.judge import compare
 
     failed = [f"{question}: {row.name}" for question, group in rows.items() for row in group if not row.passed]
@@ -191,7 +190,7 @@ def control_row(rows: dict[str, list]):
 
 
 def verdict(wrong: Mistake, own: str, seen: dict[str, Cell], reached: bool):
-    """The row of a mistake: 0 when caught by a row of its own question, 1 when it escapes."""
+    """Row of a mistake: 0 if a row of its own question fails, 1 if it escapes."""
     from parity.judge import compare
 
     cell = seen[own]
@@ -201,29 +200,29 @@ def verdict(wrong: Mistake, own: str, seen: dict[str, Cell], reached: bool):
     note += f" (rows elsewhere: {others})" if others else ""
     if cell.failed:
         return compare.at_most(QUESTION, f"{own}: {wrong.name}", 0, 0, note)
-    why = cell.broke and f"the check broke instead of failing: {cell.broke}"
+    why = cell.broke and f"the check raised instead of failing: {cell.broke}"
     why = why or ("no row fails" if reached else f"{own} never calls what the mistake replaces")
     return compare.at_most(QUESTION, f"{own}: {wrong.name}", 1, 0, worst=why)
 
 
 def make_tiles(folder: Path) -> None:
-    """Few and small made-up fields, for the data question."""
+    """Writes a few small made-up fields for the data question."""
     from jaxseg.data.made.fields import make_fields
 
     make_fields(folder, train=23, val=6, size=64)
 
 
 def workers(number: int, compiled: Path) -> ProcessPoolExecutor:
-    """Processes of their own, started afresh as on every platform."""
+    """Pool of fresh worker processes ("spawn", which works on every platform)."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(number, context, initializer=set_up, initargs=(compiled,))
 
 
 def set_up(compiled: Path) -> None:
-    """For a worker: on the CPU, with PyTorch on one thread.
+    """Sets up a worker: JAX on the CPU, PyTorch on one thread, compiled programs cached in the folder `compiled`.
 
-    Compiling is most of the time, so programs are kept in the folder `compiled`, by what is in them: a mistake changes
-    few. (Without XLA's optimization it would be faster still, but a power that is NaN only with it would escape.)
+    Most of the time is compilation, and a mistake changes few programs. XLA's optimization stays on: it makes a power
+    NaN, and that mistake would escape without it.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
@@ -242,17 +241,17 @@ class Options:
     """Injects known mistakes into jaxseg, one at a time, and shows which question catches each."""
 
     quick: bool = False
-    """Ask only the question that has to catch the mistake, not the whole matrix."""
+    """Ask only the question that should catch the mistake, not the whole matrix."""
     only: tuple[
         Literal["schedule", "init", "data", "layers", "losses", "optimizers", "model", "training", "precision"], ...
     ] = ()
-    """Only the mistakes of these questions."""
+    """Inject only the mistakes of these questions."""
     out: Path = Path("parity-mutations")
     """Folder for report.html and report.json."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     options = tyro.cli(Options, args=argv, prog="python -m parity.mutations")
     if importlib.util.find_spec("torch") is None:
         print("error: parity needs PyTorch and SciPy: pip install 'jaxseg[parity]'", file=sys.stderr)
@@ -270,4 +269,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(importlib.import_module("parity.mutations").main())  # by its name, so that worker processes find it
+    sys.exit(importlib.import_module("parity.mutations").main())  # imported by name, so worker processes find it

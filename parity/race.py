@@ -1,12 +1,17 @@
 """Trains the PyTorch reference and jaxseg side by side: `python -m parity.race --data FOLDER --out FOLDER`
 
-From the same initial weights, on the same batches, in any recipe that the trainer takes, for --epochs and --seeds; on
-the CPU, in float32. Steps alternate and each is timed until its result is there, so both frameworks meet the same
-load of the machine. A line an epoch, a table at the end, and race.json and race.png, written after every epoch.
+Both start from the same weights and get the same batches, on the CPU in float32, in any recipe of the trainer that the
+reference supports. Steps alternate, and each is timed until its result is ready, so both meet the same load. Prints a
+line for each epoch and a table at the end. Writes race.json and race.png after every epoch.
 
-The question is whether the final validation mIoU is the same but for a --margin stated beforehand: two one-sided
-t-tests over the seeds, paired (`compare.tost`). Exit status: 0 equivalent, or one seed, which no test can judge; 1 not
-shown, different, or a side that did not start alike or left the numbers; 2 a mistake that a person can mend.
+The question: is the final validation mIoU equal within a --margin stated beforehand? Two one-sided paired t-tests over
+the seeds answer it (`compare.tost`).
+
+Exit status:
+
+- 0: equivalent; or a single seed, which no test can judge
+- 1: not shown or different, another start on each side, or a loss that is not finite
+- 2: a mistake in the command or in the data
 """
 
 import dataclasses
@@ -40,28 +45,28 @@ NAMES = ("jaxseg", "PyTorch")
 
 @dataclasses.dataclass(frozen=True)
 class Race:
-    """The race itself."""
+    """Options of the race itself."""
 
     seeds: int = 3
-    """How many times, each from other weights and in another order. Under 3 there is hardly a test, with 1 none."""
+    """Number of runs, each with other weights and another order. The test is weak under 3, and there is none with 1."""
     seed: int = 0
-    """The first of them; the split of the data follows from it too."""
+    """First seed; the split of the data follows from it too."""
     margin: float = 0.01
-    """Differences of the final mIoU up to this count as none. State it before you know the result."""
+    """Largest difference of the final mIoU that counts as none. State it before you know the result."""
     limit: int | None = None
-    """Use this many training tiles, evenly spread over all of them, and validation tiles in the same proportion, so
-    that a race fits into an evening; all if there are fewer."""
+    """Number of training tiles to use, spread evenly, with validation tiles in proportion, for a shorter race. All
+    tiles if there are fewer."""
     threads: int = 1
-    """PyTorch's threads; JAX takes what the machine has. With 2 on 2 cores jaxseg's own turn took a fifth longer."""
+    """Threads of PyTorch; JAX uses all cores. With 2 threads on 2 cores jaxseg's steps took a fifth longer."""
     out: Path | None = None
     """Folder for race.json and race.png; runs/race-<date>-<time> if not given."""
     overwrite: bool = False
-    """Write over the race.json and race.png that are in --out; nothing else there is touched."""
+    """Replace race.json and race.png in --out; other files there stay."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """All of it."""
+    """Options of the command: the trainer's recipe and the race."""
 
     data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)
     augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = dataclasses.field(default_factory=Augmentation)
@@ -71,16 +76,16 @@ class Options:
 
     @property
     def config(self) -> Config:
-        """The trainer's settings for the same recipe."""
+        """Settings of the trainer for this recipe."""
         return Config(self.data, self.augmentation, self.model, self.optimization, settings.Run(seed=self.race.seed))
 
 
 class Diverged(RuntimeError):
-    """A side left the numbers; the message says which and where."""
+    """A loss that is not finite; the message names the side and the step."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     description = "Train jaxseg and its PyTorch reference side by side and test whether they end up equally good."
     options = tyro.cli(Options, args=argv, prog="python -m parity.race", description=description)
     if importlib.util.find_spec("torch") is None:
@@ -100,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(options: Options) -> None:
-    """Raises UserError naming every setting that cannot be, or that PyTorch has no counterpart of here."""
+    """Raises UserError that names every setting that is invalid or has no counterpart in the reference."""
     from parity.reference import training
 
     r, o, problems = options.race, options.optimization, []
@@ -137,7 +142,7 @@ def check(options: Options) -> None:
 
 
 def race(options: Options) -> bool:
-    """Runs it to its end; whether nothing speaks against equivalence. Raises UserError or Diverged."""
+    """Runs the race; True if every row passes. Raises UserError or Diverged."""
     import torch
 
     from parity.reference.training import Reference
@@ -166,7 +171,7 @@ def race(options: Options) -> bool:
         record["seeds"].append({"seed": seed, "epochs": []})
         racers["jaxseg"].start(seed)
         racers["PyTorch"].start(racers["jaxseg"].weights())
-        sides = data.pipelines(seed, workers=0)  # threads would take time from the side that is being timed
+        sides = data.pipelines(seed, workers=0)  # threads would slow the side that is being timed
         for epoch in range(o.epochs):
             found = run_epoch(racers, *sides, epoch, seed, options.augmentation.augment)
             record["seeds"][-1]["epochs"].append(found)
@@ -180,10 +185,15 @@ def race(options: Options) -> bool:
 
 
 def open_data(options: Options) -> tuple[Dataset, dict]:
-    """The data as the trainer finds them and then limited, and what race.json says of them.
+    """Data as the trainer finds them, limited to --limit, and the facts about them for race.json.
 
-    "training", "validation": number of tiles; "size": their height and width; "cache": where they are
-    kept; "constant_miou": validation mIoU of giving every pixel the more frequent class, which is to be beaten.
+    The facts:
+
+    - "training", "validation": numbers of tiles
+    - "size": height and width of a tile
+    - "cache": where the tiles are kept
+    - "constant_miou": validation mIoU of predicting the more frequent class everywhere, the score to beat
+
     Raises UserError for data that the reference cannot read.
     """
     data = dataset.open_data(options.config, options.race.limit)
@@ -203,14 +213,14 @@ def open_data(options: Options) -> tuple[Dataset, dict]:
 
 
 def batches(training: Pipeline, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
-    """The trainer's batches of an epoch, augmented as its step would, back on the host for both sides."""
+    """The trainer's batches of an epoch, augmented as in its step, as NumPy arrays for both sides."""
     move = jax.jit(flips_and_turns)
     for step, batch in enumerate(training.epoch(epoch), start=epoch * len(training)):
         yield jax.device_get(move(step_key(seed, step), batch) if augment else batch)
 
 
 def run_epoch(racers: dict, training: Pipeline, validation: Pipeline, epoch: int, seed: int, augment: bool) -> dict:
-    """A step of each side for every batch, in turns, then validation of both; what race.json keeps of it.
+    """Trains both sides for an epoch, alternating by batch, then validates both; returns the entry for race.json.
 
     Raises Diverged.
     """
@@ -220,7 +230,7 @@ def run_epoch(racers: dict, training: Pipeline, validation: Pipeline, epoch: int
         for name, racer in racers.items():
             wall, cpu = time.perf_counter(), time.process_time()
             loss = racer.step(batch)
-            # the clock of a process may tick 64 times a second only (Windows), and see nothing of a small step
+            # on Windows the process clock ticks 64 times a second, so a small step may take 0
             steps[name].append((loss, time.perf_counter() - wall, max(time.process_time() - cpu, 1e-6)))
             if not math.isfinite(loss):
                 raise Diverged(f"{name}: loss {loss} in epoch {epoch + 1}, step {len(images)}, seed {seed}")
@@ -242,7 +252,7 @@ def run_epoch(racers: dict, training: Pipeline, validation: Pipeline, epoch: int
 
 
 def validate(racers: dict, validation: Pipeline) -> tuple[dict, float]:
-    """Loss and mIoU of each side over the whole set, and the share of pixels to which both give the same class."""
+    """Loss and mIoU of each side on the whole validation set, and the share of pixels with equal predictions."""
     totals = {name: metrics.Totals() for name in racers}
     same = counted = 0
     for batch in validation.epoch():

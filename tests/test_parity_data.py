@@ -77,7 +77,7 @@ SCHEDULE_MISTAKES = {
         lambda *a, **k: Remembering(right_cosine(*a, **k)),
         {"asked twice and out of order", "made anew, asked from the middle on"},
     ),
-    "by step": ("per_epoch", lambda schedule, steps: schedule, {"per_epoch, float32", "build, float32"}),
+    "by step": ("per_epoch", lambda schedule, steps: schedule, {"per_epoch, float32", "schedule_from, float32"}),
 }
 
 
@@ -93,7 +93,7 @@ def test_schedule_check_sees_what_only_a_trainer_gets_and_what_it_does_not_know(
         return lambda tick: right_article(*a, **k)(tick).astype(jnp.float16).astype(jnp.float32)
 
     with mock.patch.dict(schedules.SCHEDULES, {"article": half, "step": schedules.constant}):
-        assert failed(schedule) == {"build, float64", "build, float32", "none left out"}
+        assert failed(schedule) == {"schedule_from, float64", "schedule_from, float32", "none left out"}
 
 
 # Initial weights

@@ -110,7 +110,7 @@ NOTES = {
     "one_cycle": "OneCycleLR: peak at pct_start total - 1, end at total - 1",
     "linear_warmup": "SequentialLR of LinearLR and each of the others",
     "per_epoch": f"{STEPS_PER_EPOCH} steps an epoch, all at that epoch's rate",
-    "build": f"{len(BUILDS)} settings of a trainer, against the reference asked once an epoch or step; "
+    "schedule_from": f"{len(BUILDS)} settings of a trainer, against the reference asked once an epoch or step; "
     f"{len(RECIPES)} schedules by steps and by epochs, with and without warm-up, against PyTorch's own",
 }
 

@@ -1,4 +1,8 @@
-"""Mistakes to inject, one module for each question that has to catch them; see `parity/mutations.py`."""
+"""Mistakes to inject, one module for each question that should catch them; see `parity/mutations.py`.
+
+A function here takes the right function and returns a wrong one. A patch must name the attribute that is looked up
+when jaxseg runs. Otherwise it changes nothing, and the mistake escapes.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,7 +10,7 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """One thing that people, or another framework's defaults, get wrong."""
+    """A mistake that people make, or that another framework's defaults would cause."""
 
     name: str
     patches: tuple[tuple[object, str, Callable], ...]
@@ -14,5 +18,5 @@ class Mistake:
 
 
 def mistake(name: str, owner: object, attribute: str, wrong: Callable, *more: tuple) -> Mistake:
-    """A `Mistake` of one replacement, or of several."""
+    """A `Mistake` with one patch (owner, attribute, wrong), or with `more` of them."""
     return Mistake(name, ((owner, attribute, wrong), *more))

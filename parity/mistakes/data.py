@@ -1,4 +1,4 @@
-"""Tiles read as others read them."""
+"""Tiles read, ordered or scaled wrongly."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from parity.mistakes import mistake
 
 
 def other_image(change):
-    """An image that is changed after it was read."""
+    """Changes an image after it was read."""
 
     def wrap(right):
         def read(path, reading=samples.ARTICLE_READING):
@@ -27,7 +27,7 @@ def other_image(change):
 
 
 def pil_gray(right):
-    """Pillow's formula, in 16 bits."""
+    """Converts to gray by Pillow's formula, in 16 bits."""
 
     def gray(path):
         b, g, r = np.moveaxis(samples.read_image(path).astype(np.uint32), -1, 0)
@@ -37,7 +37,7 @@ def pil_gray(right):
 
 
 def drop_last(right):
-    """The short last batch left out, as with `drop_last=True`."""
+    """Drops the short last batch, as `drop_last=True` does."""
 
     def epoch(self, epoch=0, start=0):
         whole = len(self.pairs) // self.batch_size
@@ -49,7 +49,7 @@ def drop_last(right):
 
 
 def other_mask(right):
-    """Masks taken from the next pair."""
+    """Takes masks from the next pair."""
 
     def match(images, masks, settings, only=None):
         found = right(images, masks, settings, only)
@@ -60,7 +60,7 @@ def other_mask(right):
 
 
 def one_ulp(right):
-    """Divided on the device, where XLA multiplies by 1/255."""
+    """Divides on the device, where XLA multiplies by 1/255."""
     return lambda image: jnp.asarray(image).astype(jnp.float32) * jnp.float32(1 / 255)
 
 

@@ -1,4 +1,4 @@
-"""Initial weights as JAX and Flax draw them by default, and slips of fans, gains and biases."""
+"""Initial weights by the defaults of JAX and Flax, and wrong fans, gains and biases."""
 
 import math
 
@@ -12,7 +12,7 @@ Rule = initializers.Rule
 
 
 def truncated(right):
-    """JAX's he_normal and glorot_normal: cut at two standard deviations, rescaled."""
+    """Truncates normals as JAX's he_normal and glorot_normal do: cut at two standard deviations, then rescaled."""
 
     def normal(std):
         cut = jax.nn.initializers.truncated_normal(std / 0.87962566103423978, lower=-2.0, upper=2.0)
@@ -22,37 +22,37 @@ def truncated(right):
 
 
 def article(**changes):
-    """The article's rule with another initializer in it."""
+    """Changes an initializer of the article's rule."""
     return lambda rules: rules | {"article": Rule(**(vars(rules["article"]) | changes))}
 
 
 def swapped(right):
-    """fan_in and fan_out exchanged."""
+    """Exchanges fan_in and fan_out."""
     return lambda shape, transposed=False: right(shape, transposed)[::-1]
 
 
 def no_gain(right):
-    """Every gain 1."""
+    """Makes every gain 1."""
     return lambda nonlinearity, param=0.0: 1.0 if right(nonlinearity, param) else 0.0
 
 
 def bias_law(make):
-    """Another law for biases."""
+    """Gives biases another law."""
     return lambda right: lambda kernel_shape, *, transposed=False: make(kernel_shape, transposed)
 
 
 def zero_bias(kernel_shape, transposed):
-    """Flax's default."""
+    """Zero, Flax's default for biases."""
     return initializers.constant(0.0)
 
 
 def bias_of_other_fan(kernel_shape, transposed):
-    """The bound from fan_out."""
+    """Uniform with its bound from fan_out."""
     return initializers.uniform(1 / math.sqrt(initializers.fans(kernel_shape, transposed)[1]))
 
 
 def same_draws(right):
-    """The key is not looked at."""
+    """Ignores the key."""
     return lambda draw: lambda key, shape, dtype=jnp.float32: right(draw)(jax.random.key(0), shape, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Losses with another reduction, another set of pixels, or another package's meaning of a name."""
+"""Losses with another reduction, other pixels, or another package's meaning of a name."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,10 @@ IGNORE = losses.IGNORE_INDEX
 
 
 def cross_entropy(per_pixel, total):
-    """Cross-entropy from -log p [b h w k] and what counts: `per_pixel(nll, target, weights, smoothing)`, then
-    `total(loss, keep, count)`.
+    """Replaces cross-entropy by `total(loss, keep, count)` of `per_pixel(nll, target, weights, smoothing)`.
+
+    nll: -log p [b h w k].
+    keep, count: which pixels are not ignored, and their weights.
     """
 
     def wrong(right):
@@ -33,34 +35,34 @@ def cross_entropy(per_pixel, total):
 
 
 def picked(nll, target, weights, smoothing):
-    """As PyTorch has it."""
+    """Loss of each pixel, right as in PyTorch."""
     hard = (weights * target * nll).sum(-1)
     return (1 - smoothing) * hard + smoothing * (weights * nll).mean(-1)
 
 
 def smoothed_over_others(nll, target, weights, smoothing):
-    """The smoothing shared by the other k - 1 classes."""
+    """Loss of each pixel with the smoothing spread over the other k - 1 classes."""
     others = (weights * ~target * nll).sum(-1) / (nll.shape[-1] - 1)
     return (1 - smoothing) * (weights * target * nll).sum(-1) + smoothing * others
 
 
 def smoothed_by_target(nll, target, weights, smoothing):
-    """The whole of it weighted with the weight of the label."""
+    """Loss of each pixel with the smoothing weighted by the label's weight."""
     return (weights * target).sum(-1) * ((1 - smoothing) * (target * nll).sum(-1) + smoothing * nll.mean(-1))
 
 
 def weighted_mean(value, keep, count):
-    """As PyTorch has it."""
+    """Weighted mean over the pixels, right as in PyTorch."""
     return jnp.where(count.sum() > 0, value.sum() / jnp.where(count.sum() > 0, count.sum(), 1), 0)
 
 
 def option(name: str, value):
-    """A loss called with another value of an option."""
+    """Calls a loss with another value of an option."""
     return lambda right: lambda *args, **kwargs: right(*args, **(kwargs | {name: value}))
 
 
 def ignoring_nothing(right):
-    """Ignored pixels count as class 0."""
+    """Counts ignored pixels as class 0."""
 
     def loss(logits, labels, *, ignore_index=IGNORE, **options):
         return right(logits, jnp.where(labels == ignore_index, 0, labels), ignore_index=ignore_index, **options)
@@ -69,7 +71,7 @@ def ignoring_nothing(right):
 
 
 def by_sample(right):
-    """The mean of the losses of the samples, as Optax's and milesial's Dice."""
+    """Averages the losses of the samples, as the Dice losses of Optax and milesial do."""
 
     def loss(logits, labels, **options):
         alone = [right(logits[i : i + 1], labels[i : i + 1], **options) for i in range(len(logits))]
@@ -79,17 +81,17 @@ def by_sample(right):
 
 
 def index_itself(right):
-    """The index instead of 1 minus the index."""
+    """Returns the index instead of 1 minus the index."""
     return lambda *args, **kwargs: 1 - right(*args, **kwargs)
 
 
 def all_ties(right):
-    """All pixels whose loss is that of the last one wanted."""
+    """Keeps all pixels tied at the threshold."""
     return lambda loss, keep, share: (right(loss, keep, share) > 0).astype(loss.dtype)
 
 
 def first_ties(right):
-    """The first of the ties, as a stable sort has them."""
+    """Keeps the first of the tied pixels, as a stable sort does."""
 
     def hardest(loss, keep, share):
         places = jnp.argsort(-jnp.where(keep, loss, -1), axis=None).argsort().reshape(loss.shape)
@@ -99,7 +101,7 @@ def first_ties(right):
 
 
 def chosen_without_weights(right):
-    """The hardest pixels by their losses without weights and smoothing."""
+    """Chooses the hardest pixels by their losses without weights and smoothing."""
 
     def loss(logits, labels, *, ohem=None, **options):
         if ohem is None:
@@ -113,7 +115,7 @@ def chosen_without_weights(right):
 
 
 def all_classes(right):
-    """Berman's classes="all": the loss of an absent class is its largest probability."""
+    """Averages over all classes (Berman's classes="all"); the loss of an absent class is its largest probability."""
 
     def loss(logits, labels, *, class_weights=None, **options):
         k = logits.shape[-1]
@@ -128,13 +130,13 @@ def all_classes(right):
 
 
 def ties_in_reverse(right):
-    """Equal errors by falling place in the batch."""
+    """Sorts equal errors by falling index in the batch."""
     back = (slice(None, None, -1),) * 3
     return lambda error, target: right(error[back], target[back])[back]
 
 
 def mse(p=jax.nn.softmax, by_column=False):
-    """The squared error of `p(logits)`, with weights for the labels, or for the columns of the one-hot target."""
+    """Replaces the MSE by that of `p(logits)`, with weights for labels, or for columns of the one-hot target."""
 
     def wrong(right):
         def loss(logits, labels, *, class_weights=None):
@@ -153,7 +155,7 @@ def mse(p=jax.nn.softmax, by_column=False):
 
 
 def hinge(per_pixel, by_weight=False):
-    """The hinge by `per_pixel(z, target)` from z = 1 - x[y] + x[j] [b h w k] and one-hot labels."""
+    """Replaces the hinge by `per_pixel(z, target)` of z = 1 - x[y] + x[j] [b h w k] and one-hot labels."""
 
     def wrong(right):
         def loss(logits, labels, *, class_weights=None):
@@ -169,7 +171,7 @@ def hinge(per_pixel, by_weight=False):
 
 
 def others(margin):
-    """The mean over the k classes, the own one being 0, as PyTorch has it."""
+    """Mean over the k classes with 0 for the label's own, as in PyTorch."""
     return lambda z, target: jnp.where(target, 0, margin(z)).mean(-1)
 
 

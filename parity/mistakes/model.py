@@ -1,4 +1,4 @@
-"""The network put together wrongly."""
+"""Networks with parts in the wrong order, missing, or in the wrong mode."""
 
 from unittest import mock
 
@@ -12,7 +12,7 @@ from parity.mistakes import mistake
 
 
 def up(join, pad=lambda n: (n // 2, n - n // 2)):
-    """Another decoder block: `join(skip, x)`, and `pad` for where the odd row goes."""
+    """Replaces a decoder block: `join(skip, x)` joins features, `pad(n)` splits n rows of padding."""
 
     def wrong(right):
         def call(self, x, skip, valid=None):
@@ -27,7 +27,7 @@ def up(join, pad=lambda n: (n // 2, n - n // 2)):
 
 
 def resized(right):
-    """Where sizes are odd, the features from below are stretched instead of padded."""
+    """Stretches the features from below at odd sizes instead of padding them."""
 
     def wrong(self, x, skip, valid=None):
         x = unet.upsample_bilinear(x) if self.up is None else self.up(x)
@@ -38,7 +38,7 @@ def resized(right):
 
 
 def before_relu(right):
-    """ReLU before BatchNorm."""
+    """Applies ReLU before BatchNorm."""
 
     def wrong(self, x, valid=None):
         x = self.norm1(jax.nn.relu(self.conv1(x)), valid)
@@ -48,17 +48,17 @@ def before_relu(right):
 
 
 def one_relu(right):
-    """No ReLU after the second BatchNorm."""
+    """Leaves out the ReLU after the second BatchNorm."""
     return lambda self, x, valid=None: self.norm2(self.conv2(jax.nn.relu(self.norm1(self.conv1(x), valid))), valid)
 
 
 def headless_bias(right):
-    """Logits without the bias of the last convolution."""
+    """Leaves out the bias of the last convolution."""
     return lambda self, *args: right(self, *args) - self.head.bias[...][None, None, None]
 
 
 def batch_always(right):
-    """Evaluation with the statistics of the batch."""
+    """Evaluates with the statistics of the batch."""
 
     def wrong(self, function, x, valid):
         if not self.use_running_average:
@@ -69,7 +69,7 @@ def batch_always(right):
 
 
 def twice(right):
-    """A block that is computed again on the way back moves its running statistics there, too."""
+    """Moves running statistics a second time when a block is recomputed."""
 
     def remat(call, **how):
         def wrong(*args):
@@ -82,19 +82,19 @@ def twice(right):
 
 
 def always(right):
-    """Falls in evaluation as in training."""
+    """Drops features in evaluation too."""
     return lambda self, x, rngs=None: right(
         self, x, deterministic=False, rngs=jax.random.key(0) if rngs is None else rngs
     )
 
 
 def by_channel(right):
-    """`Dropout2d`."""
+    """Drops whole channels, as `Dropout2d` does."""
     return lambda self, rate, **options: right(self, rate, broadcast_dims=(1, 2), **options)
 
 
 def dropout_first(right):
-    """Pixels fall, not the features at the bottom."""
+    """Drops pixels instead of the deepest features."""
 
     def wrong(self, x, valid=None, key=None):
         x = self.dropout(x, rngs=key)

@@ -1,4 +1,4 @@
-"""Optimizers with the pieces in Optax's, Keras' or another order, or with other constants."""
+"""Optimizers with their pieces in another order, such as Optax's or Keras', or with other constants."""
 
 import inspect
 from functools import partial
@@ -12,7 +12,7 @@ from parity.mistakes import mistake
 
 
 def default(name: str, value):
-    """The optimizer with another default for an option."""
+    """Gives an option of the optimizer another default."""
 
     def wrong(right):
         signature = inspect.signature(right)
@@ -30,7 +30,7 @@ def default(name: str, value):
 
 
 def keras_momentum(right):
-    """The learning rate inside the momentum buffer."""
+    """Puts the learning rate inside the momentum buffer."""
 
     def sgd(learning_rate, momentum=0.0, *, nesterov=False, weight_decay=0.0):
         return optax.chain(
@@ -43,7 +43,7 @@ def keras_momentum(right):
 
 
 def decoupled_sgd(right):
-    """Weight decay after the momentum."""
+    """Applies weight decay after the momentum."""
 
     def sgd(learning_rate, momentum=0.0, *, nesterov=False, weight_decay=0.0):
         return optax.chain(
@@ -56,7 +56,7 @@ def decoupled_sgd(right):
 
 
 def averaged_momentum(right):
-    """An average of gradients instead of their sum: dampening."""
+    """Averages gradients instead of summing them (dampening)."""
 
     def sgd(learning_rate, momentum=0.0, *, nesterov=False, weight_decay=0.0):
         return optax.chain(
@@ -69,7 +69,7 @@ def averaged_momentum(right):
 
 
 def adam_with(scale=optax.scale_by_adam, **fixed):
-    """Adam made of another scaling."""
+    """Replaces the scaling inside Adam."""
 
     def wrong(right):
         def adam(learning_rate, b1=0.9, b2=0.999, eps=1e-8, *, weight_decay=0.0):
@@ -85,7 +85,7 @@ def adam_with(scale=optax.scale_by_adam, **fixed):
 
 
 def without_correction(b1, b2, eps):
-    """Adam's averages, not corrected for their start at 0."""
+    """Adam's scaling without the bias correction."""
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -101,12 +101,12 @@ def without_correction(b1, b2, eps):
 
 
 def without_decay(right):
-    """weight_decay not looked at."""
+    """Ignores weight_decay."""
     return lambda *args, **kwargs: right(*args, **(kwargs | {"weight_decay": 0.0}))
 
 
 def optax_rmsprop(right):
-    """Optax's order: the learning rate before the buffer."""
+    """Applies the learning rate before the buffer, as Optax does."""
 
     def rmsprop(learning_rate, decay=0.99, eps=1e-8, momentum=0.0, *, weight_decay=0.0):
         inner = optax.rmsprop(learning_rate, decay, eps, momentum=momentum or None, eps_in_sqrt=False)
@@ -116,7 +116,7 @@ def optax_rmsprop(right):
 
 
 def clipped(scale):
-    """Clipping by another factor: `scale(max_norm, norm)`."""
+    """Clips by another factor, `scale(max_norm, norm)`."""
 
     def wrong(right):
         def clip_by_global_norm(max_norm):
@@ -132,7 +132,7 @@ def clipped(scale):
 
 
 def clip_each(right):
-    """Array by array."""
+    """Clips each array by its own norm."""
 
     def clip_by_global_norm(max_norm):
         def clip(grads, _):
@@ -144,7 +144,7 @@ def clip_each(right):
 
 
 def averaging(average):
-    """`average_parameters` with other averages: `average(decay, count, old, params, updates)` of each array."""
+    """Replaces `average_parameters` by `average(decay, count, old, params, updates)` of each array."""
 
     def wrong(right):
         def average_parameters(decay):
@@ -161,28 +161,28 @@ def averaging(average):
 
 
 def of_gradients(decay, count, old, params, updates):
-    """`optax.ema`: of what it is given."""
+    """Averages the updates, as `optax.ema` does."""
     return jnp.where(count == 0, updates, old + (1 - decay) * (updates - old))
 
 
 def one_late(decay, count, old, params, updates):
-    """The parameters that the gradient was taken at."""
+    """Averages the parameters before the update."""
     return jnp.where(count == 0, params, old + (1 - decay) * (params - old))
 
 
 def from_initial(decay, count, old, params, updates):
-    """The first update is averaged like every other."""
+    """Averages the first update like every other instead of copying it."""
     return old + (1 - decay) * (params + updates - old)
 
 
 def debiased(decay, count, old, params, updates):
-    """From 0 on, divided by 1 - decay^t."""
+    """Averages from 0 and divides by 1 - decay^t."""
     before = jnp.where(count == 0, 0, old * (1 - decay**count))
     return (decay * before + (1 - decay) * (params + updates)) / (1 - decay ** (count + 1))
 
 
 def plateau(change):
-    """Another number than the one that was set."""
+    """Scales updates by `change(scale)`."""
 
     def wrong(right):
         def scale_by_plateau():
@@ -197,7 +197,7 @@ def plateau(change):
 
 
 def compounding(right):
-    """Every step multiplies with the scale once more."""
+    """Multiplies by the scale once more at each step."""
 
     def scale_by_plateau():
         def init(params):

@@ -1,4 +1,4 @@
-"""Float32 and bfloat16 lost on the way: invisible in float64."""
+"""Losses of precision in float32 and bfloat16, which float64 does not show."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from parity.mistakes.layers import fast_variance
 
 
 def low_statistics(right):
-    """Statistics of the batch computed in the type of the computation."""
+    """Computes the statistics of the batch in bfloat16."""
 
     def wrong(self, x, valid):
         mean, var = right(self, x.astype(jnp.bfloat16).astype(x.dtype), valid)
@@ -19,12 +19,12 @@ def low_statistics(right):
 
 
 def low_logits(right):
-    """Logits in bfloat16."""
+    """Rounds logits to bfloat16."""
     return lambda self, *args: right(self, *args).astype(jnp.bfloat16).astype(jnp.float32)
 
 
 def ten_bits(right):
-    """Inputs rounded to TF32's ten bits, where float32 is asked."""
+    """Rounds float32 inputs to the ten bits of TF32."""
     return lambda self, x: right(self, jax.lax.reduce_precision(x, 8, 10) if x.dtype == jnp.float32 else x)
 
 

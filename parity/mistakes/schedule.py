@@ -1,4 +1,4 @@
-"""Learning rates of the wrong step, or of another curve."""
+"""Learning rates of the wrong step or of another curve."""
 
 import math
 
@@ -10,12 +10,12 @@ from parity.mistakes import mistake
 
 
 def shifted(by: int):
-    """The rate of another tick."""
+    """Returns the rate of another tick."""
     return lambda right: lambda *args, **kwargs: lambda tick: right(*args, **kwargs)(tick + by)
 
 
 def rewritten(curve):
-    """Another curve between the same ends: `curve(tick, base, warmup, total, begin, final)`."""
+    """Replaces the curve by `curve(tick, base, warmup, total, begin, final)`."""
 
     def wrong(right):
         def schedule(base_lr, *, warmup=5, total=40, begin_lr=1e-9, final_lr=1e-9):
@@ -27,14 +27,14 @@ def rewritten(curve):
 
 
 def cosine(tick, base, warmup, total, begin, final):
-    """Warm-up, then one half of a cosine."""
+    """Warm-up, then half a cosine."""
     rise = begin + (base - begin) * tick / max(warmup, 1)
     progress = jnp.clip((tick - warmup) / (total - warmup), 0, 1)
     return jnp.where(tick < warmup, rise, final + (base - final) * (1 + jnp.cos(math.pi * progress)) / 2)
 
 
 def without_warmup(right):
-    """Optax's decay_steps taken for the ticks after the warm-up."""
+    """Takes Optax's decay_steps for the ticks after the warm-up."""
 
     def schedule(base_lr, *, warmup=5, total=40, begin_lr=1e-9, final_lr=1e-9):
         wrong = optax.warmup_cosine_decay_schedule(begin_lr, base_lr, warmup, total - warmup, final_lr)
@@ -44,29 +44,29 @@ def without_warmup(right):
 
 
 def rises_again(tick, base, warmup, total, begin, final):
-    """A cosine that does not stop at its end, as PyTorch's CosineAnnealingLR."""
+    """Warm-up, then a cosine that rises again past its end, as PyTorch's CosineAnnealingLR does."""
     rise = begin + (base - begin) * tick / max(warmup, 1)
     angle = math.pi * (tick - warmup) / (total - warmup)
     return jnp.where(tick < warmup, rise, final + (base - final) * (1 + jnp.cos(angle)) / 2)
 
 
 def to_zero(tick, base, warmup, total, begin, final):
-    """Ends at 0."""
+    """Warm-up, then half a cosine that ends at 0."""
     return cosine(tick, base, warmup, total, begin, 0.0)
 
 
 def from_zero(tick, base, warmup, total, begin, final):
-    """Warms up from 0."""
+    """Warm-up from 0, then half a cosine."""
     return cosine(tick, base, warmup, total, 0.0, final)
 
 
 def rounded(right):
-    """Rates in float16."""
+    """Rounds rates to float16."""
     return lambda *args, **kwargs: lambda tick: right(*args, **kwargs)(tick).astype(jnp.float16).astype(float)
 
 
 def given(**wrong):
-    """Other arguments, each made of the right ones by a function, or left out if that is None."""
+    """Changes arguments: each is computed from the right ones by a function, or left out for None."""
 
     def break_it(right):
         def schedule(*args, **kwargs):
@@ -80,12 +80,12 @@ def given(**wrong):
 
 
 def one_late(right):
-    """A step down or up comes one tick late: milestones themselves not counted."""
+    """Delays each milestone by one tick."""
     return lambda edges, tick: right(edges, jnp.asarray(tick) - 1)
 
 
 def optax_staircase(right):
-    """The floor of a quotient in floating point."""
+    """Uses Optax's staircase, which takes the floor of a floating-point quotient."""
 
     def schedule(base_lr, *, period, total, gamma=0.1, final_lr=0.0):
         return optax.exponential_decay(base_lr, period, gamma, staircase=True, end_value=final_lr)
@@ -94,7 +94,7 @@ def optax_staircase(right):
 
 
 def optax_polynomial(right):
-    """Whose fraction is below 0 at the end, and its power not a number."""
+    """Uses Optax's polynomial, whose base is below 0 at the end and its power NaN."""
 
     def schedule(base_lr, *, total, power=0.9, final_lr=0.0):
         wrong = optax.polynomial_schedule(base_lr, final_lr, power, total)
@@ -104,7 +104,7 @@ def optax_polynomial(right):
 
 
 def optax_one_cycle(right):
-    """With the peak and the end one tick late."""
+    """Uses Optax's one-cycle schedule, whose peak and end come one tick late."""
 
     def schedule(base_lr, *, total, final_lr=0.0):
         wrong = optax.cosine_onecycle_schedule(total, base_lr, 0.3, 25.0, base_lr / 25 / final_lr)
@@ -114,7 +114,7 @@ def optax_one_cycle(right):
 
 
 def rises_again_too(right):
-    """CosineAnnealingLR as it is."""
+    """Lets the cosine rise again past its end, as CosineAnnealingLR does."""
 
     def schedule(base_lr, *, total, final_lr=0.0):
         angle = math.pi / total
@@ -124,7 +124,7 @@ def rises_again_too(right):
 
 
 def counted_twice(right):
-    """After its warm-up a schedule goes on from where it would be without."""
+    """Counts the ticks of the warm-up in the schedule after it too."""
 
     def warm_up(schedule, *, warmup, begin_lr=1e-9):
         warmed_up = right(schedule, warmup=warmup, begin_lr=begin_lr)
@@ -134,7 +134,7 @@ def counted_twice(right):
 
 
 def to_the_peak(right):
-    """Rises to the largest rate, not to the first."""
+    """Warms up to the largest rate instead of the first."""
 
     def warm_up(schedule, *, warmup, begin_lr=1e-9):
         peak = max(float(schedule(tick)) for tick in range(30))
@@ -147,27 +147,27 @@ def to_the_peak(right):
 
 
 def unique(arguments):
-    """Milestones, each once."""
+    """Milestones without repetitions."""
     return tuple(dict.fromkeys(arguments["milestones"]))
 
 
 def whole_run(right):
-    """A schedule told the ticks of the whole run, warm-up and all."""
+    """Gives the schedule the ticks of the whole run, with the warm-up."""
     return lambda o, epoch, total, warmup: right(o, epoch, total + warmup, warmup)
 
 
 def later_milestones(right):
-    """Milestones not brought forward by the warm-up."""
+    """Counts milestones from the end of the warm-up."""
     return lambda o, epoch, total, warmup: right(o, epoch, total, 0)
 
 
 def plateau(**wrong):
-    """Plateau with other arguments."""
+    """Changes arguments of Plateau."""
     return lambda right: lambda *args, **kwargs: right(*args, **kwargs | {n: f(kwargs) for n, f in wrong.items()})
 
 
 def nan_is_better(right):
-    """A comparison the wrong way round, which NaN passes."""
+    """Treats NaN as the best metric."""
 
     def update(self, metric):
         return right(self, metric if metric == metric else float("inf"))
@@ -226,8 +226,8 @@ MISTAKES = [
     mistake(
         "linear_warmup: one tick short", schedules, "linear_warmup", given(warmup=lambda k: max(k["warmup"] - 1, 0))
     ),
-    mistake("build: the run not shortened by the warm-up", schedules, "_options", whole_run),
-    mistake("build: milestones counted from the end of the warm-up", schedules, "_options", later_milestones),
+    mistake("schedule_from: the run not shortened by the warm-up", schedules, "_options", whole_run),
+    mistake("schedule_from: milestones counted from the end of the warm-up", schedules, "_options", later_milestones),
     mistake("Plateau: patience one less", schedules, "Plateau", plateau(patience=lambda k: max(k["patience"] - 1, 0))),
     mistake("Plateau: patience one more", schedules, "Plateau", plateau(patience=lambda k: k["patience"] + 1)),
     mistake("Plateau: no lowest rate", schedules, "Plateau", plateau(final_lr=lambda k: 0.0)),

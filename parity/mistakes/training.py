@@ -1,4 +1,4 @@
-"""A step put together wrongly: what no single piece shows."""
+"""Training steps with right pieces combined wrongly, which no single piece shows."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from parity.mistakes.schedule import shifted
 
 
 def doubled_gradient(right):
-    """A loss whose gradient is that of twice the loss."""
+    """Doubles the gradient of a loss and keeps its value."""
     return lambda *args, **kwargs: (lambda value: 2 * value - jax.lax.stop_gradient(value))(right(*args, **kwargs))
 
 
 def forgetting(right):
-    """An optimizer whose state is forgotten after every step."""
+    """Resets the state of an optimizer after every step."""
 
     def make(*args, **kwargs):
         inner = right(*args, **kwargs)
@@ -33,7 +33,7 @@ def forgetting(right):
 
 
 def frozen_statistics(right):
-    """Training leaves the running statistics as they were."""
+    """Keeps the running statistics unchanged in training."""
 
     def wrong(self, x, valid):
         mean, var = self.mean[...], self.var[...]
@@ -45,7 +45,7 @@ def frozen_statistics(right):
 
 
 def padding_as_background(right):
-    """Samples that pad a short batch are trained on, as background."""
+    """Trains on the padding of a short batch as background."""
 
     def wrong(net, batch, *args, **kwargs):
         mask = jnp.where(batch["mask"] == losses.IGNORE_INDEX, 0, batch["mask"])
@@ -55,17 +55,17 @@ def padding_as_background(right):
 
 
 def next_rate(right):
-    """The optimizer counts from 1: every step at the next step's rate."""
+    """Counts steps from 1, so each step takes the rate of the next."""
     return lambda rate, *a, **k: right((lambda count: rate(count + 1)) if callable(rate) else rate, *a, **k)
 
 
 def ascending(right):
-    """Goes up the gradient."""
+    """Ascends the gradient."""
     return lambda *args, **kwargs: optax.chain(right(*args, **kwargs), optax.scale(-1.0))
 
 
 def single_precision(right):
-    """The update is rounded to float32."""
+    """Rounds the update to float32."""
 
     def make(*args, **kwargs):
         inner = right(*args, **kwargs)
@@ -80,7 +80,7 @@ def single_precision(right):
 
 
 def frozen_head(right):
-    """The last layer's bias is not trained."""
+    """Does not train the bias of the last layer."""
 
     def update(self, net, grads, **kwargs):
         right(self, net, jax.tree_util.tree_map_with_path(_without_head_bias, grads), **kwargs)
@@ -94,12 +94,12 @@ def _without_head_bias(path, leaf):
 
 
 def as_one(right):
-    """All parts at once, for all BatchNorm knows."""
+    """Computes all micro-batches at once, so BatchNorm sees the whole batch."""
     return lambda parts, *args: step.gradients(*args)
 
 
 def from_nothing(right):
-    """A part without any valid sample counts as a full one for the running statistics."""
+    """Counts an empty micro-batch as a full one for the running statistics."""
     return lambda self, x, valid: right(self, x, valid | ~valid.any())
 
 

@@ -1,1 +1,1 @@
-"""Answers and the report that shows them."""
+"""What a run shows and writes: tables on the terminal, report.html and report.json, race.json and race.png."""

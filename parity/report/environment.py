@@ -1,4 +1,4 @@
-"""What the figures depend on: versions, processor, threads, precision switches, and the commit."""
+"""Facts that the figures depend on: versions, processor, threads, precision switches, and the commit."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git hash of the checkout that this file lies in, and whether files of it were changed."""
+    """Git hash of the checkout that this file lies in, with a mark if files were changed."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *words]
@@ -42,7 +42,7 @@ def commit() -> str:
 
 
 def machine() -> dict[str, str]:
-    """Processor, the vector instructions that both frameworks choose kernels by, and graphics cards."""
+    """Processor, its vector instructions (both frameworks choose kernels by them), and GPUs."""
     import jax
     import torch
 
@@ -65,7 +65,7 @@ def machine() -> dict[str, str]:
 
 
 def threads() -> dict[str, str]:
-    """How many threads each side may use: the order of PyTorch's sums depends on it."""
+    """Numbers of threads; the order of PyTorch's sums depends on them."""
     import torch
 
     asked = {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -73,13 +73,13 @@ def threads() -> dict[str, str]:
 
 
 def switches() -> dict[str, str]:
-    """What either side may do in less than float32."""
+    """Switches by which either side may compute in less than float32."""
     import jax
     import torch
 
     return {
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
-        "jax_enable_x64": f"{jax.config.jax_enable_x64}, but for float64",
+        "jax_enable_x64": f"{jax.config.jax_enable_x64}, except for float64",
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") or "none",
         "torch float32 matmul precision": torch.get_float32_matmul_precision(),
         "torch.backends.cudnn.allow_tf32": str(torch.backends.cudnn.allow_tf32),

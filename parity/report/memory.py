@@ -1,4 +1,4 @@
-"""Memory of a framework in training: each alone, in a fresh process that takes a few steps of the recipe."""
+"""Peak memory of a framework in training, measured in a fresh process that takes a few steps of the recipe."""
 
 import json
 import subprocess
@@ -10,15 +10,20 @@ from jaxseg.base import config as settings
 from jaxseg.base.config import Config
 
 STEPS = 4
-# On Linux a process starts with the peak of the one that started it, so a small one stands in between.
+# On Linux a process inherits the peak of its parent, so a small process is put in between.
 BETWEEN = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
 
 
 def measure(name: str, config: Config, size: tuple[int, int], threads: int) -> dict | None:
-    """Peak resident memory of `name` ("jaxseg" or "PyTorch") in MiB: {"import", "training" (above it)}.
+    """Peak resident memory in MiB: {"import": after the imports, "training": above that}.
 
-    jaxseg's includes its compilation. `size`: height and width of a tile. None where the `resource` module does not
-    exist (Windows). Raises RuntimeError with what the process said if it failed.
+    name: "jaxseg" (its compilation included) or "PyTorch".
+    config: the recipe.
+    size: height and width of a tile.
+    threads: of PyTorch.
+
+    None where the `resource` module does not exist (Windows). Raises RuntimeError with the output of a process that
+    fails.
     """
     if not importable():
         return None
@@ -39,7 +44,7 @@ def measure(name: str, config: Config, size: tuple[int, int], threads: int) -> d
 
 
 def importable() -> bool:
-    """Whether this platform can tell the peak of a process."""
+    """True if this platform reports the peak memory of a process."""
     try:
         import resource  # noqa: F401
     except ModuleNotFoundError:
@@ -48,14 +53,14 @@ def importable() -> bool:
 
 
 def peak() -> float:
-    """Largest resident memory of this process so far, in MiB."""
+    """Peak resident memory of this process so far, in MiB."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main(name: str, height: int, width: int, threads: int) -> None:
-    """Takes the steps and prints the figures; the settings come as JSON on the standard input."""
+    """Takes the steps and prints the figures as JSON; the settings come as JSON on the standard input."""
     config = settings.from_dict(json.load(sys.stdin))
     if name == "jaxseg":
         import jax

@@ -1,4 +1,4 @@
-"""report.html: one file that opens from disk, with the verdict first and every figure behind it."""
+"""report.html: one file that opens from disk, with the verdict first and then every figure."""
 
 import base64
 import html
@@ -27,12 +27,12 @@ TITLES = {
 
 
 def figure(value: float) -> str:
-    """Three significant digits, or fewer for whole numbers."""
+    """A figure as text, with three significant digits at most."""
     return "not a number" if math.isnan(value) else f"{value:.3g}"
 
 
 def write(answers: list[Answer], facts: Mapping[str, Mapping[str, str]], passed: bool, verdict: str) -> str:
-    """The page."""
+    """HTML of the whole page."""
     sections = "".join(section(answer) for answer in answers)
     return PAGE.format(
         color="#0a7d3c" if passed else "#b3261e",
@@ -45,7 +45,7 @@ def write(answers: list[Answer], facts: Mapping[str, Mapping[str, str]], passed:
 
 
 def summary(answers: Iterable[Answer]) -> str:
-    """A line for each question."""
+    """Table with a line for each question."""
     lines = []
     for answer in answers:
         good = sum(row.passed for row in answer.rows)
@@ -59,7 +59,7 @@ def summary(answers: Iterable[Answer]) -> str:
 
 
 def section(answer: Answer) -> str:
-    """A question: its pictures, then its rows, open when one fails."""
+    """Section of a question: its pictures, then its rows, unfolded if one fails."""
     head = f"<h2 id={answer.question}>{escape(TITLES[answer.question])}</h2>"
     if answer.not_run:
         return f"{head}<p>Not run: {escape(answer.not_run)}</p>"
@@ -73,7 +73,7 @@ def section(answer: Answer) -> str:
 
 
 def table(answer: Answer) -> str:
-    """The rows of a question."""
+    """Table of the rows of a question."""
     rows = "".join(
         f"<tr class={'ok' if row.passed else 'fail'}><td>{escape(row.name)}"
         f"<td class=n>{figure(row.figure)}<td class=n>{figure(row.gate)}<td>{'ok' if row.passed else 'FAIL'}"
@@ -85,7 +85,7 @@ def table(answer: Answer) -> str:
 
 
 def gallery(pictures: Iterable[tuple[str, str]]) -> str:
-    """Pictures side by side, as many as there is room for."""
+    """Pictures side by side, as many as fit the width; each is (caption, SVG)."""
     shown = "".join(
         f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,'
         f'{base64.b64encode(svg.encode()).decode()}"><figcaption>{escape(caption)}</figcaption></figure>'
@@ -95,7 +95,7 @@ def gallery(pictures: Iterable[tuple[str, str]]) -> str:
 
 
 def matrix(evidence: Mapping) -> str:
-    """Mistakes down, questions across: how many rows of a question failed."""
+    """Detection matrix: a line for each mistake, a column for each question, in each cell the rows that failed."""
     questions = evidence["questions"]
     heads = "".join(f"<th class=turn><span>{escape(question)}</span>" for question in questions)
     lines = []
@@ -105,8 +105,8 @@ def matrix(evidence: Mapping) -> str:
     caught = sum(bool(wrong["cells"].get(wrong["own"])) for wrong in evidence["mistakes"])
     words = (
         f"<p>{caught} of {len(evidence['mistakes'])} injected mistakes are caught by the question that is meant to "
-        "catch them (framed). A number is how many of a question's rows failed; a dot: it was asked and saw nothing; "
-        "blank: it never calls what the mistake replaces, or was not asked.</p>"
+        "catch them (framed). A number: rows of the question that failed. A dot: the question was asked and no row "
+        "failed. Blank: the question was not asked, or never calls what the mistake replaces.</p>"
     )
     return f"{words}<div class=scroll><table class=matrix><tr><th>mistake{heads}{''.join(lines)}</table></div>"
 
@@ -119,7 +119,7 @@ def _cell(wrong: Mapping, question: str) -> str:
 
 
 def ledger_table(answers: list[Answer]) -> str:
-    """Every known divergence, with the rows of this run that pin it."""
+    """Table of every known divergence, with the state of the rows that pin it."""
     lines = []
     for entry in ledger.LEDGER:
         rows = ledger.pinning(entry, answers)
@@ -135,13 +135,13 @@ def ledger_table(answers: list[Answer]) -> str:
 
 
 def group(name: str, values: Mapping[str, str]) -> str:
-    """Facts of one kind."""
+    """Facts of one kind as a definition list."""
     lines = "".join(f"<dt>{escape(key)}<dd>{escape(str(value))}" for key, value in values.items())
     return f"<div><h3>{escape(name)}</h3><dl>{lines}</dl></div>"
 
 
 def escape(text: str) -> str:
-    """For HTML."""
+    """Text escaped for HTML."""
     return html.escape(str(text), quote=True)
 
 
@@ -192,13 +192,13 @@ summary {{ cursor: pointer; margin: .5rem 0 }}
 .ledger td {{ min-width: 8rem }}
 </style>
 <h1>jaxseg against PyTorch: <span>{verdict}</span></h1>
-<p>A row passes when its figure is at most its gate. Why a gate is that number, and what a question cannot see, is
-said at the head of its file in <code>parity/checks</code>. Meaning is judged in float64, where the two differ by
-rounding alone; float32 and below by PyTorch's distance from itself.</p>
+<p>A row passes when its figure is at most its gate. The head of a question's file in <code>parity/checks</code> gives
+the reasons for its gates, and says what the question cannot see. Formulas are compared in float64, where correct code
+differs by rounding alone. Results in float32 and below are judged by PyTorch's own rounding error.</p>
 <div class=top>{summary}<div class=facts>{environment}</div></div>
 {sections}
 <h2 id=known>The ledger: every known divergence of the two stacks</h2>
-<p><b>match</b>: jaxseg does as PyTorch does, and the row pins it. <b>accepted</b>: it differs, on purpose.
-<b>impossible</b>: it cannot be made to agree.</p>
+<p><b>match</b>: jaxseg does what PyTorch does, and the row pins it. <b>accepted</b>: jaxseg differs on purpose.
+<b>impossible</b>: the two cannot agree.</p>
 {ledger}</html>
 """

@@ -1,8 +1,13 @@
-"""What a race says: lines and a table on the terminal, race.json with everything, race.png.
+"""The report of a race: lines and a table on the terminal, race.json and race.png.
 
-`race.json`: "recipe" (the trainer's settings), "race" (seeds, margin, alpha, limit, threads), "environment", "data",
-"memory" (MiB), "seeds" (a list of {"seed", "epochs"}, written as it goes: see `race.run_epoch`), and "result" once
-the race is over: "rows" (figure, gate and verdict of each), "equivalence", "speed".
+race.json has these keys:
+
+- "recipe": the trainer's settings
+- "race": seeds, margin, alpha, limit, threads
+- "environment", "data"
+- "memory": in MiB
+- "seeds": a list of {"seed", "epochs"}, written after every epoch (see `race.run_epoch`)
+- "result", once the race is over: "rows" (figure, gate and verdict of each), "equivalence", "speed"
 """
 
 import dataclasses
@@ -21,20 +26,21 @@ from parity.judge.compare import Row
 
 ALPHA = 0.05
 START = 1e-3
-"""Gate for the first losses, relative: the same weights and the same batch, before anything was learned. They differ by
-6e-5 for 5 tiles of 256x256, and more for more pixels, because of PyTorch: the variance that its channels_last BatchNorm
-finds on a CPU in float32 is 1e-4 off there, where the contiguous one is 5e-8 off. Other weights or another batch make
-1e-2 and more."""
-RATE = 1e-6
-"""Gate for the learning rates, relative to the peak: jaxseg computes them in float32."""
+"""Relative gate for the first losses, which have equal weights and an equal batch.
 
-TABLE = "; speed: median of the epochs (least-most); peak memory above import, jaxseg's with its compilation"
+They differ by 6e-5 for 5 tiles of 256x256, and by more for more pixels. The cause is PyTorch's channels_last BatchNorm
+on a CPU: its float32 variance is 1e-4 off, and 5e-8 in the contiguous layout. Other weights or another batch make 1e-2
+and more."""
+RATE = 1e-6
+"""Gate for the learning rates relative to the peak; jaxseg computes them in float32."""
+
+TABLE = "; speed: median of the epochs (least-most); peak memory: above that of the imports, with jaxseg's compilation"
 HEADING = "each: jaxseg | PyTorch"
 COLORS = {"jaxseg": "#c2410c", "PyTorch": "#2563eb"}
 
 
 def new(options, data: dict) -> dict:
-    """The record of a race that has not begun."""
+    """Record of a race that has not begun."""
     from parity.report.environment import environment
 
     race = dataclasses.asdict(options.race) | {"alpha": ALPHA}
@@ -45,7 +51,7 @@ def new(options, data: dict) -> dict:
 
 
 def epoch_line(seed: int, epoch: dict, epochs: int) -> str:
-    """One line for an epoch of both."""
+    """Line on the terminal for one epoch of both sides."""
 
     def both(name: str, form: str) -> str:
         return " | ".join(format(epoch[side][name], form) for side in COLORS)
@@ -58,13 +64,13 @@ def epoch_line(seed: int, epoch: dict, epochs: int) -> str:
 
 
 def write(out: Path, record: dict) -> None:
-    """race.json and race.png as they are after an epoch, each whole or not at all."""
+    """Writes race.json and race.png after an epoch, each whole or not at all."""
     replace(out / "race.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     replace(out / "race.png", draw(record))
 
 
 def finish(out: Path, record: dict) -> bool:
-    """Judges a race that is over, prints the table, writes all; whether every row passes."""
+    """Judges a finished race, prints the table and writes the files; True if every row passes."""
     found = rows(record)
     equivalence = judge(record)
     if not all(row.passed for row in found[:2]):
@@ -96,7 +102,7 @@ def scores(record: dict, side: str) -> np.ndarray:
 
 
 def rows(record: dict) -> list[Row]:
-    """Did both start alike, did both follow the same learning rates, and, with two seeds or more, are they equal?"""
+    """Rows of a race: equal first losses, equal learning rates and, from two seeds on, equivalent scores."""
 
     def gathered(name: str) -> list[np.ndarray]:
         values = [[epoch[side][name] for seed in record["seeds"] for epoch in seed["epochs"]] for side in COLORS]
@@ -118,11 +124,11 @@ def rows(record: dict) -> list[Row]:
 
 
 def judge(record: dict) -> dict:
-    """The test on final mIoU, jaxseg less PyTorch, and what it means in words.
+    """Test of the final mIoU (jaxseg minus PyTorch), with a verdict from the 90 % interval of the mean difference.
 
-    The whole 90 % interval of the mean difference inside the margins: "equivalent", even if it leaves 0 out, for then
-    there is a difference that was said beforehand not to matter. Wholly beyond one margin: "different". Anything else
-    is "not shown", which says something about the number of seeds, not that there is a difference.
+    - "equivalent": the interval lies inside the margins, even if it excludes 0
+    - "different": the interval lies wholly beyond one margin
+    - "not shown": anything else; more seeds may show either
     """
     margin, (ours, theirs) = record["race"]["margin"], (scores(record, side) for side in COLORS)
     test = compare.tost(ours - theirs, margin, ALPHA)
@@ -137,20 +143,21 @@ def judge(record: dict) -> dict:
         verdict = f"not shown: {len(ours)} seeds leave room for a difference of {max(-low, high):.4f} mIoU"
     constant = record["data"]["constant_miou"]
     if min(ours.min(), theirs.min()) <= constant:
-        verdict += f"; a side learned nothing in a seed (one class everywhere has {constant:.4f}), so it says little"
+        verdict += f"; little evidence: a side learned nothing in a seed (one class everywhere has {constant:.4f})"
     values = {"mean_difference": test.mean, "interval_90": [low, high], "p": test.p}
     return {"verdict": verdict, "differences": (ours - theirs).tolist()} | (values if len(ours) > 1 else {})
 
 
 def per_second(epoch: dict, side: str, clock: str = "seconds", first: int = 0) -> np.ndarray:
-    """Images per second of each step of an epoch, without the `first` few steps."""
+    """Images per second of each step of an epoch, without the first `first` steps."""
     return (np.array(epoch["images"]) / np.array(epoch[side][clock]))[first:]
 
 
 def speed(record: dict) -> dict:
-    """Images per second of each side, and their ratio: {name: [median, least, most]} over epochs, each of which counts
-    with the median of its steps (of their ratios, which met the same load). The very first step, which compiles, is
-    left out and given apart in seconds.
+    """Images per second of each side and their ratio, as {name: [median, least, most]} over the epochs.
+
+    An epoch counts with the median of its steps. Ratios are taken step by step, because both sides of a step meet the
+    same load. The very first step, which compiles, is left out and given in seconds as "<side> first step".
     """
     found: dict[str, list[float]] = {}
     epochs = [epoch for seed in record["seeds"] for epoch in seed["epochs"]]
@@ -169,7 +176,7 @@ def speed(record: dict) -> dict:
 
 
 def table(record: dict) -> Table:
-    """Both sides of a race that is over."""
+    """Table of both sides of a finished race."""
     result = record["result"]
     equivalence, speeds, memory = result["equivalence"], result["speed"], record["memory"]
     page = Table(title=f"final validation mIoU{TABLE}", title_justify="left")
@@ -205,7 +212,7 @@ def _mib(measured: dict | None) -> str:
 
 
 def draw(record: dict) -> bytes:
-    """PNG: losses and validation mIoU of both sides, all seeds, and the difference with its margin."""
+    """PNG with losses and validation mIoU of both sides for all seeds, and the difference with its margin."""
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg

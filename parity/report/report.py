@@ -1,4 +1,4 @@
-"""What a run leaves: tables on the terminal, report.json with every figure, report.html that shows them."""
+"""Tables on the terminal, report.json with every figure, and report.html."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ console = Console(highlight=False)
 
 
 def show(answer: Answer) -> None:
-    """Prints a question's table; a failed row shows its worst element."""
+    """Prints the table of a question; a failed row also shows its worst element."""
     if answer.not_run:
         console.print(f"[italic]{answer.question}[/italic]  not run: {escape(answer.not_run)}\n")
         return
@@ -36,7 +36,7 @@ def show(answer: Answer) -> None:
 def finish(answers: list[Answer], out: Path, asked: dict[str, str]) -> int:
     """Writes the report to folder `out`, prints the verdict and returns the exit status.
 
-    asked: what the run was told (seed, quick or full, and so on), for the page.
+    asked: options of the run (seed, quick or full, and so on), shown on the page.
     """
     pinned = Answer("ledger", tuple(ledger.rows(answers)))
     if pinned.rows and not pinned.passed:
@@ -57,7 +57,7 @@ def finish(answers: list[Answer], out: Path, asked: dict[str, str]) -> int:
 
 
 def as_json(answers: list[Answer], facts: dict, passed: bool) -> str:
-    """Figures that are not numbers are null."""
+    """Text of report.json; figures that are not finite become null."""
     known = [dataclasses.asdict(entry) for entry in ledger.LEDGER]
     questions = [dataclasses.asdict(answer) | {"passed": answer.passed} for answer in answers]
     report = {"passed": passed, "environment": facts, "questions": questions, "ledger": known}

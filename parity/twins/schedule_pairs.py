@@ -122,8 +122,8 @@ def curves() -> dict[str, Curve]:
         schedule, expected, gates = out[f"{name}: {ARTICLE}"]
         by_steps = schedules.per_epoch(schedule, STEPS_PER_EPOCH)
         out[f"per_epoch: {name}"] = Curve(by_steps, expected.repeat(STEPS_PER_EPOCH), gates)
-    out |= {f"build: {name}": built(*case) for name, case in BUILDS.items()}
-    return out | {f"build: {name}": Curve(*case, OWN) for name, *case in recipes()}
+    out |= {f"schedule_from: {name}": built(*case) for name, case in BUILDS.items()}
+    return out | {f"schedule_from: {name}": Curve(*case, OWN) for name, *case in recipes()}
 
 
 def own_curves() -> dict[str, Curve]:
