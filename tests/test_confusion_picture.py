@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxseg.inference import confusion_picture
 from jaxseg.inference.confusion_picture import draw_confusion, human, percent
+from jaxseg.runs.pictures import draw
 
 
 @given(st.integers(0, 10**13))
@@ -50,12 +52,20 @@ def test_numbers_as_they_are_written():
 
 
 @pytest.mark.parametrize("classes", [2, 7, 41, 60])
-def test_any_number_of_classes_with_awkward_names(classes):
+def test_any_number_of_classes_is_named_to_the_letter(classes, monkeypatch):
+    figures = []
+    monkeypatch.setattr(confusion_picture, "draw", lambda figure: figures.append(figure) or draw(figure))
     confusion = np.diag(np.arange(classes))  # class 0 has no pixels
-    picture = draw_confusion(confusion, [f"$_class {i} of a very long name_{i}" for i in range(classes)])
-    assert picture.dtype == np.uint8
-    assert picture.shape[2] == 3
-    assert (picture[:12] == 255).all()
-    assert (picture[12] < 255).any()
-    assert (picture[:, :12] == 255).all()
-    assert (picture[:, 12] < 255).any()
+    names = [f"$_{i}_" for i in range(classes)]
+    picture = draw_confusion(confusion, names)
+    (axes,) = figures[0].get_axes()
+    assert [label.get_text() for label in axes.get_xticklabels()] == names
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"{name}  {i}" for i, name in enumerate(names)]
+    assert not any(label.get_parse_math() for label in axes.get_xticklabels())
+    shares = axes.get_images()[0].get_array()
+    np.testing.assert_array_equal(shares, np.diag([0] + [1] * (classes - 1)))
+    assert (picture.dtype, picture.shape[2]) == (np.uint8, 3)
+    inked = (picture < 255).any(-1)
+    assert [np.flatnonzero(inked.any(axis))[[0, -1]].tolist() for axis in (1, 0)] == [
+        [12, side - 13] for side in picture.shape[:2]
+    ]

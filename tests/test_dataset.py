@@ -21,7 +21,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_pair(root: Path, name: str, height: int, width: int, values=(0, 255)) -> None:
-    rng = np.random.default_rng(abs(hash(name)) % 1000)
+    rng = np.random.default_rng(list(name.encode()))
     write(root / f"images/{name}.png", rng.integers(0, 256, (height, width, 3), np.uint8))
     mask = np.resize(np.array(values, np.uint8), height * width).reshape(height, width)
     write(root / f"masks/{name}.png", mask)

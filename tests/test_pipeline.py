@@ -158,11 +158,6 @@ def test_batches_hold_the_tiles_in_order_and_the_last_is_padded(
     assert (mask[count:] == IGNORE_INDEX).all()
 
 
-def test_what_pads_a_batch_is_no_class(samples):
-    assert IGNORE_INDEX == 255
-    assert max(sample["mask"].max() for sample in samples) == 1
-
-
 @given(size=st.integers(1, COUNT + 1), epoch=epochs, start=st.integers(0, COUNT + 2), workers=st.integers(0, 3))
 def test_an_epoch_can_go_on_from_any_batch(pairs, size, epoch, start, workers):
     data = Pipeline(pairs, batch_size=size, shuffle=True, seed=3, workers=workers)
