@@ -12,6 +12,7 @@ from jaxseg.nn.convolution import (
     conv3x3,
     forward_on_gpu,
     kernel_gradient,
+    kernel_gradient_by_product,
     kernel_gradient_in_bands,
     kernel_gradient_on_gpu,
     packed,
@@ -59,6 +60,12 @@ def test_gradient_in_bands_is_that_of_the_whole(b, h, w, i, o, cached):
     assert_same(found, kernel_gradient(x, g))
 
 
+@pytest.mark.parametrize(("b", "h", "w", "i", "o"), [(3, 4, 5, 2, 3), (1, 1, 1, 3, 2)])
+def test_gradient_by_product_is_that_of_the_convolution(b, h, w, i, o):
+    x, g = draw(b, h, w, i), draw(b, h, w, o)
+    assert_same(kernel_gradient_by_product(x, g), kernel_gradient(x, g))
+
+
 @pytest.mark.parametrize(
     ("h", "w", "i", "o"),
     [
@@ -68,6 +75,7 @@ def test_gradient_in_bands_is_that_of_the_whole(b, h, w, i, o, cached):
         (6, 7, 16, 16),
         (5, 8, 12, 8),
         (1, 1, 3, 4),
+        (4, 5, 128, 129),  # by product
     ],
 )
 def test_value_and_gradients_are_those_of_the_plain_form(h, w, i, o):
@@ -142,9 +150,10 @@ def test_on_a_cpu_few_channels_are_packed():
     assert operations("cpu", 3, 32, 8) == (3, 2, 0)  # from 32 channels to 3 as it is
 
 
-def test_on_a_cpu_a_program_has_one_convolution_for_each_of_value_and_gradients():
-    for shape in ((32, 32, 88), (128, 128, 128), (256, 256, 16)):
-        assert operations("cpu", *shape) == (3, 0, 0)
+def test_on_a_cpu_a_program_has_one_operation_for_each_of_value_and_gradients():
+    assert operations("cpu", 32, 32, 88) == (3, 0, 0)
+    assert operations("cpu", 64, 128, 128) == (3, 0, 0)
+    assert operations("cpu", 128, 128, 16) == (2, 0, 1)  # a product
     assert operations("cpu", 16, 16, 256, batch=64) == (3, 3, 0)
 
 
@@ -172,7 +181,7 @@ def test_on_a_cpu_bfloat16_takes_the_forms_of_float32():
     assert operations("cuda", 16, 16, 128, jnp.bfloat16) == (3, 0, 0)
 
 
-@pytest.mark.parametrize(("side", "i", "o"), [(8, 3, 5), (48, 16, 32), (48, 32, 16)])
+@pytest.mark.parametrize(("side", "i", "o"), [(8, 3, 5), (48, 16, 32), (48, 32, 16), (8, 128, 128)])
 def test_bfloat16_is_rounded_once(side, i, o):
     x, kernel, g = (a.astype(jnp.bfloat16) for a in (draw(2, side, side, i), draw(3, 3, i, o), draw(2, side, side, o)))
     wide = [a.astype(jnp.float32) for a in (x, kernel, g)]

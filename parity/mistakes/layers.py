@@ -159,6 +159,11 @@ def without_bias(right):
     return wrong
 
 
+def one_way(right):
+    """The neighbors of the gradient's rows in the order of the image's columns."""
+    return lambda x, axis, order: right(x, axis, (0, 1, 2))
+
+
 def alone(right):
     """Bands of an image with zeros around, where they have neighbors."""
 
@@ -263,6 +268,7 @@ MISTAKES = [
     mistake("convolution: pads by wrapping round", unet.Conv, "__call__", padded(1, 1, mode="wrap")),
     mistake("convolution: pads by reflection", unet.Conv, "__call__", padded(1, 1, mode="reflect")),
     mistake("convolution: pads right and below only", unet.Conv, "__call__", padded(0, 2)),
+    mistake("convolution: neighbors in one order", convolution, "_neighbors", one_way),
     mistake("convolution: bands without their neighbors", convolution, "_band", alone),
     mistake("convolution: packed pixels in another order", convolution, "packed", in_order),
     mistake("convolution: gradient of packed pixels", convolution, "packed_kernel_gradient", gradient_in_order),
