@@ -1,4 +1,4 @@
-"""Outlines, against the definitions written out pixel by pixel."""
+"""Boundary scores, compared with the definitions computed pixel by pixel."""
 
 import math
 from itertools import product
@@ -19,7 +19,7 @@ SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 @st.composite
 def images(draw):
-    """A label with ignored pixels, and a prediction, of blocks so that there is something inside of outlines."""
+    """A label with ignored pixels, and a prediction: uint8 arrays of one shape."""
     shape = draw(SHAPES)
     label = draw(arrays(np.uint8, shape, elements=st.sampled_from([0, 0, 1, 1, 2, IGNORE_INDEX])))
     return label, draw(arrays(np.uint8, shape, elements=st.integers(0, 2)))
@@ -30,7 +30,7 @@ def pixels(image, number, valid):
 
 
 def slow_counts(label, prediction, number, width, tolerance):
-    """Cheng's bands and Csurka's contours as sets of pixels."""
+    """Counts of Cheng's bands and Csurka's contours, computed with sets of pixels."""
     valid = {at for at in product(*map(range, label.shape)) if label[at] != IGNORE_INDEX}
     true, predicted = pixels(label, number, valid), pixels(prediction, number, valid)
 
@@ -79,7 +79,7 @@ def assert_equal(found, expected):
 
 
 @given(st.lists(images(), min_size=1, max_size=3), st.sampled_from([0.02, 0.2]), st.sampled_from([1.0, 1.5, 2.0]))
-def test_scores_are_what_the_definitions_say(samples, dilation, tolerance):
+def test_scores_match_the_pixelwise_definitions(samples, dilation, tolerance):
     counts = 0
     for label, prediction in samples:
         width = max(1, round(dilation * math.hypot(*label.shape)))
@@ -88,7 +88,7 @@ def test_scores_are_what_the_definitions_say(samples, dilation, tolerance):
 
 
 @given(st.lists(images(), min_size=2, max_size=5), st.randoms())
-def test_order_of_images_changes_nothing_and_counts_are_summed(samples, random):
+def test_scores_do_not_depend_on_order_or_repetition_of_images(samples, random):
     whole = summary(samples)
     shuffled = list(samples)
     random.shuffle(shuffled)
@@ -96,7 +96,7 @@ def test_order_of_images_changes_nothing_and_counts_are_summed(samples, random):
     assert_equal(summary(samples + samples), whole)
 
 
-def test_a_dataset_has_the_score_of_its_counts_not_the_mean_of_its_images():
+def test_dataset_score_is_of_summed_counts_not_the_mean_over_images():
     sharp, off = np.zeros((2, 40, 40), np.uint8)
     sharp[5:35, 5:35], off[18:20, 18:20] = 1, 1
     moved = np.roll(off, 8, 1)
@@ -108,7 +108,7 @@ def test_a_dataset_has_the_score_of_its_counts_not_the_mean_of_its_images():
 
 
 @given(images(), st.data())
-def test_what_is_predicted_on_ignored_pixels_changes_nothing(sample, data):
+def test_predictions_on_ignored_pixels_do_not_change_scores(sample, data):
     label, prediction = sample
     other = data.draw(arrays(np.uint8, label.shape, elements=st.integers(0, 2)))
     changed = np.where(label == IGNORE_INDEX, other, prediction)
@@ -116,7 +116,7 @@ def test_what_is_predicted_on_ignored_pixels_changes_nothing(sample, data):
 
 
 @given(images(), st.integers(0, 3), st.integers(0, 3))
-def test_padding_with_ignored_pixels_changes_nothing(sample, above, left):
+def test_padding_with_ignored_pixels_does_not_change_scores(sample, above, left):
     around = ((above, 2), (left, 1))
     label = np.pad(sample[0], around, constant_values=IGNORE_INDEX)
     prediction = np.pad(sample[1], around, constant_values=1)
@@ -124,14 +124,14 @@ def test_padding_with_ignored_pixels_changes_nothing(sample, above, left):
 
 
 @given(images())
-def test_a_right_prediction_scores_1(sample):
+def test_correct_prediction_scores_1(sample):
     found = summary([(sample[0], sample[0])])
     for name in ("boundary_iou", "boundary_precision", "boundary_recall", "boundary_f1"):
         assert all(math.isnan(value) or value == 1 for value in found[name])
 
 
 @pytest.mark.parametrize(("shift", "hit"), [(0, 1), (1, 1), (2, 1), (3, 0)])
-def test_tolerance_is_in_pixels_and_ends_with_it(shift, hit):
+def test_tolerance_includes_its_distance_in_pixels(shift, hit):
     label, prediction = np.zeros((2, 30, 30), np.uint8)
     label[:, :10], prediction[:, : 10 + shift] = 1, 1
     assert summary([(label, prediction)], tolerance=2.0)["boundary_f1"][1] == hit
@@ -144,7 +144,7 @@ def test_tolerance_below_1_is_a_share_of_the_diagonal():
     assert (below, above) == (0, 1)
 
 
-def test_the_band_is_as_wide_as_the_share_of_the_diagonal_and_a_pixel_at_least():
+def test_band_width_is_a_share_of_the_diagonal_and_at_least_a_pixel():
     label, prediction = np.zeros((2, 300, 400), np.uint8)  # diagonal 500: 0.02 of it are 10 pixels
     label[100:200, 100:200], prediction[110:190, 110:190] = 1, 1
     assert summary([(label, prediction)])["boundary_iou"][1] == 0  # the label's band ends where the other begins
@@ -153,7 +153,7 @@ def test_the_band_is_as_wide_as_the_share_of_the_diagonal_and_a_pixel_at_least()
     assert summary([(label, label)], dilation=0.0)["boundary_iou"][1] == 1
 
 
-def test_classes_without_a_boundary_are_left_out():
+def test_classes_without_a_boundary_are_left_out_of_means():
     label = np.zeros((20, 20), np.uint8)
     found = summary([(label, label)])
     assert found["boundary_iou"] == pytest.approx([1, math.nan, math.nan], nan_ok=True)  # along the image's border
@@ -162,7 +162,7 @@ def test_classes_without_a_boundary_are_left_out():
 
 
 @pytest.mark.parametrize("width", [1, 4, 20])
-def test_bands_are_those_of_repeated_erosions_in_a_frame_of_zeros(width):
+def test_bands_equal_repeated_erosions_with_zero_padding(width):
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, (7, 9), np.uint8).repeat(16, 0).repeat(16, 1)
     moved = np.roll(label, 3, (0, 1))

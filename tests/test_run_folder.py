@@ -1,4 +1,4 @@
-"""The folder of a run, which never takes the place of anything else, and the signals that end a run."""
+"""The folder of a run, and the signals that end a run."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ def full(tmp_path) -> Path:
     return tmp_path / "precious"
 
 
-def test_a_folder_that_is_not_empty_is_refused(full):
+def test_nonempty_folder_is_refused_and_left_alone(full):
     with pytest.raises(UserError) as caught:
         new_run(full)
     assert str(full) in str(caught.value)
@@ -38,7 +38,7 @@ def test_a_folder_that_is_not_empty_is_refused(full):
     assert [path.name for path in full.iterdir()] == ["thesis.txt"]
 
 
-def test_only_the_folder_of_a_run_is_overwritten(full):
+def test_overwrite_deletes_only_the_folder_of_a_run(full):
     with pytest.raises(UserError, match="no run"):
         new_run(full, overwrite=True)
     assert (full / "thesis.txt").read_text() == "years of work"
@@ -50,7 +50,7 @@ def test_only_the_folder_of_a_run_is_overwritten(full):
     assert config.load(full).run.overwrite
 
 
-def test_a_file_in_the_folders_place_is_refused(full):
+def test_file_as_run_folder_is_refused(full):
     for overwrite in (False, True):
         with pytest.raises(UserError, match=r"thesis\.txt"):
             new_run(full / "thesis.txt", overwrite)
@@ -58,13 +58,13 @@ def test_a_file_in_the_folders_place_is_refused(full):
         new_run(full / "thesis.txt" / "below")
 
 
-def test_an_empty_or_missing_folder_is_used(tmp_path):
+def test_empty_or_missing_folder_is_used(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "deep/er"):
         assert config.load(new_run(tmp_path / name)).run.out == tmp_path / name
 
 
-def test_without_a_name_a_run_gets_a_folder_in_runs(tmp_path, monkeypatch):
+def test_run_folder_defaults_to_a_new_one_in_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = open_run(Config(), SPLIT)
     assert run.parent == Path("runs")
@@ -78,7 +78,7 @@ def resume(run: Path, split: dict) -> Path:
     return open_run(Config(run=Run(resume=run)), split)
 
 
-def test_a_run_is_resumed_with_the_images_it_began_with(tmp_path):
+def test_resume_with_the_same_images_changes_nothing(tmp_path):
     run = new_run(tmp_path / "run")
     before = {path: path.read_bytes() for path in run.iterdir()}
     assert resume(run, SPLIT) == run
@@ -86,7 +86,7 @@ def test_a_run_is_resumed_with_the_images_it_began_with(tmp_path):
     assert json.loads((run / "split.json").read_text(encoding="utf-8")) == SPLIT
 
 
-def test_images_that_came_or_went_are_named_on_both_sides(tmp_path):
+def test_resume_names_missing_and_new_images_of_both_sides(tmp_path):
     run = new_run(tmp_path / "run")
     with pytest.raises(UserError) as caught:
         resume(run, {"training": ["a.png", "c.png"], "validation": ["田.png", "d.png"]})
@@ -98,7 +98,7 @@ def test_images_that_came_or_went_are_named_on_both_sides(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"training": ["a.png", "b.png"]}', b"\xff"])
-def test_a_split_that_cannot_be_read_is_refused_by_name(tmp_path, text):
+def test_resume_refuses_an_unreadable_split_by_name(tmp_path, text):
     path = new_run(tmp_path / "run") / "split.json"
     path.unlink()
     if text is not None:
@@ -112,14 +112,14 @@ def test_a_split_that_cannot_be_read_is_refused_by_name(tmp_path, text):
 
 @pytest.fixture
 def foreground():
-    """A shell that starts a job in the background has it ignore Ctrl-C."""
+    """Restores the handler of Ctrl-C, which shells disable for background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_and_a_second_one_is_not(number, foreground):
+def test_first_signal_is_noted_and_a_second_one_is_not_caught(number, foreground):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Signals() as signals:
         assert signals.received == 0
@@ -130,7 +130,7 @@ def test_a_signal_is_noted_and_a_second_one_is_not(number, foreground):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_signals_do_what_they_did_after_a_run():
+def test_signal_handlers_are_restored():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Signals():
         assert signal.getsignal(signal.SIGINT) != before[0]
@@ -138,7 +138,7 @@ def test_signals_do_what_they_did_after_a_run():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_in_another_thread_signals_are_left_alone():
+def test_signal_handlers_are_left_alone_in_other_threads():
     found = []
 
     def run():

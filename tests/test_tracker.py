@@ -1,4 +1,4 @@
-"""What a run leaves behind: events that TensorBoard can read, a log without doubles, pictures that decode."""
+"""Log of a run: TensorBoard events, log.jsonl, curves and pictures."""
 
 import json
 import struct
@@ -33,7 +33,7 @@ def step(number):
 
 
 def events(run):
-    """Every event in the run, in TensorBoard's order of files. A record: uint64 length, CRC, message, CRC."""
+    """All events of the run, in TensorBoard's order of files. A record is uint64 length, CRC, message, CRC."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -47,7 +47,7 @@ def events(run):
 
 
 def scalars(run):
-    """{tag: {step: value}} as TensorBoard shows it: a session's start purges what came before from its step on."""
+    """{tag: {step: value}} as TensorBoard shows it: the start of a session purges earlier events from its step on."""
     shown = {}
     for event in events(run):
         if event.HasField("session_log"):
@@ -65,7 +65,7 @@ def log(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_training_and_validation_stand_side_by_side_with_their_gap(tmp_path):
+def test_training_validation_and_gap_are_logged(tmp_path):
     with Tracker(tmp_path) as tracker:
         tracker.steps([step(1), step(2)])
         tracker.epoch(epoch(0))
@@ -82,7 +82,7 @@ def test_training_and_validation_stand_side_by_side_with_their_gap(tmp_path):
     assert shown["step/grad_norm"] == {1: 2.0, 2: 2.0}
 
 
-def test_a_chart_overlays_training_and_validation(tmp_path):
+def test_custom_chart_overlays_training_and_validation(tmp_path):
     Tracker(tmp_path).close()
     from tensorboardX.proto.layout_pb2 import Layout
 
@@ -93,12 +93,12 @@ def test_a_chart_overlays_training_and_validation(tmp_path):
     assert tags["gaps"] == ["loss/gap", "accuracy/gap", "miou/gap"]
 
 
-def test_a_growing_gap_means_overfitting_for_losses_and_for_scores():
+def test_gap_grows_with_overfitting_for_loss_and_scores():
     worse = epoch(0, validation={"loss": 0.9, "accuracy": 0.4, "miou": 0.3})
     assert all(gap(worse, name) > gap(epoch(0), name) for name in ("loss", "accuracy", "miou"))
 
 
-def test_what_is_not_finite_is_null(tmp_path):
+def test_values_that_are_not_finite_are_logged_as_null(tmp_path):
     with Tracker(tmp_path) as tracker:
         validation = {"loss": np.float32("nan"), "accuracy": 0.5, "miou": 0.5, "iou": np.array([0.5, np.nan])}
         tracker.steps([step(1) | {"grad_norm": np.float32("inf")}])
@@ -111,7 +111,7 @@ def test_what_is_not_finite_is_null(tmp_path):
     assert not {"loss/validation", "loss/gap", "iou/class_1", "step/grad_norm"} & set(shown)
 
 
-def test_resuming_takes_back_what_came_after_the_checkpoint(tmp_path):
+def test_resume_removes_entries_after_the_checkpoint(tmp_path):
     with Tracker(tmp_path) as tracker:
         for number in range(3):
             tracker.steps([step(10 * number + i) for i in range(1, 11)])
@@ -126,14 +126,14 @@ def test_resuming_takes_back_what_came_after_the_checkpoint(tmp_path):
     assert sorted(shown["loss/gap"]) == [10, 20]
 
 
-def test_two_sessions_in_one_second_both_keep_their_events(tmp_path, monkeypatch):
+def test_two_sessions_in_one_second_keep_their_events(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1e9)
     for resume_step in (None, 1):
         Tracker(tmp_path, resume_step=resume_step).close()
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
-def test_a_line_cut_short_by_a_crash_is_dropped_but_a_broken_log_is_an_error(tmp_path):
+def test_truncated_last_line_is_dropped_and_a_broken_earlier_line_is_refused(tmp_path):
     with Tracker(tmp_path) as tracker:
         tracker.epoch(epoch(0))
     path = tmp_path / "log.jsonl"
@@ -145,7 +145,7 @@ def test_a_line_cut_short_by_a_crash_is_dropped_but_a_broken_log_is_an_error(tmp
         Tracker(tmp_path, resume_step=10)
 
 
-def test_a_new_run_is_not_written_behind_an_old_one(tmp_path):
+def test_new_run_refuses_the_log_of_an_earlier_one(tmp_path):
     with Tracker(tmp_path) as tracker:
         tracker.epoch(epoch(0))
     with pytest.raises(UserError, match="log of an earlier run"):
@@ -153,7 +153,7 @@ def test_a_new_run_is_not_written_behind_an_old_one(tmp_path):
     assert log(tmp_path) == [epoch(0)]
 
 
-def test_the_log_survives_when_its_rewriting_fails(tmp_path, monkeypatch):
+def test_log_survives_a_failed_rewrite(tmp_path, monkeypatch):
     with Tracker(tmp_path) as tracker:
         tracker.epoch(epoch(0))
         tracker.epoch(epoch(1))
@@ -167,7 +167,7 @@ def test_the_log_survives_when_its_rewriting_fails(tmp_path, monkeypatch):
     assert log(tmp_path) == [epoch(0), epoch(1)]
 
 
-def test_curves_are_drawn_in_the_first_epoch_then_for_a_small_share_of_the_time_and_at_the_end(tmp_path, monkeypatch):
+def test_curves_are_drawn_at_first_and_last_epoch_and_between_for_a_share_of_the_time(tmp_path, monkeypatch):
     clock, drawn = SimpleNamespace(now=5.0), []
 
     def draw(epochs, names):
@@ -188,7 +188,7 @@ def test_curves_are_drawn_in_the_first_epoch_then_for_a_small_share_of_the_time_
     assert drawn == [1, 4, 6]
 
 
-def test_curves_that_are_not_up_to_date_are_drawn_at_the_end(tmp_path, monkeypatch):
+def test_outdated_curves_are_drawn_at_the_end(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         tracking, "draw_curves", lambda epochs, names: drawn.append(len(epochs)) or np.zeros((9, 9, 3), np.uint8)
@@ -200,7 +200,7 @@ def test_curves_that_are_not_up_to_date_are_drawn_at_the_end(tmp_path, monkeypat
     assert drawn == [1, 2]
 
 
-def test_pictures_go_to_a_file_and_to_tensorboard(tmp_path):
+def test_pictures_are_written_as_file_and_to_tensorboard(tmp_path):
     rng = np.random.default_rng(0)
     images, masks = rng.integers(0, 256, (2, 32, 32, 3), np.uint8), rng.integers(0, 2, (2, 32, 32))
     with Tracker(tmp_path) as tracker:
@@ -215,7 +215,7 @@ def test_pictures_go_to_a_file_and_to_tensorboard(tmp_path):
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["predictions.png"]
 
 
-def test_tracking_does_not_load_torch(tmp_path):
+def test_tracker_does_not_import_torch(tmp_path):
     program = "import sys; from jaxseg.runs.tracker import Tracker; Tracker(sys.argv[1]).close(); "
     program += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", program, str(tmp_path)], check=True)

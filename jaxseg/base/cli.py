@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from jaxseg.base.config import Config, flag, load, two_columns
-from jaxseg.base.errors import ArgumentError, UserError
+from jaxseg.base.errors import ArgumentError, UserError, is_about_memory
 from jaxseg.base.options import Evaluation, Prediction
 from jaxseg.base.rules import check
 

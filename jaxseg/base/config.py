@@ -107,8 +107,8 @@ class Data:
     workers: int = min(os.cpu_count() or 1, 8)
     """Reader threads; 0 reads in the main thread."""
     cache: Literal["auto", "none", "memory", "disk", "device"] = "auto"
-    """Where decoded images are kept after the first epoch. `none` reads files each epoch. `disk` is a file in the
-    user's cache folder, for later runs too. `device` also makes batches there. `auto`: memory if images fit."""
+    """Where decoded images are kept after the first epoch. `none` reads files each epoch. `disk`: a file in the user's
+    cache folder, for later runs too. `device` also makes batches there. `auto`: `memory` if they fit, else `none`."""
     cache_mb: int = 1024
     """Memory for decoded images, in MiB."""
 

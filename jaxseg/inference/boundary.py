@@ -1,7 +1,7 @@
-"""Scores of outlines, which a mean over areas hardly feels: boundary IoU and boundary F1, with OpenCV on the host.
+"""Boundary IoU and boundary F1, which measure outlines where IoU measures areas; computed with OpenCV on the host.
 
-Both are sums of counts over the images of a dataset, divided once. Ignored pixels count for nothing and are like what
-lies outside of the image: an image padded with them scores the same.
+Counts are summed over all images of a dataset and divided once. Ignored pixels are treated like the outside of the
+image, so padding an image with them does not change its score.
 """
 
 import math
@@ -15,12 +15,15 @@ from jaxseg.learn.metrics import mean, ratio
 
 
 class BoundaryTotals:
-    """Boundary IoU and boundary F1 of each class.
+    """Sums the counts for boundary IoU and boundary F1 of each class.
 
-    Boundary IoU (Cheng et al. 2021) is the IoU of the bands inside of each outline; they are as wide as `dilation`
-    times the image's diagonal, 1 pixel at least, and an outline runs along the image's border too. Boundary F1 (Csurka
-    et al. 2013) asks which pixels of either contour are within `tolerance` of the other's; the image's border is no
-    contour. `tolerance` from 1 on is in pixels, below it a share of the diagonal (the paper's is 0.0075).
+    - `classes`: number of classes
+    - `dilation`: width of the bands as a share of the image's diagonal; at least 1 pixel
+    - `tolerance`: greatest distance of matching contours: in pixels if 1 or more, else a share of the diagonal
+
+    Boundary IoU (Cheng et al. 2021) is the IoU of the bands inside the outlines. Outlines include the image's border.
+    Boundary F1 (Csurka et al. 2013) counts contour pixels within `tolerance` of the other contour. The image's border
+    is no contour. The paper's tolerance is 0.0075.
     """
 
     def __init__(self, classes: int, dilation: float = 0.02, tolerance: float = 2.0):
@@ -28,7 +31,11 @@ class BoundaryTotals:
         self._counts = np.zeros((classes, 6), np.int64)
 
     def add(self, labels: Integer[np.ndarray, "h w"], predictions: Integer[np.ndarray, "h w"]) -> None:
-        """Counts an image: its label (`IGNORE_INDEX` where nothing counts) and the predicted classes."""
+        """Adds the counts of an image.
+
+        - `labels`: class numbers [h w]; `IGNORE_INDEX` is ignored
+        - `predictions`: class numbers [h w]
+        """
         diagonal = math.hypot(*labels.shape)
         width = max(1, round(self._dilation * diagonal))
         tolerance = self._tolerance if self._tolerance >= 1 else self._tolerance * diagonal
@@ -40,8 +47,13 @@ class BoundaryTotals:
                 self._counts[number] += _counts(true[window], predicted[window], valid[window], width, tolerance)
 
     def summary(self) -> dict[str, float | list[float]]:
-        """ "boundary_iou", "boundary_precision", "boundary_recall" and "boundary_f1" by class; "mboundary_iou", ...:
-        means over classes. NaN for a class without a boundary, which means leave out."""
+        """Returns the scores, all from 0 to 1.
+
+        - "boundary_iou", "boundary_precision", "boundary_recall", "boundary_f1": lists with one score per class
+        - "mboundary_iou", "mboundary_precision", ...: means over classes
+
+        A class without a boundary scores NaN and is left out of the means.
+        """
         both, either, label_hits, label, prediction_hits, prediction = self._counts.T
         precision, recall = ratio(prediction_hits, prediction), ratio(label_hits, label)
         p, r = np.nan_to_num(precision), np.nan_to_num(recall)  # a contour without a counterpart scores 0
@@ -53,7 +65,7 @@ class BoundaryTotals:
 
 
 def _window(there: np.ndarray) -> tuple[slice, slice] | None:
-    """The part of the image where anything is, and a pixel around it; None when there is nothing."""
+    """Bounding box of the nonzero pixels, one pixel larger on each side; None if all are zero."""
     places = [np.flatnonzero(there.any(axis)) for axis in (1, 0)]
     if not places[0].size:
         return None
@@ -61,7 +73,7 @@ def _window(there: np.ndarray) -> tuple[slice, slice] | None:
 
 
 def _counts(true: np.ndarray, predicted: np.ndarray, valid: np.ndarray, width: int, tolerance: float) -> list:
-    """Pixels in both bands, in either; of the label's contour near the other, of all of it; the same the other way."""
+    """Pixel counts: bands' intersection and union; hits and length of the label's contour, then the prediction's."""
     a, b = _band(true, width), _band(predicted, width)
     label, prediction = _contour(true, valid), _contour(predicted, valid)
     label_hits, prediction_hits = label & _near(prediction, tolerance), prediction & _near(label, tolerance)
@@ -69,22 +81,22 @@ def _counts(true: np.ndarray, predicted: np.ndarray, valid: np.ndarray, width: i
 
 
 def _band(mask: np.ndarray, width: int) -> np.ndarray:
-    """What `width` erosions with a 3x3 square, in an image framed with zeros, take away.
+    """Pixels that `width` erosions with a 3x3 square remove, if the image is padded with zeros.
 
-    Those are the pixels whose distance from the nearest zero, in king's moves, is `width` at most.
+    These are the pixels within chessboard distance `width` of a zero.
     """
     framed = np.pad(mask, 1).astype(np.uint8)
     return mask & (cv2.distanceTransform(framed, cv2.DIST_C, 3)[1:-1, 1:-1] <= width)
 
 
 def _contour(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Pixels of `mask` beside (not across from) one that counts and is not in it."""
+    """Pixels of `mask` with a valid 4-neighbor outside it."""
     outside = (valid & ~mask).astype(np.uint8)
     return mask & cv2.dilate(outside, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))).astype(bool)
 
 
 def _near(contour: np.ndarray, tolerance: float) -> np.ndarray:
-    """Where the contour is `tolerance` pixels away at most, in a straight line."""
+    """Pixels within Euclidean distance `tolerance` of the contour."""
     if not contour.any():
         return np.zeros_like(contour)
     return cv2.distanceTransform((~contour).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= tolerance

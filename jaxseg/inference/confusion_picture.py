@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture: where the pixels of each class went."""
+"""Draws a confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,18 @@ from jaxtyping import Integer, UInt8
 from jaxseg.learn.metrics import ratio
 from jaxseg.runs.pictures import draw, shorten
 
-CELL = 0.62  # inches; with more than MOST_WRITTEN classes cells are small and bare
-MOST_WRITTEN = 40
-NAME = 28  # characters
+CELL = 0.62  # side of a cell in inches
+MOST_WRITTEN = 40  # with more classes, cells are small and without text
+NAME = 28  # most characters of a class name
 
 
 def draw_confusion(confusion: Integer[np.ndarray, "k k"], class_names: Sequence[str]) -> UInt8[np.ndarray, "h w 3"]:
-    """The share of each label's pixels that was predicted as each class, in percent, and below it their number, RGB.
+    """Draws each cell's share of its row in percent, and below it the number of pixels. Returns uint8 RGB [h w 3].
 
-    Row = label, column = prediction, so recall is on the diagonal. A class without labels has an empty row.
+    - `confusion`: pixel counts [label prediction]
+    - `class_names`: one name per class
+
+    Recall is on the diagonal. A class without labels has an empty row.
     """
     from matplotlib.figure import Figure
 
@@ -31,7 +34,7 @@ def draw_confusion(confusion: Integer[np.ndarray, "k k"], class_names: Sequence[
 
     shares = ratio(confusion, np.broadcast_to(confusion.sum(1, keepdims=True), confusion.shape))
     axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
-    large = min(2.0, cell / CELL)  # few classes have large cells
+    large = min(2.0, cell / CELL)  # few classes have large cells, and larger text
     for (row, column), count in np.ndenumerate(confusion if written else confusion[:0]):
         if count:
             place = {"ha": "center", "va": "center", "color": "white" if shares[row, column] > 0.55 else "black"}
@@ -63,14 +66,14 @@ def _without_white_borders(picture: np.ndarray, keep: int = 12) -> np.ndarray:
 
 
 def percent(share: float) -> str:
-    """A share in percent; 0 and 100 are those alone."""
+    """Formats a share as percent. Only exactly 0 and 1 are shown as 0.0 and 100.0."""
     if 0 < share < 0.0005:
         return "<0.1"
     return ">99.9" if 0.9995 <= share < 1 else f"{100 * share:.1f}"
 
 
 def human(count: int) -> str:
-    """A number of pixels in few letters: 950, 9.5k, 950k, 9.5M."""
+    """Formats a count in a few characters: 950, 9.5k, 950k, 9.5M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:.1f}{unit}" if count < 99.95 * size else f"{count / size:.0f}{unit}"

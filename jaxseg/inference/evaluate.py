@@ -1,4 +1,4 @@
-"""Scores of images with masks, whose predictions are counted and not kept: what `evaluate` does."""
+"""Scores a run on images with masks: the body of `jaxseg.evaluate`."""
 
 import dataclasses
 import json
@@ -24,13 +24,14 @@ WHERE = {
     "data", "images", "masks", "val_images", "val_masks", "image_suffix", "mask_suffix", "train_list", "val_list",
     "validation", "group_by",
 }  # fmt: skip
-"""Settings that say which files; all others of `Data` are the run's."""
+"""Settings of `Data` that select files. All others are taken from the run."""
 
 
 def evaluate(options: Evaluation) -> Path:
-    """Scores all images, writes the files and returns their folder.
+    """Scores all images, writes the results and returns their folder.
 
-    Raises UserError before any image is read, or DataError listing all that cannot be scored; then nothing is written.
+    Raises UserError for invalid options or existing results, and DataError listing all pairs that cannot be scored.
+    Then nothing is written.
     """
     options = check(options)
     saved = config.load(options.run)
@@ -63,7 +64,7 @@ def evaluate(options: Evaluation) -> Path:
 
 
 def check(options: Evaluation) -> Evaluation:
-    """The options with FOLDER as --data. Raises UserError naming all that cannot be."""
+    """Returns the options with FOLDER moved to --data. Raises UserError naming all invalid options."""
     data, wrong = options.data, []
     if options.folder is not None:
         if data.data not in (None, options.folder):
@@ -73,7 +74,7 @@ def check(options: Evaluation) -> Evaluation:
     if fixed := [flag(name) for name in changed if name not in WHERE]:
         wrong.append(f"{', '.join(fixed)}: how files are read is the run's; leave it out")
     if changed and data.data is None and data.images is None:
-        wrong.append(f"{', '.join(map(flag, changed))}: of which data? Give a FOLDER, or --images and --masks")
+        wrong.append(f"{', '.join(map(flag, changed))}: for which data? Give a FOLDER, or --images and --masks")
     if options.worst < 0:
         wrong.append(f"--worst is {options.worst}; expected 0 or more")
     if wrong:
@@ -83,12 +84,12 @@ def check(options: Evaluation) -> Evaluation:
 
 
 def place(data: Data) -> Path:
-    """The folder that data settings name."""
+    """Returns the folder of the images: --data or --images."""
     return data.data if data.data is not None else data.images
 
 
 def is_own(asked: Data, saved: Data) -> bool:
-    """Whether the data asked for are those of the run: nothing was asked for, or nothing else."""
+    """True if no data were given, or the folder that the run was trained on and no other setting."""
     if asked == Data():
         return True
     same = saved.data is not None and asked == Data(data=asked.data)
@@ -96,7 +97,14 @@ def is_own(asked: Data, saved: Data) -> bool:
 
 
 def own_pairs(options: Evaluation, saved: Config, split: str) -> list[Pair]:
-    """The pairs that the run's split.json names. Raises DataError when some are gone."""
+    """Returns the pairs that the run's split.json names.
+
+    - `options`: checked options
+    - `saved`: settings of the run
+    - `split`: "training", "validation" or "all"
+
+    Raises UserError when split.json cannot be read, DataError when images are missing.
+    """
     path = options.run / "split.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -115,16 +123,23 @@ def own_pairs(options: Evaluation, saved: Config, split: str) -> list[Pair]:
     pairs, gone = {}, []
     for part in ("training", "validation") if split == "all" else (split,):
         known = sides["training"] | sides["validation"] | sides[part]  # --overfit validates on training images
-        gone += [f"{name}: of {part}, is not there any more" for name in parts[part] if name not in known]
+        gone += [f"{name}: of {part}, is missing" for name in parts[part] if name not in known]
         pairs |= {known[name]: None for name in parts[part] if name in known}
     if gone:
-        headline = f"{len(gone)} images of {path} are gone:"
-        raise DataError(headline, gone, "Restore them, or give a FOLDER to evaluate on what is there.")
+        headline = f"{len(gone)} images of {path} are missing:"
+        raise DataError(headline, gone, "Restore them, or give a FOLDER to evaluate on the images that are there.")
     return list(pairs)
 
 
 def other_pairs(options: Evaluation, seed: int, split: str) -> list[Pair]:
-    """The pairs of other data than the run's. Raises DataError; for images without masks there is another command."""
+    """Returns the pairs of data that are not the run's own.
+
+    - `options`: checked options
+    - `seed`: seed of the split
+    - `split`: "training", "validation" or "all"
+
+    Raises DataError when there are no pairs, with the command that predicts images without masks.
+    """
     data = options.data
     try:
         if split == "all":
@@ -139,7 +154,10 @@ def other_pairs(options: Evaluation, seed: int, split: str) -> list[Pair]:
 
 
 def all_pairs(data: Data, seed: int) -> list[Pair]:
-    """Of training and validation; where nothing says what validates, a single pair will do."""
+    """Returns the pairs of training and validation together. Without a split in the data, one pair is enough.
+
+    Raises DataError when there are no pairs.
+    """
     found = recognize(data.data) if data.data is not None else None
     divided = data.val_images or data.train_list or (found and (found.validation or found.lists))
     if divided:
@@ -152,7 +170,15 @@ def all_pairs(data: Data, seed: int) -> list[Pair]:
 
 
 def score(pairs: Sequence[Pair], reading: Reading, predictor: Predictor, worst: int) -> Scores:
-    """Scores of all pairs. Raises DataError listing all that cannot be; from the first on the rest is only read."""
+    """Scores all pairs.
+
+    - `pairs`: files of image and mask
+    - `reading`: how the run reads files
+    - `predictor`: network
+    - `worst`: number of images to keep for worst.png
+
+    Raises DataError listing all pairs that cannot be scored. After the first one the others are only read.
+    """
     names = Split(tuple(pairs), (), "").training_names
     scores, problems = Scores(reading.labels, worst), []
     with ImageBar(len(pairs)) as bar:
@@ -163,6 +189,6 @@ def score(pairs: Sequence[Pair], reading: Reading, predictor: Predictor, worst: 
                 problems += error.problems
             bar.next()
     if problems:
-        advice = "Channels and classes are the run's. Mend the files, or take them out. Nothing was written."
+        advice = "Channels and classes are the run's. Fix the files or remove them. Nothing was written."
         raise DataError(f"{len(problems)} problems in {len(pairs)} pairs of image and mask:", problems, advice)
     return scores

@@ -1,4 +1,4 @@
-"""Which images the inputs of a command mean, and which files are to be made of each."""
+"""Input images of a prediction, and the files to write for each."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ WILDCARDS = frozenset("*?[")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """An image and the files to be made of it."""
+    """An image and the paths of its results."""
 
     image: Path
     class_map: Path
@@ -22,7 +22,7 @@ class Job:
 
     @property
     def targets(self) -> list[Path]:
-        """In the order of writing: where the class map is, all is."""
+        """Paths in the order of writing. The class map is last: if it exists, all do."""
         return [path for path in (self.probabilities, self.overlay, self.class_map) if path is not None]
 
 
@@ -36,10 +36,16 @@ def plan(
     skip_existing: bool = False,
     skip_bad: bool = False,
 ) -> tuple[list[Job], list[str]]:
-    """A job for each image, and what is wrong with files that are left out because of `skip_bad`.
+    """Returns a job for each image, and the faults of images left out because of `skip_bad`.
 
-    `skip_existing` leaves out images whose files are all there. Raises DataError listing inputs without images, files
-    that cannot be opened, and those that would be written over or twice.
+    - `inputs`: images, folders or patterns
+    - `out`: folder of the results
+    - `overlay`, `probabilities`: write these files too
+    - `overwrite`: replace existing files
+    - `skip_existing`: leave out images whose files all exist
+    - `skip_bad`: leave out images that cannot be opened
+
+    Raises DataError listing inputs without images, images that cannot be opened, and conflicts between files.
     """
     found, problems = find_images(inputs, out)
     jobs = []
@@ -62,10 +68,9 @@ def plan(
 
 
 def find_images(inputs: Sequence[Path], out: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Images, each once, with their paths below their folder or below the pattern's plain part; and what there is to
-    say of inputs without any.
+    """Returns pairs of an image and its path relative to its input, without duplicates, and the faults of inputs.
 
-    What lies in `out`, when that is a folder inside an input, was made by an earlier run and is left out.
+    Files in `out` are results of an earlier run and are left out, if `out` is a folder inside an input.
     """
     found, problems, made = {}, [], out.resolve()
     for given in inputs:
@@ -88,7 +93,10 @@ def find_images(inputs: Sequence[Path], out: Path) -> tuple[list[tuple[Path, Pat
 
 
 def matches(pattern: Path) -> tuple[Path, list[Path]]:
-    """The folder before the first wildcard, and the images below it, without hidden ones."""
+    """Returns the folder before the first wildcard, and the images that match, without hidden ones.
+
+    Raises DataError for a pattern that this Python version does not support.
+    """
     base = Path(*itertools.takewhile(lambda part: not WILDCARDS & set(part), pattern.parts))
     try:
         files = sorted(base.glob(str(pattern.relative_to(base))))
@@ -102,12 +110,12 @@ def matches(pattern: Path) -> tuple[Path, list[Path]]:
 
 
 def endings() -> str:
-    """Of the names of images."""
+    """Returns the suffixes of image files, for messages."""
     return " ".join(sorted(EXTENSIONS))
 
 
 def look_at(image: Path) -> str | None:
-    """What is wrong with a file that can be seen without decoding it."""
+    """Returns the fault of a file that is empty or cannot be opened; None if there is none."""
     try:
         with open(image, "rb") as file:
             return None if file.read(1) else f"{image}: is empty"
@@ -116,7 +124,7 @@ def look_at(image: Path) -> str | None:
 
 
 def clashes(jobs: Sequence[Job], may_exist: bool) -> list[str]:
-    """Files that would be written over an image, or twice, or over what is there."""
+    """Lists results that would replace an image, another result or, unless `may_exist`, an existing file."""
     problems, taken, images = [], {}, {job.image.resolve() for job in jobs}
     for job in jobs:
         for target in job.targets:

@@ -1,4 +1,4 @@
-"""Predictions as files, each whole or not there: class maps, pictures of them over the image, probabilities."""
+"""Writes predictions atomically: class maps, overlays on the image, probabilities."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ from jaxseg.doctor.classes import ClassMap
 from jaxseg.inference.predictor import Raster
 from jaxseg.runs.pictures import to_rgb
 
-OVERLAY_SIDE = 4096  # pixels; a larger picture is thinned out
+OVERLAY_SIDE = 4096  # most pixels a side of an overlay
 
 
 @contextmanager
 def draft(path: Path) -> Iterator[Path]:
-    """`files.draft` in a folder that is made; raises UserError when the disk does not take it."""
+    """Yields a path as `files.draft` does, and makes the folder. Raises UserError when the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.draft(path) as beside:
@@ -30,14 +30,22 @@ def draft(path: Path) -> Iterator[Path]:
 
 
 def write_indexed(path: Path, classes: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "256 3"]) -> None:
-    """A PNG whose values are the classes, shown in the palette's colors."""
+    """Writes an indexed PNG. Raises UserError when it cannot be written.
+
+    - `classes`: class numbers, the PNG's values
+    - `palette`: RGB color of each value
+    """
     picture = _picture(classes, "P")
     picture.putpalette(palette.tobytes())
     _save(path, picture)
 
 
 def write_values(path: Path, classes: UInt8[np.ndarray, "h w"], table: np.ndarray) -> None:
-    """A PNG of the values or colors that the masks of training had, by `value_table`."""
+    """Writes a PNG of the mask values or colors of the training data. Raises UserError when it cannot be written.
+
+    - `classes`: class numbers
+    - `table`: value or color of each class, from `value_table`
+    """
     values = np.empty(classes.shape + table.shape[1:], table.dtype)
     for rows in _blocks(len(classes)):
         values[rows] = table[classes[rows]]
@@ -45,10 +53,10 @@ def write_values(path: Path, classes: UInt8[np.ndarray, "h w"], table: np.ndarra
 
 
 def value_table(labels: ClassMap) -> Shaped[np.ndarray, "256 ..."]:
-    """By class, the mask values: uint8 or uint16 [256], or uint8 [256 3] RGB where they are colors.
+    """Returns the mask value of each class: uint8 or uint16 [256], or uint8 RGB [256 3] if masks have colors.
 
-    Pixels without data have the first ignored value, or else the highest of 8 bits that is no class.
-    Raises UserError for values that no PNG holds.
+    Pixels without data get the first ignored value. If there is none, they get the highest of 0 to 255 that is no
+    class, or with colors #808080. Raises UserError for values outside 0 to 65535, which no PNG can hold.
     """
     wrong = [f"{name} {value}" for value, name in zip(labels.values, labels.names) if not 0 <= value <= 0xFFFF]
     if wrong and not labels.color:
@@ -70,8 +78,14 @@ def write_overlay(
     palette: UInt8[np.ndarray, "256 3"],
     names: Sequence[str],
 ) -> None:
-    """A PNG of the image with half-transparent classes over it, but for those named background and for pixels without
-    data. An image of more than 4096 pixels a side is thinned out.
+    """Writes a PNG of the image with half-transparent classes. Raises UserError when it cannot be written.
+
+    - `image`: image [h w c], as `pictures.to_rgb` takes it
+    - `classes`: class numbers; `IGNORE_INDEX` has no data and stays clear
+    - `palette`: RGB color of each class
+    - `names`: names of the classes; one called background stays clear
+
+    Above 4096 pixels a side, rows and columns are left out.
     """
     thin = slice(None, None, -(-max(classes.shape) // OVERLAY_SIDE))
     classes = classes[thin, thin]
@@ -88,7 +102,7 @@ def write_overlay(
 def probability_file(
     path: Path, shape: tuple[int, int, int]
 ) -> Iterator[Callable[[Float[np.ndarray, "rows w k"]], None]]:
-    """Gives a function that appends rows, from top to bottom, to a .npy file of float16 [h w k]."""
+    """Yields a function that appends rows, from top to bottom, to a .npy file: float16 of shape (h, w, k)."""
     with draft(path) as beside, open(beside, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
 
@@ -96,16 +110,16 @@ def probability_file(
             file.write(rows.astype("<f2").data)
 
         yield append
-        file.close()  # Windows renames no open file
+        file.close()  # Windows cannot rename an open file
 
 
 def _blocks(height: int, rows: int = 256) -> Iterator[slice]:
-    """An array of indices is copied as int64 by NumPy: eight times a large class map."""
+    """Slices of `rows` rows. NumPy copies an index array as int64, eight times the memory of a class map."""
     return (slice(top, top + rows) for top in range(0, height, rows))
 
 
 def _picture(pixels: np.ndarray, mode: str) -> Image.Image:
-    """Shares the array's memory."""
+    """An image that shares the array's memory."""
     height, width = pixels.shape[:2]
     return Image.frombuffer(mode, (width, height), np.ascontiguousarray(pixels), "raw", mode, 0, 1)
 

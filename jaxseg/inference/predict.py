@@ -1,4 +1,4 @@
-"""Class maps of images, band by band, and what is said of them: what `predict` does."""
+"""Predicts images band by band and writes class maps: the body of `jaxseg.predict`."""
 
 import itertools
 import sys
@@ -26,8 +26,8 @@ from jaxseg.inference.progress import ImageBar
 def predict(options: Prediction) -> list[Path]:
     """Writes a class map for every image and returns their paths.
 
-    Raises UserError listing all that cannot be, before any is written; but images that turn out to be unreadable after
-    the others are done.
+    Raises UserError listing all faults found before anything is written. Raises DataError after all other images are
+    done if some could not be decoded, unless `options.on_bad_file` is "skip".
     """
     if not options.input:
         raise UserError("no INPUT given; expected an image, a folder or a quoted pattern after the run")
@@ -69,7 +69,7 @@ def predict(options: Prediction) -> list[Path]:
     report(options.out, writer, len(done), bar)
     if bad:
         headline = f"{images - len(done)} of {images} images cannot be read; the other {len(done)} are done:"
-        error = DataError(headline, bad, "Mend them or take them out; --skip-existing leaves out those that are done.")
+        error = DataError(headline, bad, "Fix or remove them; --skip-existing leaves out the images that are done.")
         if options.on_bad_file == "error":
             raise error
         print(f"warning: {error}", file=sys.stderr)
@@ -77,7 +77,7 @@ def predict(options: Prediction) -> list[Path]:
 
 
 def read_ahead(jobs: Sequence[Job], reading: Reading) -> Iterator[tuple[Job, Future]]:
-    """Each job and its image, read while the one before is predicted."""
+    """Yields each job with its opened image, which a thread reads while the one before is predicted."""
     with ThreadPoolExecutor(1) as pool:
         opened = (pool.submit(open_tile, job.image, reading) for job in jobs)
         for job, (now, _) in zip(jobs, itertools.pairwise(itertools.chain(opened, [None]))):
@@ -85,7 +85,11 @@ def read_ahead(jobs: Sequence[Job], reading: Reading) -> Iterator[tuple[Job, Fut
 
 
 class Writer:
-    """Predicts images, writes what a job asks for, and counts the classes."""
+    """Predicts images, writes their files and counts the pixels of each class in `counts` [256].
+
+    - `labels`: class map of the run
+    - `values`: write the mask values of the training data instead of class numbers
+    """
 
     def __init__(self, labels: ClassMap, values: bool):
         self.names, self._palette = labels.names, labels.palette()
@@ -93,7 +97,15 @@ class Writer:
         self.counts = np.zeros(256, np.int64)
 
     def write(self, job: Job, opened: tuple[Raster, Raster], predictor: Predictor, bar: ImageBar) -> None:
-        """The files of a job. Of the image only a band of probabilities is in memory at a time."""
+        """Writes the files of a job, with one band of probabilities in memory at a time.
+
+        - `job`: image and paths
+        - `opened`: image [h w c], and where it has data [h w]
+        - `predictor`: network
+        - `bar`: progress bar
+
+        Raises UserError when a file cannot be written.
+        """
         image, has_data = opened
         height, width = image.shape[:2]
         classes, counts = np.empty((height, width), np.uint8), np.zeros(256, np.int64)
@@ -103,16 +115,15 @@ class Writer:
             if job.probabilities:
                 shape = (height, width, len(self.names))
                 append = stack.enter_context(maps.probability_file(job.probabilities, shape))
-            for top, p in predictor.bands(image):
-                rows = slice(top, top + len(p))
+            for rows, found, p in predictor.class_bands(image):
                 empty = ~has_data[rows, :]
-                classes[rows] = p.argmax(-1)
-                classes[rows][empty] = IGNORE_INDEX
-                counts += np.bincount(classes[rows].ravel(), minlength=256)
+                found[empty] = IGNORE_INDEX
+                classes[rows] = found
+                counts += np.bincount(found.ravel(), minlength=256)
                 if append is not None:
                     p[empty] = np.nan
                     append(p)
-                bar.advance(p.shape[0] * p.shape[1])
+                bar.advance(found.size)
         if job.overlay:
             maps.write_overlay(job.overlay, image, classes, self._palette, self.names)
         if self._table is None:
@@ -123,7 +134,7 @@ class Writer:
 
 
 def report(out: Path, writer: Writer, done: int, bar: ImageBar) -> None:
-    """How many, how fast, and the shares of the classes."""
+    """Prints the number of class maps, the speed and the shares of the classes."""
     console.print(f"{done} class map{'s' * (done != 1)} in {out}")
     if not done:
         return

@@ -1,8 +1,8 @@
-"""Class probabilities of images of any size, in memory that does not grow with their height.
+"""Predicts images of any size, with memory that does not grow with their height.
 
-An image no larger than a tile is predicted whole. A larger one is cut into overlapping tiles, whose probabilities are
-blended with Gaussian weights, as nnU-Net does (Isensee et al. 2021), in a buffer that rolls down the image: rows are
-handed out as soon as no tile to come touches them.
+An image no larger than a tile is predicted whole. A larger one is cut into overlapping tiles. Their probabilities are
+blended with Gaussian weights, as in nnU-Net (Isensee et al. 2021). A buffer rolls down the image and yields rows as
+soon as no further tile covers them.
 """
 
 import itertools
@@ -17,20 +17,25 @@ from jaxtyping import Float, Num, UInt8
 from jaxseg.base.errors import ArgumentError
 from jaxseg.data.read.samples import Reading, read_image
 from jaxseg.learn.compiled import compile_probability_step
-from jaxseg.learn.step import normalize
+from jaxseg.learn.step import Normalize, normalize
 from jaxseg.nn.unet import UNet
 from jaxseg.runs.checkpoint import load_model
 
 
 @runtime_checkable
 class Raster(Protocol):
-    """An image [h w c]: an array, or what has its shape and dtype and gives arrays when it is cut, such as a file."""
+    """An image [h w c]: an array, or an object with shape and dtype whose slices are arrays, such as a mapped file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     def __getitem__(self, where: tuple[slice, slice]) -> Num[np.ndarray, "h w c"]:
-        """Rows and columns of it."""
+        """Returns the slice of rows and columns as an array."""
+
+
+def normalization(reading: Reading) -> Normalize:
+    """Returns the normalization of a run: from images [b h w c] as `reading` reads them to float32."""
+    return partial(normalize, mean=reading.mean or None, std=reading.std or None)
 
 
 class Predictor:
@@ -38,17 +43,18 @@ class Predictor:
 
     - `reading`: how the network's files are read; images have its type and channels
     - `tile`: side of the square tiles in pixels, a multiple of the network's `least_side`
-    - `overlap`: share of a tile that the next one covers again, 0 to 0.9
-    - `batch_size`: tiles at a time
-    - `tta`: mean over the flips and turns of a tile: eight, or four where it is not square
+    - `overlap`: share of a tile that the next one overlaps, 0 to 0.9
+    - `batch_size`: tiles at a time, 1 or more
+    - `tta`: average over the flips and quarter turns of a tile: eight, or four if it is not square
     - `sides`: image sides in pixels that are never padded, such as those of the training tiles
 
     A side shorter than a tile is padded by reflection to one of a few lengths, so that images of many sizes need few
     compilations. Lengths of `least_side` times a power of two, or one and a half times that, are not padded.
     Raises ArgumentError, a ValueError, naming the arguments that are out of range.
 
+    >>> import numpy as np
     >>> from flax import nnx
-    >>> from jaxseg import Reading, UNet
+    >>> from jaxseg import Predictor, Reading, UNet
     >>> predictor = Predictor(UNet(widths=(2, 4), rngs=nnx.Rngs(0)), Reading(), tile=32)
     >>> predictor.classes(np.zeros((40, 50, 3), np.uint8)).shape
     (40, 50)
@@ -78,25 +84,23 @@ class Predictor:
         self.tile, self.batch_size, self.tta, self.sides = tile, batch_size, tta, frozenset(sides)
         self._least = least
         self._stride = max(least, int(tile * (1 - overlap)) // least * least)  # tiles lie on the grid of the pooling
-        self._step = compile_probability_step(
-            net, normalize=partial(normalize, mean=reading.mean or None, std=reading.std or None)
-        )
+        self._step = compile_probability_step(net, normalize=normalization(reading))
 
     def read(self, path: Path | str) -> Num[np.ndarray, "h w c"]:
         """Reads an image file as those of training were read: bands, order of channels and type. Raises DataError."""
         return read_image(Path(path), self.reading)
 
     def bands(self, image: Raster) -> Iterator[tuple[int, Float[np.ndarray, "rows w k"]]]:
-        """The probabilities from top to bottom: the first row of a band, and float32 [rows w k]; bands do not overlap.
+        """Yields bands from top to bottom, without overlap: number of the first row, and probabilities [rows w k].
 
-        Holds about 1.5 tile * w * k floats.
+        Needs memory for about 1.5 * tile * w * k float32 values. Each band is a new array.
         """
         (h, w), total, top = image.shape[:2], None, 0
         rows, columns = self._axis(h), self._axis(w)
         for (i, j), p in self._tiles(image, rows, columns):
             k, y, x = p.shape[-1], rows.starts[i], columns.starts[j]
             if total is None:
-                total = np.zeros((rows.side, w * k), np.float32)  # k is small, and NumPy is slow over short last axes
+                total = np.zeros((rows.side, w * k), np.float32)  # NumPy is slow over a short last axis
             if y > top:
                 done = y - top
                 yield top, total[:done].copy().reshape(done, w, k)
@@ -108,32 +112,39 @@ class Predictor:
             total[:, x * k : x * k + right] += weights * p.reshape(rows.side, -1)[:, :right]
         yield top, total[: h - top].reshape(h - top, w, k)
 
-    def classes(self, image: Raster) -> UInt8[np.ndarray, "h w"]:
-        """The most probable class of every pixel."""
-        result = np.empty(image.shape[:2], np.uint8)
+    def class_bands(
+        self, image: Raster
+    ) -> Iterator[tuple[slice, UInt8[np.ndarray, "rows w"], Float[np.ndarray, "rows w k"]]]:
+        """Yields bands from top to bottom as `bands` does: rows, most probable classes, and probabilities."""
         for top, p in self.bands(image):
-            result[top : top + len(p)] = p.argmax(-1)
+            yield slice(top, top + len(p)), p.argmax(-1).astype(np.uint8), p
+
+    def classes(self, image: Raster) -> UInt8[np.ndarray, "h w"]:
+        """Returns the most probable class of every pixel, uint8 [h w]."""
+        result = np.empty(image.shape[:2], np.uint8)
+        for rows, classes, _ in self.class_bands(image):
+            result[rows] = classes
         return result
 
     def probabilities(self, image: Raster) -> Float[np.ndarray, "h w k"]:
-        """The probabilities of all pixels at once, float32."""
+        """Returns the probabilities of every pixel, float32 [h w k]."""
         return np.concatenate([p for _, p in self.bands(image)])
 
     def _axis(self, n: int) -> "_Axis":
-        """Tiles a stride apart, the last of them at the border; a single one if `n` is no longer."""
+        """Tiles a stride apart, the last of them at the border; a single tile if `n` is at most `tile`."""
         if n > self.tile:
             return _axis([*range(0, n - self.tile, self._stride), n - self.tile], self.tile)
         return _axis([0], n if n in self.sides and n >= self._least else min(_round_up(n, self._least), self.tile))
 
     def _tiles(self, image: Raster, rows: "_Axis", columns: "_Axis") -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-        """(row, column) and probabilities [tile tile k] of each tile in reading order."""
+        """Yields (row, column) and probabilities [tile tile k] of each tile, row by row."""
         places = list(itertools.product(range(len(rows.starts)), range(len(columns.starts))))
-        size = min(self.batch_size, 1 << (len(places) - 1).bit_length())  # few sizes, as of sides
+        size = min(self.batch_size, 1 << (len(places) - 1).bit_length())  # a power of two, for few compilations
 
         def batches():
             for first in range(0, len(places), size):
                 group = places[first : first + size]
-                batch = np.zeros((size, rows.side, columns.side, image.shape[2]), image.dtype)  # the last is padded
+                batch = np.zeros((size, rows.side, columns.side, image.shape[2]), image.dtype)  # the last may be padded
                 for tile, (i, j) in zip(batch, group):
                     y, x = rows.starts[i], columns.starts[j]
                     cut = image[y : y + rows.side, x : x + columns.side]
@@ -145,7 +156,7 @@ class Predictor:
             yield from zip(group, np.asarray(p))
 
     def _turned(self, batch: Num[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b h w k"]:
-        """The mean over the symmetries of a tile: transposed or not, if it is square, and mirrored along each axis."""
+        """Mean over the symmetries of a tile: mirrored along each axis or not, and if square transposed or not."""
         square = batch.shape[1] == batch.shape[2]
         views = list(itertools.product((False, True) if square else (False,), (1, -1), (1, -1)))
         total = np.float32(0)
@@ -187,9 +198,7 @@ def load(
 
 
 class _Axis(NamedTuple):
-    """Where tiles lie along one side of an image, how long they are, and the weight of each along it; the weights of
-    all tiles at a pixel add up to 1.
-    """
+    """Tiles along one side of an image: starts, length, and weights. The weights at a pixel add up to 1."""
 
     starts: list[int]
     side: int
@@ -197,7 +206,7 @@ class _Axis(NamedTuple):
 
 
 def _axis(starts: list[int], side: int) -> _Axis:
-    """Gaussian weights of deviation side / 8; the product of those of both axes is nnU-Net's importance map."""
+    """Gaussian weights with standard deviation side / 8. The product over both axes is nnU-Net's importance map."""
     gaussian = np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (side / 8)) ** 2)
     total = np.zeros(starts[-1] + side)
     for start in starts:
@@ -206,13 +215,13 @@ def _axis(starts: list[int], side: int) -> _Axis:
 
 
 def _round_up(n: int, least: int) -> int:
-    """The next of least * (1, 2, 3, 4, 6, 8, 12, 16, 24, ...)."""
+    """The smallest of least * (1, 2, 3, 4, 6, 8, 12, 16, 24, ...) that is at least `n`."""
     times = -(-n // least)
     power = 1 << (times - 1).bit_length()
     return least * (power * 3 // 4 if times <= power * 3 // 4 else power)
 
 
 def _one_behind(items: Iterable) -> Iterator:
-    """Each item when the next has been made: the device works on that one while the host looks at this one."""
+    """Yields each item after the next was made, so that the device works on that one meanwhile."""
     for earlier, _ in itertools.pairwise(itertools.chain(items, [None])):
         yield earlier

@@ -1,4 +1,4 @@
-"""Progress bar over images."""
+"""Progress bar of predictions and evaluations."""
 
 import time
 from contextlib import AbstractContextManager
@@ -10,7 +10,7 @@ from jaxseg.base.terminal import clock, console
 
 
 class ImageBar(AbstractContextManager):
-    """Progress over images and the pixels of each: a bar on a terminal, elsewhere a line every 10 seconds."""
+    """Shows progress over `total` images and the pixels of each: a bar on a terminal, else a line every 10 seconds."""
 
     def __init__(self, total: int):
         columns = (TextColumn("{task.fields[image]}"), BarColumn(24), TextColumn("{task.fields[numbers]}"))
@@ -27,20 +27,26 @@ class ImageBar(AbstractContextManager):
         self._progress.stop()
 
     def start(self, image: Path, pixels: int) -> None:
-        """The next image."""
+        """Begins the next image, which has this many pixels."""
         self._size, self._part = pixels, 0.0
         self._progress.update(self._task, image=image.name)
 
     def advance(self, pixels: int) -> None:
-        """Some of its pixels are done."""
+        """Adds finished pixels of the image."""
         self._pixels += pixels
         self._part += pixels / self._size
         self._show()
 
     def next(self) -> None:
-        """The image is done, or not to be had."""
+        """Ends the image, whether it was predicted or could not be read."""
         self._images, self._part = self._images + 1, 0.0
         self._show()
+
+    def speed(self, done: int) -> str:
+        """Formats the time since the start, and the images and megapixels per second, for `done` images."""
+        now = time.monotonic()
+        rate = f"{done / (now - self._began):.3g} images/s, {self._rate(now)}"
+        return f"{clock(now - self._began)}, {rate} with compilation, reading and writing"
 
     def _show(self) -> None:
         now, done = time.monotonic(), self._images + self._part
@@ -53,9 +59,3 @@ class ImageBar(AbstractContextManager):
 
     def _rate(self, now: float) -> str:
         return f"{self._pixels / 1e6 / (now - self._began):.3g} megapixels/s"
-
-    def speed(self, done: int) -> str:
-        """Of so many images, and of their pixels."""
-        now = time.monotonic()
-        rate = f"{done / (now - self._began):.3g} images/s, {self._rate(now)}"
-        return f"{clock(now - self._began)}, {rate} with compilation, reading and writing"

@@ -1,4 +1,4 @@
-"""What an evaluation leaves and says: metrics.json, per_image.csv, confusion.png, worst.png, and tables."""
+"""Results of an evaluation: metrics.json, per_image.csv, confusion.png, worst.png, and printed tables."""
 
 import csv
 import io
@@ -6,6 +6,8 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
 from rich.table import Table
 
 from jaxseg.base import terminal
@@ -19,7 +21,7 @@ from jaxseg.runs.pictures import draw_samples, write_png
 NAMES = ("metrics.json", "per_image.csv", "confusion.png", "worst.png")
 ABSENT = (
     "A class that occurs neither in the masks nor in the predictions has no score (null) and is left out of means. "
-    "Scores are of all pixels of all images together; ignored pixels count for nothing."
+    "Scores are computed over all pixels of all images together, without ignored pixels."
 )
 OVERALL = {
     "miou": "mIoU",
@@ -34,12 +36,19 @@ OVERALL = {
 
 
 def targets(out: Path) -> list[Path]:
-    """The files of an evaluation in folder `out`."""
+    """Returns the paths of the results in folder `out`, in the order of `NAMES`."""
     return [out / name for name in NAMES]
 
 
 def write(out: Path, scores: Scores, about: dict) -> None:
-    """Writes all files, each whole or not at all, after everything is drawn. `about`: what else metrics.json says."""
+    """Writes all results atomically, after everything is drawn.
+
+    - `out`: folder, made if it does not exist
+    - `scores`: scores of all images
+    - `about`: entries that come first in metrics.json
+
+    Raises UserError when a file cannot be written.
+    """
     metrics, per_image, confusion, worst = targets(out)
     names = scores.labels.names
     drawn, shown = draw_confusion(scores.confusion, names), draw_worst(scores) if scores.worst else None
@@ -55,7 +64,7 @@ def write(out: Path, scores: Scores, about: dict) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_png(confusion, drawn)
         if shown is None:
-            worst.unlink(missing_ok=True)  # an earlier one would be taken for this one's
+            worst.unlink(missing_ok=True)  # it would be taken for a result of this evaluation
         else:
             write_png(worst, shown)
         replace(per_image, table(scores).encode())
@@ -65,7 +74,7 @@ def write(out: Path, scores: Scores, about: dict) -> None:
 
 
 def plain(value: object) -> object:
-    """JSON knows no NaN."""
+    """Replaces NaN by None, as JSON has no NaN."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -74,7 +83,7 @@ def plain(value: object) -> object:
 
 
 def table(scores: Scores) -> str:
-    """A line for each image, by name; empty where there is no score."""
+    """Returns CSV text with a row per image, sorted by name. A missing score is an empty cell."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     heads = ["name", "height", "width", "counted_pixels", "ignored_pixels", "accuracy", "miou"]
@@ -85,8 +94,8 @@ def table(scores: Scores) -> str:
     return text.getvalue()
 
 
-def draw_worst(scores: Scores):
-    """The images of the lowest mIoU, the worst first, RGB."""
+def draw_worst(scores: Scores) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws the images with the lowest mIoU, the worst first; uint8 RGB."""
     samples = scores.worst
     return draw_samples(
         [sample.image for sample in samples],
@@ -99,7 +108,7 @@ def draw_worst(scores: Scores):
 
 
 def tell(scores: Scores, title: str) -> None:
-    """Prints overall scores and those of each class."""
+    """Prints the scores of each class and of all together, under a heading `title`."""
     summary, names = scores.summary(), scores.labels.names
     console.print()
     console.print(terminal.result_table(summary, list(names), title))
@@ -113,7 +122,7 @@ def tell(scores: Scores, title: str) -> None:
 
 
 def boundary_table(scores: Scores, summary: dict) -> Table:
-    """Pixels and boundary scores of each class."""
+    """Returns a table of pixels and boundary scores per class."""
     found = Table(title="outlines", title_justify="left")
     found.add_column("class")
     for heading in ("pixels", "boundary IoU", "boundary F1"):
@@ -125,5 +134,5 @@ def boundary_table(scores: Scores, summary: dict) -> Table:
 
 
 def number(value: float) -> str:
-    """Four places, - for none."""
+    """Formats a score with four decimals; NaN is a dash."""
     return "-" if math.isnan(value) else f"{value:.4f}"

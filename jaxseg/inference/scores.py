@@ -1,4 +1,4 @@
-"""Scores of single images and of all of them together, one image in memory at a time."""
+"""Scores of single images and of a dataset, with one image in memory at a time."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from jaxseg.runs.pictures import thin
 
 @dataclasses.dataclass(frozen=True)
 class ImageScore:
-    """What an image scored; NaN for what is not there."""
+    """Scores of an image: sides and counted pixels, accuracy, mIoU and IoU per class; NaN where undefined."""
 
     name: str
     height: int
@@ -31,13 +31,13 @@ class ImageScore:
 
     @property
     def ignored(self) -> int:
-        """Pixels that count for nothing."""
+        """Number of ignored pixels."""
         return self.height * self.width - self.counted
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An image to be shown, thinned out."""
+    """An image, mask and prediction for worst.png, reduced in size by `pictures.thin`."""
 
     score: ImageScore
     image: np.ndarray
@@ -46,7 +46,13 @@ class Sample:
 
 
 class Scores:
-    """The confusion matrix and the boundaries of all images, a score for each, and the `worst` few to be shown."""
+    """Scores of a dataset.
+
+    - `labels`: class map of the run
+    - `worst`: number of images to keep for worst.png; the attribute `worst` has them, the lowest mIoU first
+
+    `confusion` is the confusion matrix of all images, int64 [label prediction]; `images` has a score for each.
+    """
 
     def __init__(self, labels: ClassMap, worst: int):
         self.labels, self.worst, self._most = labels, [], worst
@@ -56,7 +62,16 @@ class Scores:
         self.images: list[ImageScore] = []
 
     def add(self, name: str, pair: Pair, reading: Reading, predictor: Predictor | None, bar: ImageBar) -> None:
-        """Predicts and scores an image; without a predictor it is only read. Raises DataError."""
+        """Predicts and scores an image.
+
+        - `name`: name of the image in per_image.csv
+        - `pair`: files of image and mask
+        - `reading`: how the run reads files
+        - `predictor`: None to check only whether both can be read
+        - `bar`: progress bar
+
+        Raises DataError when a file cannot be read, or image and mask differ in size.
+        """
         image, has_data = open_tile(pair.image, reading)
         mask = read_mask(pair.mask, reading)
         height, width = mask.shape
@@ -67,11 +82,10 @@ class Scores:
             return
         bar.start(pair.image, mask.size)
         prediction = np.empty(mask.shape, np.uint8)
-        for top, p in predictor.bands(image):
-            rows = slice(top, top + len(p))
-            prediction[rows] = p.argmax(-1)
+        for rows, classes, _ in predictor.class_bands(image):
+            prediction[rows] = classes
             mask[rows][~has_data[rows, :]] = IGNORE_INDEX
-            bar.advance(p.shape[0] * p.shape[1])
+            bar.advance(classes.size)
         confusion = metrics.count_pixels(prediction, mask, len(self.confusion))
         self.confusion += confusion
         self.boundary.add(mask, prediction)
@@ -90,7 +104,7 @@ class Scores:
             self._show(score, image, mask, prediction)
 
     def summary(self) -> dict[str, float | list[float]]:
-        """Of all pixels together: `metrics.summary` and `BoundaryTotals.summary`."""
+        """Returns the scores over all pixels: those of `metrics.summary` and `BoundaryTotals.summary`."""
         return metrics.summary(self.confusion) | self.boundary.summary()
 
     def _show(self, score: ImageScore, image: Raster, mask: np.ndarray, prediction: np.ndarray) -> None:
@@ -99,5 +113,5 @@ class Scores:
 
         shown = [sample.score for sample in self.worst]
         if self._most and (len(shown) < self._most or place(score) < place(shown[-1])):
-            few = (np.array(thin(array)) for array in (image, mask, prediction))  # copies, that let go of the whole
+            few = (np.array(thin(array)) for array in (image, mask, prediction))  # copies free the whole
             self.worst = sorted([*self.worst, Sample(score, *few)], key=lambda s: place(s.score))[: self._most]

@@ -1,9 +1,8 @@
-"""Checkpoints of a run: `checkpoints/last` and `checkpoints/best`, each all that is needed to go on, or to predict
-without flags.
+"""Checkpoints of a run, `checkpoints/last` and `checkpoints/best`: enough to resume it, or to predict without flags.
 
-A checkpoint is an Orbax folder named after its step. A new one is written beside the old, committed by a rename, and
-only then is the old one removed, so a run that is killed at any moment leaves a whole one. It can be read on another
-kind of device than it was written on.
+A checkpoint is an Orbax folder named after its step. A new one is written beside the old one and committed by a
+rename. Only then is the old one removed, so a killed run always leaves a complete one. Another kind of device can read
+it.
 """
 
 import dataclasses
@@ -23,8 +22,12 @@ from jaxseg.nn import torch_weights, unet
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run stands: which batch of which epoch comes next, what that epoch has summed up so far, and the best
-    epoch.
+    """Position of a run.
+
+    - `epoch`, `batch`: numbers of the next batch, from 0
+    - `totals`: state of `metrics.Totals` for a partial epoch
+    - `best`: line of log.jsonl for the best epoch so far
+    - `plateau`: state of `schedules.Plateau`
     """
 
     epoch: int = 0
@@ -35,8 +38,14 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of the run in folder `run`. `description` is kept in each beside the settings: {"classes": names
-    in order, "in_channels": int, "reading": `Reading.to_dict()`, "tile": [h, w] of the training samples}.
+    """Writes and reads the checkpoints of a run.
+
+    - `run`: folder of the run
+    - `settings`: settings of the run
+    - `description`: data of the run: {"classes": names in order, "in_channels": int, "reading": `Reading.to_dict()`,
+      "tile": [h, w] of the training samples}
+
+    Raises UserError when the path has one of `[]*?`, which Orbax cannot use.
     """
 
     def __init__(self, run: Path, settings: Config, description: dict):
@@ -48,27 +57,33 @@ class Checkpoints:
         self._folders = {}
 
     def save(self, which: str, step: int, net: nnx.Module, optimizer: nnx.Optimizer, progress: Progress) -> None:
-        """Writes checkpoint `which`, "last" or "best"; the same step, which is the same bits, is not written twice."""
+        """Writes a checkpoint, unless it is there with this step already.
+
+        - `which`: "last" or "best"
+        - `step`: number of finished steps
+        - `net`, `optimizer`: what to save
+        - `progress`: position of the run
+        """
         if self._folder(which).step == step:
             return
         meta = self._meta | {"progress": dataclasses.asdict(progress)}
         self._folder(which).save(step, meta, {"model": _arrays(net), "optimizer": _arrays(optimizer)})
 
     def restore(self, which: str, net: nnx.Module, optimizer: nnx.Optimizer) -> Progress:
-        """Puts checkpoint `which` into `net` and `optimizer`, bit for bit.
+        """Loads checkpoint `which`, "last" or "best", into `net` and `optimizer`, and returns the run's position.
 
-        Raises UserError when there is none, when it cannot be read, and when it was made with another architecture,
-        class map or optimizer; then nothing is changed.
+        Raises UserError when there is none, when it cannot be read, or when it was made with another architecture,
+        class map or optimizer. Then nothing is changed.
         """
         folder = self._folder(which)
         meta = folder.meta()
         if differences := _table("run has", _identity(meta), "now", _identity(self._meta)):
-            raise UserError(f"{folder.path}: was made with other settings, and cannot go on:\n{differences}")
+            raise UserError(f"{folder.path}: was made with other settings and cannot be resumed:\n{differences}")
         _restore(folder, model=net, optimizer=optimizer)
         return Progress(**meta["progress"])
 
     def close(self) -> None:
-        """Lets go of Orbax's threads."""
+        """Ends Orbax's threads."""
         for folder in self._folders.values():
             folder.close()
 
@@ -79,10 +94,13 @@ class Checkpoints:
 
 
 def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:
-    """The network of a run in evaluation, and its description (see `Checkpoints`); nothing but the folder is needed.
+    """Returns the network of a run in evaluation mode, and the run's description (see `Checkpoints`).
 
-    Its weights are the averaged ones when the run averages them (--ema). Raises UserError when `run` is no run, has no
-    such checkpoint, or one that is damaged or of another version.
+    - `run`: folder of the run
+    - `which`: "best" or "last"
+
+    The weights are the averaged ones if the run averages them (--ema). Raises UserError when `run` is no run, or its
+    checkpoint is missing, damaged or of a newer version.
     """
     with _open(_place(run, which, there=True)) as folder:
         meta = folder.meta()
@@ -97,7 +115,7 @@ def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:
         net = unet.unet_from(settings.model, in_channels=description["in_channels"], classes=classes, seed=0)
         if settings.optimization.ema is None:
             _restore(folder, model=net)
-        else:  # the average is in the optimizer's state
+        else:  # the averaged weights are in the optimizer's state
             tx = optimizers.optimizer_from(settings.optimization, schedules.constant(0.0))
             optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
             _restore(folder, model=net, optimizer=optimizer)
@@ -106,10 +124,10 @@ def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:
 
 
 def load_weights(net: unet.UNet, path: Path) -> None:
-    """Starts `net` from the best weights of the run in folder `path`, or of a PyTorch file with milesial's names.
+    """Loads weights into `net`: the best ones of a run's folder, or those of a PyTorch file with milesial's names.
 
-    Raises UserError when there are none, and when they are of another network, with the differences side by side; then
-    nothing is changed.
+    Raises UserError when there are none, or when they belong to another network, with the differences side by side.
+    Then nothing is changed.
     """
     state = torch_weights.to_torch(load_model(path)[0]) if path.is_dir() else torch_weights.read_pth(path)
     given, wanted = torch_weights.architecture(state), torch_weights.architecture(torch_weights.to_torch(net))
@@ -125,11 +143,11 @@ def load_weights(net: unet.UNet, path: Path) -> None:
 
 
 def _place(run: Path, which: str, there: bool = False) -> Path:
-    """The folder of checkpoint `which`, absolute. Raises UserError when Orbax cannot use it, or it is not `there`."""
+    """Absolute path of a checkpoint. Raises UserError if Orbax cannot use it, or if it must be `there` and is not."""
     folder = (run / "checkpoints" / which).resolve()  # Orbax refuses relative paths, TensorStore those with ..
-    if set("[]*?") & set(str(folder)):  # it takes these for a pattern, when it looks for its checkpoints
+    if set("[]*?") & set(str(folder)):  # Orbax reads the path as a pattern
         raise UserError(
-            f"{run}: checkpoints cannot be kept in a folder with one of []*? in its path; give another --out"
+            f"{run}: checkpoints cannot be saved in a folder with one of []*? in its path; give another --out"
         )
     if there and not folder.is_dir():
         around = [parent for parent in run.absolute().parents if (parent / "checkpoints").is_dir()]
@@ -141,8 +159,7 @@ def _place(run: Path, which: str, there: bool = False) -> Path:
 
 
 def _open(folder: Path):
-    """Its `OrbaxFolder`."""
-    from jaxseg.runs.orbax_folder import OrbaxFolder  # takes a quarter of a second: not before the first step
+    from jaxseg.runs.orbax_folder import OrbaxFolder  # a quarter of a second to import: not before the first step
 
     return OrbaxFolder(folder)
 
@@ -152,7 +169,7 @@ def _arrays(thing: nnx.Module | nnx.Optimizer) -> dict:
 
 
 def _restore(folder, **objects: nnx.Module | nnx.Optimizer) -> None:
-    """Fills `objects`, by the name they were saved under, each array where it lies now."""
+    """Loads `objects` by the names they were saved under. Each array stays on its device."""
     restored = folder.restore({name: _arrays(thing) for name, thing in objects.items()})
     for name, thing in objects.items():
         nnx.update(thing, restored[name])
@@ -162,7 +179,7 @@ def _restore(folder, **objects: nnx.Module | nnx.Optimizer) -> None:
 
 
 def _identity(meta: Mapping) -> dict[str, object]:
-    """What a run cannot change on its way: what its files mean, its architecture, and what its optimizer keeps."""
+    """Settings that a resumed run cannot change: how files are read, architecture, and the optimizer's state."""
     settings, description = config.from_dict(meta["config"]), meta["description"]
     model, optimization = settings.model, settings.optimization
     fixed = {name: getattr(model, name) for name in ("widths", "upsample", "conv_bias")}
@@ -181,7 +198,7 @@ def _identity(meta: Mapping) -> dict[str, object]:
 
 
 def _table(left: str, a: Mapping, right: str, b: Mapping) -> str:
-    """Where `a` and `b` differ in what both have, in two columns; empty where they do not."""
+    """Formats the differences in keys that both have, in two columns; empty if there are none."""
     rows = [("", left, right)]
     rows += [(name, _text(a[name]), _text(b[name])) for name in a if name in b and a[name] != b[name]]
     widths = [max(map(len, column)) for column in zip(*rows)]

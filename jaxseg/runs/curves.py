@@ -1,4 +1,4 @@
-"""Curves of a run: loss, scores, classes and learning rate by epoch."""
+"""Draws curves of a run: loss, scores, class IoU and learning rate by epoch."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,12 @@ TRAIN, VALIDATION = "#0072b2", "#d55e00"
 
 
 def draw_curves(epochs: list[dict], class_names: Sequence[str] | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Loss, scores and learning rate over the epochs, RGB; the gap between training and validation is shaded.
+    """Draws loss, scores and learning rate by epoch; uint8 RGB. The gap from training to validation is shaded.
 
-    Where the log has them, the validation IoU of every class comes below. What an epoch lacks is a gap in its line.
+    - `epochs`: lines of log.jsonl, at least one
+    - `class_names`: one name per class; numbers if None
+
+    If the log has them, the validation IoU of every class is drawn below. A missing value is a gap in its line.
     """
     from matplotlib.figure import Figure
 
@@ -25,7 +28,7 @@ def draw_curves(epochs: list[dict], class_names: Sequence[str] | None = None) ->
     x = [record["epoch"] + 1 for record in epochs]
 
     def value(split: str, name: str) -> np.ndarray:
-        return np.array([record[split].get(name) for record in epochs], float)  # None becomes nan, which is not drawn
+        return np.array([record[split].get(name) for record in epochs], float)  # None becomes NaN, which is not drawn
 
     def pair(axes, name: str, label: str, style: str) -> None:
         for split, color in (("train", TRAIN), ("validation", VALIDATION)):
@@ -63,11 +66,11 @@ def draw_curves(epochs: list[dict], class_names: Sequence[str] | None = None) ->
 
 
 def _class_lines(axes, x: list[int], iou: list[list[float | None]], names: Sequence[str]) -> None:
-    """A line for each class, named beside the picture in the order of their ends; at most 20 names a column."""
+    """A line per class. The legend is sorted by the last score, with at most 20 names a column."""
     iou = np.array(iou, float)
     last = np.nan_to_num(iou[-1], nan=-1)
     for number in np.argsort(-last, kind="stable").tolist():
-        color = np.minimum(PALETTE[number], 200) / 255  # yellow is not seen on white
+        color = np.minimum(PALETTE[number], 200) / 255  # darker, as yellow is invisible on white
         value = "absent" if last[number] < 0 else f"{last[number]:.3f}"
         style = ("o-", "s--", "^:")[number // 8 % 3]
         label = f"{value}  {shorten(names[number], 28)}"

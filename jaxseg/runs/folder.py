@@ -1,4 +1,4 @@
-"""The folder of a run and the signals that end it: nothing of a person's is written over, nothing of a run is lost."""
+"""Creates or reopens the folder of a run, without overwriting anything that is no run."""
 
 import dataclasses
 import datetime
@@ -12,11 +12,13 @@ from jaxseg.base.errors import UserError
 
 
 def open_run(config: Config, split: dict[str, list[str]]) -> Path:
-    """Makes the run folder with config.json and split.json, or opens that of `--resume`, and returns it.
+    """Makes the folder of a run with config.json and split.json, or reopens that of `--resume`, and returns it.
 
-    `split`: names of the training and validation images. A resumed run's config.json is brought up to date with what
-    it may be given anew. Raises UserError when the folder is not empty (without
-    --overwrite) or is not a run's, and when a resumed run would read other images than before.
+    - `config`: settings of the run; a resumed run's config.json is updated with them
+    - `split`: names of the images, by "training" and "validation"
+
+    Raises UserError when the folder is not empty (without --overwrite), when it is no run, when it cannot be made, or
+    when a resumed run would read other images than before.
     """
     if config.run.resume is not None:
         run = config.run.resume
@@ -29,7 +31,7 @@ def open_run(config: Config, split: dict[str, list[str]]) -> Path:
     run = config.run.out or Path("runs") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         if not config.run.overwrite:
-            raise UserError(f"--out {run}: is not empty. Give another folder, or --overwrite to delete what is in it.")
+            raise UserError(f"--out {run}: is not empty. Give another folder, or --overwrite to delete its contents.")
         if not (run / "config.json").is_file():
             raise UserError(f"--out {run}: has no config.json, so it is no run, and --overwrite will not delete it.")
         shutil.rmtree(run)
@@ -43,7 +45,7 @@ def open_run(config: Config, split: dict[str, list[str]]) -> Path:
 
 
 def check_split(path: Path, split: dict[str, list[str]]) -> None:
-    """Raises UserError unless the images are those that the run began with."""
+    """Raises UserError unless `split` has the same images as split.json at `path`, or when that cannot be read."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         before = {part: set(saved[part]) for part in split}
@@ -52,7 +54,7 @@ def check_split(path: Path, split: dict[str, list[str]]) -> None:
     problems = []
     for part, names in split.items():
         gone, new = (sorted(a - b) for a, b in ((before[part], set(names)), (set(names), before[part])))
-        problems += [f"{part}: {len(gone)} images are gone, such as {gone[0]}"] if gone else []
+        problems += [f"{part}: {len(gone)} images are missing, such as {gone[0]}"] if gone else []
         problems += [f"{part}: {len(new)} images are new, such as {new[0]}"] if new else []
     if problems:
         found = "\n".join(f"  {problem}" for problem in problems)

@@ -1,4 +1,4 @@
-"""A folder in which Orbax keeps the newest checkpoint of its kind; all that knows of Orbax."""
+"""A folder with one Orbax checkpoint. The only module that imports Orbax."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ from jaxseg.base.errors import UserError
 
 
 class OrbaxFolder(AbstractContextManager):
-    """The folder at the absolute `path`, which is made if it is not there. Close it, or use a `with` statement."""
+    """Holds the newest checkpoint at the absolute `path`, made if it does not exist. Close it, or use `with`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -23,21 +23,26 @@ class OrbaxFolder(AbstractContextManager):
         self.close()
 
     def close(self) -> None:
-        """Lets go of Orbax's threads."""
+        """Ends Orbax's threads."""
         self._manager.close()
 
     @property
     def step(self) -> int | None:
-        """That of the checkpoint, None when there is none."""
+        """Step of the checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, meta: Mapping, trees: Mapping[str, dict]) -> None:
-        """Writes trees of arrays, by name, and `meta` as JSON; then the checkpoint before it goes."""
+        """Writes a checkpoint and then removes the one before.
+
+        - `step`: number of the checkpoint
+        - `meta`: data saved as JSON
+        - `trees`: trees of arrays by name
+        """
         parts = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         self._manager.save(step, args=ocp.args.Composite(**parts, meta=ocp.args.JsonSave(meta)), force=True)
 
     def meta(self) -> dict:
-        """What the checkpoint says of itself. Raises UserError when there is none or it cannot be read."""
+        """Returns the data saved as JSON. Raises UserError when there is no checkpoint or it cannot be read."""
         if self.step is None:
             raise UserError(f"{self.path}: no checkpoint in it; the run stopped before its first one")
         try:
@@ -49,7 +54,7 @@ class OrbaxFolder(AbstractContextManager):
         return meta
 
     def restore(self, trees: Mapping[str, dict]) -> Mapping[str, dict]:
-        """Trees of arrays as they were saved, like those given, each array on the same device. Raises UserError."""
+        """Returns saved arrays with the names, shapes and devices of `trees`. Raises UserError if unreadable."""
         shapes = {name: jax.tree.map(ocp.utils.to_shape_dtype_struct, tree) for name, tree in trees.items()}
         parts = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
         try:
@@ -66,9 +71,7 @@ class OrbaxFolder(AbstractContextManager):
 
 
 def _read_through(folder: Path) -> None:
-    """Reads all arrays once, one after the other: what cannot be read is one exception here, and in Orbax's threads as
-    many tracebacks on the screen as there are arrays.
-    """
+    """Reads all arrays once. A damaged one raises one exception here, where Orbax's threads print many tracebacks."""
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
     if not (keys := store.list().result()):
         raise FileNotFoundError(f"no arrays in {folder.name}")

@@ -1,4 +1,4 @@
-"""The pictures of a run, uint8 RGB: a sheet of tiles with masks, predictions and errors."""
+"""Draws sheets of images with masks, predictions and errors, uint8 RGB."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,15 +12,14 @@ from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.files import replace
 from jaxseg.data.read.masks import PALETTE
 
-# matplotlib takes 0.6 s to import and is imported where it is used, so that `-h` answers at once.
+# matplotlib takes 0.6 s to import, so it is imported where it is used.
 
-TILE_PIXELS = (160, 512)  # smaller tiles are enlarged, larger ones thinned out
-LABEL, GAP = 26, 8  # pixels for a line of text, and between tiles
-LETTER = 8  # pixels, about
-STRETCH = (2, 98)  # percentiles that become black and white
+TILE_PIXELS = (160, 512)  # least and most pixels a side of a panel
+LABEL, GAP = 26, 8  # pixels: height of a line of text, distance of panels
+LETTER = 8  # pixels: average width of a character
+STRETCH = (2, 98)  # percentiles shown as black and white
 
-
-# What the last panel of a sample shows, RGB.
+# Verdicts in the panel of errors, with their RGB colors.
 RIGHT, MISSED, FALSE, WRONG = "agrees", "missed", "false", "other class"
 VERDICTS = {RIGHT: (0, 158, 115), MISSED: (213, 94, 0), FALSE: (86, 180, 233), WRONG: (240, 228, 66)}
 
@@ -33,10 +32,14 @@ def draw_samples(
     captions: Sequence[str] | None = None,
     palette: UInt8[np.ndarray, "256 3"] = PALETTE,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A sheet of tiles, RGB: image, mask and, where there are predictions, prediction and errors; with a legend.
+    """Draws a row of panels per sample, with a legend: image, mask and, if given, prediction and errors; uint8 RGB.
 
-    images: [h w c] as `to_rgb` takes them, of one size or of several; masks: class numbers, 255 is ignored; palette:
-    colors of the classes.
+    - `images`: [h w c] each, as `to_rgb` takes them; sizes may differ
+    - `masks`: class numbers [h w] each; `IGNORE_INDEX` is ignored
+    - `predictions`: class numbers [h w] each
+    - `class_names`: one name per class; numbers if None
+    - `captions`: one per sample
+    - `palette`: RGB colors of the classes
     """
     palette = _gray_where_ignored(palette)
     images, masks = [thin(image) for image in images], [thin(mask) for mask in masks]
@@ -50,7 +53,7 @@ def draw_samples(
     panels = [[_enlarge(panel) for panel in row] for row in panels]
     width = max(row[0].shape[1] for row in panels)
 
-    groups = 1 if len(panels) < 3 else 2  # tiles side by side
+    groups = 1 if len(panels) < 3 else 2  # samples side by side
     group = len(heads) * (width + GAP) + 3 * GAP
     sheet_width = groups * group
     lines = [max(row[0].shape[0] for row in panels[i : i + groups]) for i in range(0, len(panels), groups)]
@@ -81,15 +84,45 @@ def draw_samples(
 def to_rgb(
     image: Shaped[np.ndarray, "h w c"], valid: Bool[np.ndarray, "h w"] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """BGR, or the first three channels of more, to RGB; fewer than three channels are shown as gray.
+    """Converts an image to RGB: channels 3, 2, 1 if there are three or more, else the first one as gray.
 
-    uint8 stays as it is. Of any other type the 2nd percentile of each channel becomes black and the 98th white; they
-    are taken where `valid`, and never of what is not finite, which is black.
+    - `image`: uint8 stays as it is; other types are stretched from the 2nd percentile (black) to the 98th (white)
+    - `valid`: pixels for the percentiles; all if None
+
+    Pixels that are not finite are left out of the percentiles and shown black.
     """
     bands = image[..., 2::-1] if image.shape[-1] >= 3 else image[..., :1]
     if bands.dtype != np.uint8:
         bands = _stretch(bands, valid)
     return np.ascontiguousarray(bands) if bands.shape[-1] == 3 else np.repeat(bands, 3, -1)
+
+
+def thin(array: np.ndarray) -> np.ndarray:
+    """Subsamples rows and columns evenly, until no side exceeds the largest panel; a view."""
+    step = -(-max(array.shape[:2]) // TILE_PIXELS[1])
+    return array[::step, ::step]
+
+
+def shorten(text: str, most: int) -> str:
+    """Shortens text to at most `most` characters, by leaving out its middle."""
+    half = max(1, (most - 1) // 2)
+    return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"
+
+
+def draw(figure) -> UInt8[np.ndarray, "h w 3"]:
+    """Renders a matplotlib figure without pyplot's global state; uint8 RGB."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in a script that the font lacks
+        canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes an RGB image as a PNG, atomically. Raises OSError when it cannot be written."""
+    replace(path, cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())
 
 
 def _stretch(bands: np.ndarray, valid: np.ndarray | None) -> UInt8[np.ndarray, "h w c"]:
@@ -100,16 +133,10 @@ def _stretch(bands: np.ndarray, valid: np.ndarray | None) -> UInt8[np.ndarray, "
     if not len(sample):
         return np.zeros(bands.shape, np.uint8)
     low, high = np.percentile(sample, STRETCH, axis=0)
-    flat = high <= low  # nearly everywhere the same
+    flat = high <= low  # nearly constant
     low, high = np.where(flat, sample.min(0), low), np.where(flat, sample.max(0), high)
     shown = (bands.astype(np.float32) - low.astype(np.float32)) / np.maximum(high - low, 1e-30).astype(np.float32)
     return (np.clip(np.nan_to_num(shown, posinf=0, neginf=0), 0, 1) * 255).astype(np.uint8)
-
-
-def shorten(text: str, most: int) -> str:
-    """At most so many characters: what is too many is left out of the middle."""
-    half = max(1, (most - 1) // 2)
-    return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"
 
 
 def _gray_where_ignored(palette: np.ndarray) -> np.ndarray:
@@ -119,8 +146,7 @@ def _gray_where_ignored(palette: np.ndarray) -> np.ndarray:
 def _legend(
     masks: list, predictions: list | None, class_names: Sequence[str] | None, palette: np.ndarray, most: int
 ) -> list[tuple[str, object]]:
-    """Names, of so many characters at most, and colors: of the classes that are named, or else found, then of the
-    errors, behind a title (None)."""
+    """Names, at most `most` characters long, and colors: of the classes, then of the errors under a title (None)."""
     found = set(np.concatenate([np.unique(array) for array in [*masks, *(predictions or [])]]).tolist())
     classes = range(len(class_names)) if class_names else sorted(found - {IGNORE_INDEX})
     legend = [(shorten(class_names[k] if class_names else f"class {k}", most), palette[k]) for k in classes]
@@ -133,7 +159,7 @@ def _legend(
 
 
 def _flow(widths: list[int], room: int) -> list[tuple[int, int]]:
-    """Places things of some widths from left to right, line under line: (x, line) of each."""
+    """Lays out items of these widths in lines of width `room`; (x, line) of each."""
     places, x, line = [], 0, 0
     for width in widths:
         if x and x + width > room:
@@ -144,7 +170,7 @@ def _flow(widths: list[int], room: int) -> list[tuple[int, int]]:
 
 
 def _errors(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The image in gray, colored by what the prediction is: right, missed (0 instead of a class), false or another."""
+    """The image in gray, with each pixel tinted by its verdict. Missed is 0 for a class, false a class for 0."""
     shown = np.repeat(image.mean(-1, keepdims=True), 3, -1) * 0.75 + 32
     wrong = mask != prediction
     verdicts = {
@@ -159,20 +185,14 @@ def _errors(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> np.n
     return shown.astype(np.uint8)
 
 
-def thin(array: np.ndarray) -> np.ndarray:
-    """Every second row and column, or third, ..., so that neither side is longer than a tile of a sheet."""
-    step = -(-max(array.shape[:2]) // TILE_PIXELS[1])
-    return array[::step, ::step]
-
-
 def _enlarge(panel: np.ndarray) -> np.ndarray:
-    """Whole pixels only: labels have no colors in between."""
+    """Repeats pixels, as labels cannot be interpolated."""
     times = max(1, -(-TILE_PIXELS[0] // max(panel.shape[:2])))
     return panel.repeat(times, 0).repeat(times, 1)
 
 
 def _write(canvas: UInt8[np.ndarray, "h w 3"], texts: list[tuple]) -> UInt8[np.ndarray, "h w 3"]:
-    """Puts texts (x and y of the line's upper left corner in pixels, string, weight) on a canvas."""
+    """Writes texts on a canvas: (x, y, string, weight) each, x and y of the upper left corner in pixels."""
     from matplotlib.figure import Figure
 
     height, width = canvas.shape[:2]
@@ -182,19 +202,3 @@ def _write(canvas: UInt8[np.ndarray, "h w 3"], texts: list[tuple]) -> UInt8[np.n
         place = {"va": "center", "fontsize": 10.5, "fontweight": weight, "parse_math": False}
         figure.text(x / width, 1 - (y + LABEL / 2) / height, text, **place)
     return draw(figure)
-
-
-def draw(figure) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws a matplotlib figure that belongs to no window and no global state, RGB."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
-        canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
-
-
-def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes RGB as a PNG."""
-    replace(path, cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())

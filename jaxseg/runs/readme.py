@@ -1,4 +1,4 @@
-"""README.md of a run's folder: what the run was, what came out of it, and the commands to go on with."""
+"""Writes README.md into a run's folder: result, settings, and the next commands."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,13 @@ from jaxseg.base.terminal import command, quoted
 
 
 def write(run: Path, config: Config, description: dict, best: dict, images: Path) -> None:
-    """Writes README.md into the folder `run`.
+    """Writes README.md.
 
-    `description`: what its checkpoints say of the data; `best`: the best epoch's line of log.jsonl; `images`: a folder
-    of images for the example of a prediction.
+    - `run`: folder of the run
+    - `config`: settings of the run
+    - `description`: data of the run, see `Checkpoints`
+    - `best`: line of log.jsonl for the best epoch
+    - `images`: folder of images for the example of a prediction
     """
     scores = best["validation"]
     parts = [
@@ -44,7 +47,7 @@ def write(run: Path, config: Config, description: dict, best: dict, images: Path
 
 
 def table(scores: dict, classes: Sequence[str]) -> str:
-    """Scores of `metrics.summary` by class and their means, as a Markdown table."""
+    """Formats the scores of `metrics.summary` per class, and their means, as a Markdown table."""
     columns = ("iou", "dice", "precision", "recall")
     rows = ["| class | IoU | Dice | precision | recall |", "|---|---|---|---|---|"]
     for i, name in enumerate(classes):
@@ -54,12 +57,12 @@ def table(scores: dict, classes: Sequence[str]) -> str:
 
 
 def score(value: float | None) -> str:
-    """Four places, - for none."""
+    """Formats a score with four decimals; None and NaN are a dash."""
     return "-" if value is None or value != value else f"{value:.4f}"
 
 
 def reading(description: dict) -> list[str]:
-    """The class map, channels and normalization, which predictions and evaluations use again."""
+    """Formats class map, channels and normalization, with which predictions and evaluations read files."""
     kept = description["reading"]
     labels = kept["labels"]
     shown = [f"#{v:06x}" if labels["color"] else str(v) for v in labels["values"]]
@@ -75,17 +78,17 @@ def reading(description: dict) -> list[str]:
 
 
 def settings(config: Config) -> list[str]:
-    """Flags that differ from the defaults, with their values."""
+    """Lists the flags that differ from the defaults, with their values."""
     changed = cli.differences(Config(), config)
     paths = {"out", "resume"}
     return [f"--{name.replace('_', '-')} {plain(now)}" for name, _, now in changed if name not in paths]
 
 
 def plain(value: object) -> str:
-    """As one would write it on a command line."""
+    """Formats a value as on a command line."""
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def block(lines: Sequence[str]) -> str:
-    """Lines to copy."""
+    """Formats lines as a Markdown code block."""
     return "\n".join(["```", *lines, "```"])

@@ -1,7 +1,6 @@
-"""Where a run's numbers and pictures go: TensorBoard events, log.jsonl, curves.png and samples/, in the run's folder.
+"""Logs a run in its folder: TensorBoard events, log.jsonl (one line per epoch), curves.png and samples/.
 
-Training and validation stand side by side, with the gap between them: the article's sign of overfitting. Without
-TensorBoard, log.jsonl (one line an epoch) and curves.png tell the same.
+Training and validation are shown together, with the gap between them: the article's sign of overfitting.
 """
 
 import json
@@ -19,15 +18,18 @@ from jaxseg.runs.pictures import draw_samples, write_png
 
 __all__ = ["PALETTE", "Tracker"]
 
-BOTH = ("loss", "accuracy", "miou")  # what is measured in training and in validation
-DRAWING = 0.03  # most of the time that is for curves.png (0.3 s of 10); the last one is drawn at the end
+BOTH = ("loss", "accuracy", "miou")  # measured in training and in validation
+DRAWING = 0.03  # largest share of the time spent on curves.png; one takes about 0.3 s
 
 
 class Tracker:
-    """Writes down a run, in the folder `run`. Use it in a `with` statement.
+    """Logs a run. Use it in a `with` statement.
 
-    `class_names` name the curves. `resume_step`: the step that was restored; what had been logged after it is taken
-    back. Without it, raises `UserError` if the folder already holds a log.
+    - `run`: folder of the run, made if it does not exist
+    - `resume_step`: step of the restored checkpoint; later entries of the log are removed
+    - `class_names`: names for the curves
+
+    Raises `UserError` if the folder holds a log and `resume_step` is None, or if the log cannot be read.
     """
 
     def __init__(self, run: Path, *, resume_step: int | None = None, class_names: Sequence[str] | None = None):
@@ -37,9 +39,9 @@ class Tracker:
         self._log = (self.run / "log.jsonl").open("a", encoding="utf-8", newline="\n")
         self._writer = _summary_writer()(
             str(self.run / "tensorboard"),
-            # TensorBoard hides what earlier files hold from this step on; it reads files in the order of their names.
+            # TensorBoard hides earlier files' events from this step on; it reads files in the order of their names.
             purge_step=None if resume_step is None else resume_step + 1,
-            # tensorboardX names files by the second, and would write over one that was begun in the same second.
+            # tensorboardX names files by the second, and would overwrite one begun in the same second.
             filename_suffix=f".{time.time_ns()}",
         )
         lines = {name: ["Multiline", [f"{name}/train", f"{name}/validation"]] for name in BOTH}
@@ -54,15 +56,17 @@ class Tracker:
         self.close()
 
     def steps(self, records: list[dict]) -> None:
-        """Steps' {"step", "loss", "learning_rate", "grad_norm"} as TensorBoard scalars."""
+        """Logs steps, {"step", "loss", "learning_rate", "grad_norm"} each, as TensorBoard scalars."""
         for record in records:
             for name in ("loss", "learning_rate", "grad_norm"):
                 self._scalar(f"step/{name}", record[name], int(record["step"]))
 
     def epoch(self, record: dict) -> None:
-        """An epoch's {"epoch" (from 0), "step", "train", "validation", "learning_rate", "waited" (share of the time in
-        which no step ran for want of data), ...}: one line of log.jsonl, TensorBoard scalars, curves.png. What is not
-        finite is written as null."""
+        """Logs an epoch as a line of log.jsonl and TensorBoard scalars, and draws curves.png if there is time.
+
+        `record` has "epoch" (from 0), "step", "train", "validation", "learning_rate" and more, such as "waited", the
+        share of the time in which no step ran because data were missing. NaN and infinities are written as null.
+        """
         record = _plain(record)
         self._log.write(json.dumps(record, allow_nan=False) + "\n")
         self._log.flush()
@@ -81,8 +85,11 @@ class Tracker:
             self._draw()
 
     def pictures(self, name: str, step: int, *samples, **how) -> Path:
-        """Image, mask, prediction and errors of some samples, as samples/`name`.png and in TensorBoard; returns the
-        path. `samples` and `how` as `pictures.draw_samples` takes them.
+        """Draws samples into samples/`name`.png and TensorBoard, and returns the path of the PNG.
+
+        - `name`: name of the picture
+        - `step`: TensorBoard's step
+        - `samples`, `how`: arguments of `pictures.draw_samples`
         """
         canvas = draw_samples(*samples, **how)
         path = self.run / "samples" / f"{name}.png"
@@ -91,7 +98,7 @@ class Tracker:
         return path
 
     def close(self) -> None:
-        """Draws the curves if they are not up to date and closes the files."""
+        """Draws the curves if they are out of date, and closes the files. Calling it again does nothing."""
         if self._log.closed:
             return
         self._log.close()
@@ -110,9 +117,37 @@ class Tracker:
         self._drawn, self._next_drawing = len(self.epochs), ended + (ended - began) / DRAWING
 
 
+def gap(record: dict, name: str) -> float | None:
+    """Returns how much worse validation is than training; None if unknown. A growing gap means overfitting."""
+    train, validation = record["train"][name], record["validation"][name]
+    if train is None or validation is None:
+        return None
+    return validation - train if name == "loss" else train - validation
+
+
+def restore_log(path: Path, resume_step: int | None) -> list[dict]:
+    """Returns the epochs of log.jsonl up to `resume_step`. Removes later ones, and a last line cut short by a crash.
+
+    Raises `UserError` if there are epochs and `resume_step` is None, or if a line before the last is no JSON.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if lines and resume_step is None:
+        raise UserError(f"{path} is the log of an earlier run: resume that run, or choose another folder.")
+    epochs = []
+    for number, line in enumerate(lines, 1):
+        try:
+            epochs.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise UserError(f"{path}, line {number}: expected JSON, found {line[:60]!r}. Fix it.") from None
+    kept = [record for record in epochs if record["step"] <= resume_step]
+    if lines:
+        replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+    return kept
+
+
 def _summary_writer() -> type:
-    """tensorboardX's `SummaryWriter`, imported when it is wanted (0.2 s), and without torch, which it would load where
-    it finds it (2 s more, for nothing)."""
+    """tensorboardX's `SummaryWriter`, imported (0.2 s) without torch, which it would load if installed (2 s)."""
     hide = "torch" not in sys.modules
     if hide:
         sys.modules["torch"] = None
@@ -124,37 +159,8 @@ def _summary_writer() -> type:
     return SummaryWriter
 
 
-def gap(record: dict, name: str) -> float | None:
-    """By how much validation is worse than training in an epoch: the article's sign of overfitting when it grows."""
-    train, validation = record["train"][name], record["validation"][name]
-    if train is None or validation is None:
-        return None
-    return validation - train if name == "loss" else train - validation
-
-
-def restore_log(path: Path, resume_step: int | None) -> list[dict]:
-    """The epochs that log.jsonl holds up to `resume_step`; later ones, and a line cut short by a crash, are removed.
-
-    Raises `UserError` if there are epochs but nothing is resumed, or if another line than the last is no JSON.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if lines and resume_step is None:
-        raise UserError(f"{path} is the log of an earlier run: resume that run, or choose another folder.")
-    epochs = []
-    for number, line in enumerate(lines, 1):
-        try:
-            epochs.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise UserError(f"{path}, line {number}: expected JSON, found {line[:60]!r}. Mend it.") from None
-    kept = [record for record in epochs if record["step"] <= resume_step]
-    if lines:
-        replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-    return kept
-
-
 def _plain(value):
-    """Numbers and arrays of NumPy or JAX to Python's own; numbers that are not finite to None."""
+    """Converts numbers and arrays of NumPy or JAX to Python's own, and NaN and infinities to None."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
