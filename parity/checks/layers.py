@@ -231,7 +231,7 @@ def dropout(rng: np.random.Generator, seed: int) -> Iterable[Row]:
         p, worst = stats.binomtest(fallen, drawn.size, rate).pvalue, f"{fallen} of {drawn.size}"
         shares.append(laws.chance(QUESTION, name, p, alpha, worst=worst))
     note = f"{len(shares)} binomial tests; false alarms in {FALSE_ALARMS:.0e} of runs"
-    yield compare.worst_of(QUESTION, "dropout: share that falls", shares, note=note)
+    yield compare.worst_of(QUESTION, "dropout: share dropped", shares, note=note)
     x = normal(rng, 2, 3, 4, 5)
     kept = {
         "jaxseg": np.asarray(nnx.Dropout(0.5, deterministic=True)(jnp.asarray(x))),

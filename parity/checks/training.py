@@ -81,7 +81,7 @@ IMBALANCED = Recipe(
     conv_bias=False,
 )
 ACCUMULATED = Recipe(
-    "SGD in parts, averaged",
+    "SGD with micro-batches, averaged",
     settings_of("sgd", 0.05, weight_decay=1e-2, clip_norm=1.0, accumulate=2, ema=0.9),
     (8, 16, 32),
 )
