@@ -1,23 +1,16 @@
 """jaxseg against PyTorch on this machine: `python scripts/benchmark.py [--only step pipeline ...] [--out FOLDER]`
 
-Sections: `step`, a training step of the U-Net (transposed, base * [1 2 4 8 16] channels) in jaxseg's compiled step and
-in PyTorch as people write it, as its guides recommend, and under torch.compile; `pipeline`, pairs of tiles from files
-and caches; `epoch`, a whole epoch from files against the step's own rate; `prediction`; `startup`, imports and first
-steps in fresh processes. Prints a table for each comparison and leaves benchmark.json, with every single turn, and
-benchmark.png. On a GPU if both frameworks see one, else on the CPU.
+Sections: `step`, a training step of the U-Net in jaxseg and in PyTorch (eager, channels_last, torch.compile);
+`pipeline`, pairs of tiles from files and caches; `epoch`, a whole epoch from files against the step's own rate;
+`startup`, imports and first steps in fresh processes. Prints a table per comparison and leaves benchmark.json with
+every turn.
 
-Every contender has a process of its own, and they take turns (`match.py`, `workers.py`): in each round all of them, in
-changing order, a step or a few each. Compilation and a first turn are not timed with the rest. Figures are medians over
-the rounds with their quartiles; ratios are taken within a round. Both frameworks get as many threads as there are
-cores. On a machine that has other work to do look at the ratio of the best turns: PyTorch's OpenMP threads wait for
-each other, and a core that is taken from them costs twice; XLA's do not. (Taking turns in one process or in two made no
-difference to either, 25 rounds of both on a busy machine: CPU seconds of XLA 0.83 and 0.82, of PyTorch 2.2 and 2.1.)
+Every contender has its own process, and they take turns in changing order (`match.py`, `workers.py`). Compilation and a
+first turn are not timed. Figures are medians over the rounds with quartiles; ratios are taken within a round. Both
+frameworks get as many threads as there are cores. On a busy machine look at the ratio of the best turns: PyTorch's
+OpenMP threads wait for each other, XLA's do not.
 
-The share of the roofline is that of `flops.py`, with a matrix product and a copy measured in the same call, the better
-framework's best round. jaxseg's step does more than PyTorch's: it also counts a confusion matrix and takes the norm of
-the gradient, as the trainer's does.
-
-On 2 cores all sections take an hour, a good part of it torch.compile's; `--quick` looks whether everything works.
+jaxseg's step does more than PyTorch's: it also counts a confusion matrix and takes the norm of the gradient.
 """
 
 import dataclasses
@@ -28,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 import tyro
-from benchmarks import machine, match, picture, report
+from benchmarks import machine, match, report
 from benchmarks.options import Options, Plan, check
 from benchmarks.program import program
 from benchmarks.workers import Worker
@@ -66,18 +59,16 @@ def run(options: Options) -> dict:
         "matches": [],
     }
     tell(facts, plan)
-    played: list[match.Match] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         for entry in program(plan, Path(temporary)):
-            played.append(match.play(*entry))
-            figures = report.figures(played[-1], report.ceilings_of(played))
-            record["matches"].append(dataclasses.asdict(played[-1]) | {"figures": figures})
-            console.print(report.table(played[-1], figures))
-            for line in report.notes(played[-1], figures):
+            played = match.play(*entry)
+            figures = report.figures(played)
+            record["matches"].append(dataclasses.asdict(played) | {"figures": figures})
+            console.print(report.table(played, figures))
+            for line in report.notes(played):
                 console.print(f"  {line}", style="yellow")
             report.write(out, record)
-    picture.draw(record, out / "benchmark.png")
-    console.print(f"{out / 'benchmark.json'}\n{out / 'benchmark.png'}")
+    console.print(str(out / "benchmark.json"))
     return record
 
 

@@ -3,24 +3,16 @@ import json
 import sys
 from pathlib import Path
 
-import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 
 pytest.importorskip("torch")
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import benchmark
-from benchmarks import flops, match, picture, program, readers, report, torch_side
+from benchmarks import match, program, readers, report, torch_side
 from benchmarks.commands import Command
 from benchmarks.match import Failed, Match, Outcome, Rules
 from benchmarks.options import Options, Plan
@@ -29,65 +21,6 @@ from benchmarks.task import Task
 from benchmarks.workers import Worker
 
 from jaxseg.base.errors import UserError
-from jaxseg.nn.unet import UNet
-from parity.reference.unet import UNet as ReferenceUNet
-
-
-def widths_of(base):
-    return Task(base, 1, 256, "f32").widths
-
-
-# FLOPs and bytes
-
-
-@pytest.mark.parametrize(("base", "forward", "training"), [(64, 96.3, 288.8), (32, 24.2, 72.3), (16, 6.07, 18.1)])
-def test_flops_of_the_published_sizes(base, forward, training):
-    assert flops.forward_flops(widths_of(base), 256) / 1e9 == pytest.approx(forward, rel=3e-3)
-    assert flops.training_flops(widths_of(base), 256) / 1e9 == pytest.approx(training, rel=3e-3)
-
-
-@pytest.mark.parametrize(("widths", "side", "channels", "classes"), [((8, 16, 24), 32, 3, 2), ((5, 7), 16, 4, 6)])
-def test_flops_are_those_that_pytorch_counts(widths, side, channels, classes):
-    with torch.device("meta"):
-        net, image = ReferenceUNet(channels, classes, widths), torch.empty(1, channels, side, side)
-    how = {"in_channels": channels, "classes": classes}
-    with FlopCounterMode(display=False) as counter:
-        net(image)
-    assert flops.forward_flops(widths, side, **how) == counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
-        net(image).sum().backward()
-    assert flops.training_flops(widths, side, **how) == counter.get_total_flops()
-
-
-def test_flops_are_nearly_those_that_xla_counts():
-    """XLA leaves out products with padding, and counts BatchNorm."""
-    net = nnx.eval_shape(lambda: UNet(widths_of(64), rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(net)
-    call = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
-    lowered = call.lower(state, jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32))
-    assert lowered.cost_analysis()["flops"] == pytest.approx(flops.forward_flops(widths_of(64), 256), rel=0.03)
-
-
-def test_parameters_are_the_networks():
-    net = nnx.eval_shape(lambda: UNet((4, 8, 16), conv_bias=False, rngs=nnx.Rngs(0)))
-    biases = 8 + 4 + 2  # of both transposed convolutions and the head
-    assert sum(layer.parameters for layer in flops.layers((4, 8, 16), 16)) == net.parameters - biases
-
-
-@pytest.mark.parametrize(("base", "batch", "images_per_second"), [(64, 16, 2735), (64, 32, 2735), (32, 16, 10_900)])
-def test_the_roofline_of_an_h200(base, batch, images_per_second):
-    h200 = flops.Machine(790e12, 4.3e12)
-    seconds = flops.training_seconds(h200, widths_of(base), 256, batch, itemsize=2)
-    assert batch / seconds == pytest.approx(images_per_second, rel=0.01)
-
-
-def test_a_slow_memory_is_what_bounds_then():
-    fast, slow = (flops.Machine(790e12, bandwidth) for bandwidth in (4.3e12, 4.3e11))
-    one, other = (flops.training_seconds(m, widths_of(64), 256, 16, itemsize=2) for m in (fast, slow))
-    assert flops.training_bytes(widths_of(64), 256, itemsize=2) == pytest.approx(0.67e9, rel=0.02)
-    assert other == pytest.approx((16 * 0.662e9 + 28 * 31.04e6) / 4.3e11, rel=1e-2)
-    assert other > 4 * one
-
 
 # Matches
 
@@ -159,12 +92,12 @@ def test_who_fails_becomes_a_row_and_the_others_go_on(when, message, turns):
         assert None not in found.outcomes[name].turns
         assert found.outcomes[name].facts == {"name": name, "peak_mib": 1.0}
     assert sum(times == "closed" for _, times in log) == 3 - (when == "start")
-    found.section = "ceilings"
-    figures = report.figures(found, {})
+    found.section = "other"
+    figures = report.figures(found)
     assert figures["jaxseg"]["ratio"] == (2, 2, 2)
     assert (figures["broken"]["rate"] is None) == (when == "start")
     json.dumps(figures, allow_nan=False)
-    assert report.notes(found, figures) == [f"broken: {message}"]
+    assert report.notes(found) == [f"broken: {message}"]
 
 
 def outcome(*seconds):
@@ -189,11 +122,6 @@ def test_the_fastest_is_not_jaxsegs():
     outcomes = {"jaxseg": outcome(1), "eager": outcome(4, 4), "compiled": outcome(3, 3), "none": outcome(None)}
     assert match.fastest(outcomes) == "compiled"
     assert match.fastest({"jaxseg": outcome(1)}) is None
-
-
-def test_ceilings_are_the_best_round_of_the_better_framework():
-    found = [Match("ceilings", {"what": "f32"}, "FLOP", {"JAX": outcome(4, 0.5), "PyTorch": outcome(1, None)})]
-    assert report.ceilings_of(found) == {"f32": 4.0}
 
 
 # Processes
@@ -265,8 +193,7 @@ def test_a_step_is_the_same_work_on_both_sides_and_all_is_written_down(local, mo
     assert "not the same work" not in printed
     assert "broken: 'sideways'" in printed
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
-    assert [m["configuration"].get("what") for m in found["matches"]] == ["f32", "copy", None]
-    step = found["matches"][-1]
+    (step,) = found["matches"]
     assert step["configuration"].items() >= {"base": 2, "batch": 2, "side": 16, "precision": "f32"}.items()
     assert set(step["outcomes"]) == {"jaxseg", "eager", "channels_last, fused Adam", "broken"}
     losses = [outcome["facts"]["first_loss"] for name, outcome in step["outcomes"].items() if name != "broken"]
@@ -275,10 +202,7 @@ def test_a_step_is_the_same_work_on_both_sides_and_all_is_written_down(local, mo
         figures, turns = step["figures"][name], step["outcomes"][name]["turns"]
         assert len(turns) == 2
         assert figures["rate"][1] == pytest.approx(np.median([turn["count"] / turn["seconds"] for turn in turns]))
-        assert figures["flops"] == pytest.approx(figures["rate"][1] * flops.training_flops((2, 4), 16))
-        assert 0 < figures["roofline"] < 1
     assert found["machine"]["versions"].keys() >= {"jax", "torch"}
-    assert cv2.imread(str(tmp_path / "out" / "benchmark.png")).std() > 10
 
 
 def test_an_epoch_from_files_takes_as_many_steps_as_the_step_alone(local, tiles_root, tmp_path):
@@ -287,7 +211,7 @@ def test_an_epoch_from_files_takes_as_many_steps_as_the_step_alone(local, tiles_
     contenders = ("jaxseg, the step alone", "jaxseg, from files")
     found = match.play(entry.match, {name: entry.entrants[name] for name in contenders}, Rules(2, 2, turn=0))
     assert entry.match.configuration["side"] == 32
-    figures = report.figures(found, {})
+    figures = report.figures(found)
     assert figures["jaxseg, the step alone"]["ratio"] == (1, 1, 1)
     for name, outcome in found.outcomes.items():
         assert outcome.failed is None
@@ -303,22 +227,6 @@ def test_readers_count_all_pairs(tiles_root, cache):
     theirs = readers.Theirs(source, 4, workers=0)
     assert theirs.turn(1)["count"] == 12
     assert sum(len(images) for images, _ in theirs._loader) == 12
-
-
-@pytest.mark.parametrize(("fastest", "scale", "bars"), [(29, "linear", 2), (31, "log", 0)])
-def test_there_are_no_bars_where_their_length_would_say_nothing(fastest, scale, bars):
-    rates = {"decoder alone": (1, 1, 1), "jaxseg": (20, 25, fastest), "DataLoader": None}
-    found = {
-        "section": "pipeline",
-        "unit": "pairs",
-        "configuration": {"side": 256},
-        "figures": {name: {"rate": rate} for name, rate in rates.items()},
-    }
-    axes = Figure().subplots()
-    picture.draw_rows(axes, [found])
-    assert axes.get_xscale() == scale
-    assert len(axes.patches) == bars
-    assert [text.get_text() for text in axes.texts] == ["failed", "25", "1"]
 
 
 def test_all_mistakes_are_named_at_once(tmp_path, capsys):
@@ -368,4 +276,4 @@ def test_a_gpu_brings_its_own_contenders_and_sizes():
         program.torch_ways(plan)
     )
     assert (plan.bases, plan.batches) == ((16, 32, 64), (5, 16, 32))
-    assert len(list(program.tasks(plan, train=True))) == 18
+    assert len(list(program.tasks(plan))) == 18

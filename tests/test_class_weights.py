@@ -15,7 +15,7 @@ def mean_1(raw) -> np.ndarray:
 
 
 @given(COUNTS)
-def test_they_are_what_the_formulas_say(counts):
+def test_weights_match_the_formulas(counts):
     n = np.array(counts, float)
     f = n / n.sum()
     assert weights(("inverse",), counts) == pytest.approx(mean_1(1 / f), rel=1e-9)
@@ -25,14 +25,14 @@ def test_they_are_what_the_formulas_say(counts):
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=6))
-def test_the_effective_number_is_the_sum_of_the_papers_series(counts):
+def test_effective_number_matches_the_papers_series(counts):
     """E = 1 + b + b^2 + ... for as many terms as there are pixels."""
     beta = 1 - 1 / max(sum(counts), 2)
     effective = [(beta ** np.arange(n)).sum() for n in counts]
     assert weights(("effective",), counts) == pytest.approx(mean_1(1 / np.array(effective)), rel=1e-9)
 
 
-def test_median_goes_by_the_images_in_which_a_class_occurs():
+def test_median_uses_the_images_in_which_a_class_occurs():
     """A class that fills half of the only image it is in is not rare there."""
     pixels, images = [800, 150, 50], [1000, 1000, 100]
     frequency = np.array([0.8, 0.15, 0.5])
@@ -42,7 +42,7 @@ def test_median_goes_by_the_images_in_which_a_class_occurs():
 
 @pytest.mark.parametrize("how", AUTOMATIC)
 @given(counts=SOME_ABSENT, factor=st.integers(2, 1000))
-def test_the_mean_over_classes_that_occur_is_1_and_others_have_1(how, counts, factor):
+def test_mean_weight_of_present_classes_is_1_and_absent_ones_have_1(how, counts, factor):
     found, present = np.array(weights((how,), counts)), np.array(counts) > 0
     assert np.isfinite(found).all()
     assert (found > 0).all()
@@ -60,7 +60,7 @@ def test_classes_of_equal_size_have_weight_1(how):
     assert weights((how,), [1000] * 4) == pytest.approx([1] * 4)
 
 
-def test_they_go_from_none_to_inverse():
+def test_weights_range_from_none_to_inverse():
     counts = [99_000_000, 1_000_000]
     ratio = {how: np.divide(*reversed(weights((how,), counts))) for how in AUTOMATIC}
     assert ratio["inverse"] == pytest.approx(99)
@@ -68,7 +68,7 @@ def test_they_go_from_none_to_inverse():
     assert ratio["effective"] == pytest.approx((1 - np.exp(-0.99)) / (1 - np.exp(-0.01)), rel=1e-6)
 
 
-def test_numbers_are_used_as_they_are():
+def test_given_numbers_are_used_unchanged():
     assert weights(("1", "2.5", "0"), [7, 0, 3]) == (1.0, 2.5, 0.0)
 
 
@@ -90,14 +90,14 @@ def test_numbers_are_used_as_they_are():
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused_all_at_once(how, says):
+def test_all_problems_are_reported_in_one_error(how, says):
     with pytest.raises(UserError, match=r"^--class-weights is .*\); expected one of auto, .*, or 3 numbers") as error:
         weights(how, [5, 5, 5])
     assert all(part in str(error.value) for part in says)
     assert "\n" not in str(error.value)
 
 
-def test_what_does_not_depend_on_the_data_is_refused_before_it_is_read():
+def test_check_refuses_without_the_data():
     check(("1", "2", "3"))
     check(("median",))
     with pytest.raises(UserError, match=r"unknown: x; negative: -1.*or a number a class"):
@@ -105,7 +105,7 @@ def test_what_does_not_depend_on_the_data_is_refused_before_it_is_read():
 
 
 @pytest.mark.parametrize("how", AUTOMATIC)
-def test_no_labeled_pixels_leave_nothing_to_go_by(how):
+def test_automatic_weights_without_labeled_pixels_are_refused(how):
     with pytest.raises(UserError, match=f"--class-weights {how}: no pixel of the training masks has a class"):
         weights((how,), [0, 0])
     assert weights(("1", "2"), [0, 0]) == (1, 2)

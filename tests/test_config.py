@@ -1,4 +1,4 @@
-"""The command line, what it refuses, and config.json."""
+"""Command line, invalid settings and config.json."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from jaxseg.base.errors import UserError
 
 FIELDS = [field for group in dataclasses.fields(Config) for field in dataclasses.fields(group.default)]
 
-# flags that cannot be, and what the message must say: the flag, the value found, what was expected
+# invalid flags, and words of the message: the flag, its value, what was expected
 WRONG = {
     "--data a --images b --masks c": ["--data", "--images", "one of them"],
     "--images b": ["--images", "--masks", "together"],
@@ -102,14 +102,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_a_setting_that_cannot_be_is_refused_with_flag_value_and_expectation(line):
+def test_invalid_setting_is_refused_with_flag_value_and_expectation(line):
     with pytest.raises(UserError) as caught:
         parse(line.split())
     (message,) = str(caught.value).splitlines()
     assert [words for words in WRONG[line] if words not in message] == []
 
 
-def test_all_mistakes_are_named_at_once():
+def test_all_invalid_settings_are_named_at_once():
     line = "--images a --validation 0.5 --workers -1 --widths 8 --epochs 0 --batch-size 0 --momentum 2 --lr -1"
     with pytest.raises(UserError) as caught:
         parse(line.split())
@@ -144,7 +144,7 @@ def test_all_mistakes_are_named_at_once():
         "--optimizer rmsprop --momentum 0",
     ],
 )
-def test_the_edges_of_what_can_be_are_accepted(line):
+def test_limits_of_valid_ranges_are_accepted(line):
     assert isinstance(parse(line.split()), Config)
 
 
@@ -165,12 +165,12 @@ def test_flags_set_the_fields_they_name():
     assert parse(long.split()) == parse(short.split())
 
 
-def test_without_flags_every_field_has_its_default():
+def test_empty_command_line_gives_the_defaults():
     assert parse([]) == Config()
 
 
 @given(epochs=st.integers(1, 500), schedule=st.sampled_from(["warmup_cosine", "article"]))
-def test_warm_up_is_an_eighth_of_any_number_of_epochs(epochs, schedule):
+def test_warmup_defaults_to_an_eighth_of_the_epochs(epochs, schedule):
     settings = Optimization(epochs=epochs, schedule=schedule)
     check(Config(optimization=settings))
     if schedule == "article":
@@ -180,14 +180,14 @@ def test_warm_up_is_an_eighth_of_any_number_of_epochs(epochs, schedule):
         assert settings.warmup == epochs / 8
 
 
-def test_defaults_are_the_articles_and_a_given_warm_up_is_kept():
+def test_schedule_defaults_are_the_articles_and_explicit_warmup_is_kept():
     assert Optimization(schedule="article").warmup == 5
     assert (Optimization().epochs, Optimization().begin_lr, Optimization().final_lr) == (40, 1e-9, 1e-9)
     assert Optimization(warmup_epochs=0.0).warmup == 0
     assert Optimization(warmup_epochs=1.5).warmup == 1.5
 
 
-def test_weight_decay_left_out_is_pytorchs_for_each_optimizer():
+def test_weight_decay_defaults_to_pytorchs_for_each_optimizer():
     assert {name: Optimization(optimizer=name).decay for name in ("sgd", "adam", "adamw", "rmsprop")} == {
         "sgd": 0,
         "adam": 0,
@@ -198,14 +198,14 @@ def test_weight_decay_left_out_is_pytorchs_for_each_optimizer():
     assert Optimization(optimizer="sgd", weight_decay=0.5).decay == 0.5
 
 
-def test_the_article_goes_by_epochs_and_the_others_by_steps_unless_told():
+def test_article_schedule_counts_epochs_and_others_count_steps_by_default():
     names = ("article", "warmup_cosine", "constant")
     assert [Optimization(schedule=name).per for name in names] == ["epoch", "step", "step"]
     assert [Optimization(schedule=name, schedule_per="step").per for name in names] == ["step"] * 3
     assert [Optimization(schedule=name, schedule_per="epoch").per for name in names] == ["epoch"] * 3
 
 
-def test_help_exits_with_0_and_tells_every_flag_and_default(capsys, monkeypatch):
+def test_help_shows_every_flag_with_its_default_and_exits_with_0(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as caught:
         parse(["-h"])
@@ -217,14 +217,14 @@ def test_help_exits_with_0_and_tells_every_flag_and_default(capsys, monkeypatch)
 
 
 @pytest.mark.parametrize("line", ["--bogus", "--epochs many", "--optimizer lion", "--epochs"])
-def test_what_is_no_flag_or_no_value_of_it_exits_with_2(line, capsys):
+def test_unknown_flags_and_values_exit_with_2(line, capsys):
     with pytest.raises(SystemExit) as caught:
         parse(line.split())
     assert caught.value.code == 2
     assert line.split()[0] in "".join(capsys.readouterr())
 
 
-def test_reading_a_command_line_does_not_wait_for_jax():
+def test_parsing_does_not_import_jax():
     code = "import sys; from jaxseg.base.cli import parse; parse([]); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
@@ -237,7 +237,7 @@ KINDS = {Path: paths, int: st.integers(), float: numbers, bool: st.booleans(), s
 
 
 def values_of(kind) -> st.SearchStrategy:
-    """Any values of a setting's type."""
+    """Strategy for all values of a setting's type."""
     if kind in KINDS:
         return KINDS[kind]
     if kind is type(None):
@@ -251,28 +251,28 @@ def values_of(kind) -> st.SearchStrategy:
     return st.one_of(*map(values_of, get_args(kind)))
 
 
-def anything(group):
-    """Fields of a group of settings with any values of their types."""
+def fields_of(group):
+    """Strategy for the fields of a group of settings, with all values of their types."""
     return st.fixed_dictionaries({field.name: values_of(field.type) for field in dataclasses.fields(group)})
 
 
 GROUPS = {group.name: type(group.default) for group in dataclasses.fields(Config)}
 
 
-@given(values=st.fixed_dictionaries({name: anything(kind) for name, kind in GROUPS.items()}))
+@given(values=st.fixed_dictionaries({name: fields_of(kind) for name, kind in GROUPS.items()}))
 def test_settings_survive_json(values):
     settings = Config(**{name: kind(**values[name]) for name, kind in GROUPS.items()})
     assert config.from_dict(json.loads(config.dumps(settings))) == settings
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_saved_settings_are_loaded_unchanged(tmp_path):
     line = "--images é/b --masks c --widths 4 8 --schedule article -l 0.1 --no-augment --out d"
     settings = parse(line.split())
     config.save(settings, tmp_path / "config.json")
     assert config.load(tmp_path) == settings
 
 
-def test_paths_are_saved_with_forward_slashes_and_read_as_paths():
+def test_paths_are_saved_with_forward_slashes_and_loaded_as_paths():
     class Elsewhere(type(Path())):
         def __str__(self):
             return "a\\b"
@@ -285,7 +285,7 @@ def test_paths_are_saved_with_forward_slashes_and_read_as_paths():
     assert config.from_dict(json.loads(text)).data.data == Path("a", "b")
 
 
-def test_unknown_keys_are_all_named():
+def test_unknown_settings_and_groups_are_all_named():
     values = json.loads(config.dumps(Config()))
     values["model"]["depth"] = 3
     values["bananas"] = {}
@@ -298,7 +298,7 @@ def test_unknown_keys_are_all_named():
     assert message.count("unknown") == 2
 
 
-def test_settings_that_an_earlier_version_lacked_do_what_it_did_and_are_named_once(monkeypatch, capsys):
+def test_missing_settings_take_the_earlier_versions_values_and_are_named_once(monkeypatch, capsys):
     monkeypatch.setitem(config.EARLIER, "model.precision", "bf16")
     values = json.loads(config.dumps(Config(run=Run(seed=3), data=Data(crops=2))))
     del values["model"]["precision"], values["optimization"]["clip_norm"], values["augmentation"]
@@ -312,7 +312,7 @@ def test_settings_that_an_earlier_version_lacked_do_what_it_did_and_are_named_on
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "3", '{"data": 3}', '{"run": [1, 2]}', "{", "", b"\xff\xfe"])
-def test_a_file_that_holds_no_settings_is_refused_by_name(text, tmp_path):
+def test_config_file_without_settings_is_refused_by_name(text, tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError) as caught:
@@ -321,7 +321,7 @@ def test_a_file_that_holds_no_settings_is_refused_by_name(text, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere", "runs/nowhere", "file", "file/below"])
-def test_resuming_what_is_no_run_is_refused(name, tmp_path):
+def test_resume_refuses_a_folder_that_is_no_run(name, tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError) as caught:
         parse(["--resume", str(tmp_path / name)])
@@ -339,18 +339,18 @@ def saved(tmp_path) -> Config:
     return settings
 
 
-def test_a_resumed_run_keeps_its_settings(saved, tmp_path):
+def test_resumed_run_keeps_its_settings(saved, tmp_path):
     resumed = parse(["--resume", str(tmp_path)])
     assert (resumed.data, resumed.model, resumed.optimization) == (saved.data, saved.model, saved.optimization)
     assert resumed.run == dataclasses.replace(saved.run, resume=tmp_path, out=None)
 
 
-def test_flags_that_repeat_the_runs_settings_are_accepted(saved, tmp_path):
+def test_resume_accepts_flags_that_repeat_the_saved_settings(saved, tmp_path):
     again = parse(["--resume", str(tmp_path), "--data", "tiles", "--epochs", "6", "--lr", "0.25"])
     assert again == parse(["--resume", str(tmp_path)])
 
 
-def test_changed_flags_are_refused_and_stand_in_two_columns(saved, tmp_path):
+def test_resume_refuses_changed_flags_in_two_columns(saved, tmp_path):
     line = ["--data", "tiles", "--lr", "0.5", "--widths", "4", "8", "--seed", "3", "--out", "elsewhere"]
     with pytest.raises(UserError) as caught:
         parse(["--resume", str(tmp_path), *line])
@@ -360,7 +360,7 @@ def test_changed_flags_are_refused_and_stand_in_two_columns(saved, tmp_path):
     assert (rate.index("0.25"), rate.index("0.5")) == (head.index("the run"), head.index("command line"))
 
 
-def test_a_resumed_run_may_go_on_longer_and_find_its_data_elsewhere(saved, tmp_path):
+def test_resumed_run_may_change_epochs_and_data_folder(saved, tmp_path):
     line = ["--resume", str(tmp_path), "--data", "moved", "-e", "9", "--early-stopping", "3", "--workers", "0"]
     resumed = parse(line)
     assert (resumed.data.data, resumed.data.workers) == (Path("moved"), 0)
@@ -368,7 +368,7 @@ def test_a_resumed_run_may_go_on_longer_and_find_its_data_elsewhere(saved, tmp_p
     assert resumed.optimization.learning_rate == 0.25
 
 
-def test_a_preset_is_where_flags_start_from():
+def test_preset_changes_the_defaults_of_other_flags():
     article = parse(["--preset", "article", "-b", "7"])
     o = article.optimization
     assert (o.optimizer, o.learning_rate, o.schedule, o.per, o.batch_size) == ("sgd", 1e-2, "article", "epoch", 7)
@@ -377,7 +377,7 @@ def test_a_preset_is_where_flags_start_from():
     assert parse(["--preset", "default"]) == Config()
 
 
-def test_settings_spoiled_by_hand_are_refused_on_resume(tmp_path):
+def test_resume_refuses_invalid_saved_settings(tmp_path):
     config.save(Config(optimization=Optimization(epochs=0)), tmp_path / "config.json")
     with pytest.raises(UserError, match="--epochs is 0"):
         parse(["--resume", str(tmp_path)])

@@ -54,7 +54,7 @@ def options(name) -> Optimization:
     return Optimization(schedule=name, epochs=8, learning_rate=0.2, **given.get(name, {}))
 
 
-def test_a_picture_is_not_written_over_unless_told(tmp_path, capsys):
+def test_existing_picture_is_replaced_only_with_overwrite(tmp_path, capsys):
     out = tmp_path / "mine.png"
     out.write_bytes(b"mine")
     assert f"--out {out}: exists; give --overwrite to replace it" in refused(capsys, out)
@@ -64,13 +64,13 @@ def test_a_picture_is_not_written_over_unless_told(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("suffix", "begins"), [(".svg", b"<?xml"), (".pdf", b"%PDF")])
-def test_a_picture_may_be_a_drawing(suffix, begins, tmp_path):
+def test_picture_may_be_svg_or_pdf(suffix, begins, tmp_path):
     out = tmp_path / f"drawn{suffix}"
     assert run(out, "--steps-per-epoch", "2") == 0
     assert out.read_bytes().startswith(begins)
 
 
-def test_everything_that_cannot_be_is_said_at_once(tmp_path, capsys):
+def test_all_wrong_options_are_reported_at_once(tmp_path, capsys):
     message = refused(capsys, tmp_path / "none" / "a.gif", "--epochs", "0", "--steps-per-epoch", "0")
     for part in (
         "--epochs is 0",
@@ -82,14 +82,14 @@ def test_everything_that_cannot_be_is_said_at_once(tmp_path, capsys):
     assert "not a file" in refused(capsys, tmp_path, "--overwrite")
 
 
-def test_what_the_schedule_cannot_do_is_a_mistake_of_a_person(tmp_path, capsys):
+def test_schedule_error_is_reported_with_exit_status_2(tmp_path, capsys):
     out = tmp_path / "a.png"
     message = refused(capsys, out, "--schedule", "one_cycle", "--epochs", "1", "--steps-per-epoch", "2")
     assert "--schedule one_cycle, 2 steps, 2 an epoch after the warm-up: `total` is 2" in message
     assert not out.exists()
 
 
-def test_the_module_of_schedules_runs_it():
+def test_python_m_jaxseg_schedules_runs_the_command():
     """And `-h` answers without matplotlib."""
     code = "import sys, runpy; sys.argv = ['x', '-h']; runpy.run_module('jaxseg.schedules', run_name='__main__')"
     code = f"try:\n    {code}\nexcept SystemExit as end:\n    print(end.code, 'matplotlib' in sys.modules)"
@@ -99,14 +99,14 @@ def test_the_module_of_schedules_runs_it():
     assert shown.stdout.splitlines()[-1] == "0 False"
 
 
-def test_a_title_has_the_flags_that_shape_the_curve_and_no_others():
+def test_title_has_only_the_flags_that_shape_the_curve():
     o = Optimization(schedule="multi_factor", milestones=(2.0, 3.5), gamma=0.5, warmup_epochs=1.0, power=3.0, steps=70)
     expected = "--schedule multi_factor --learning-rate 0.002 --gamma 0.5 --milestones 2 3.5 --warmup-epochs 1"
     assert title(o, 10) == f"{expected} --begin-lr 1e-09 --schedule-per step --steps 70 --steps-per-epoch 10"
     assert set(draw_schedule.SHOWN) == set(schedules.SCHEDULES)
 
 
-def test_the_axis_is_logarithmic_when_much_of_the_run_is_far_below_the_peak():
+def test_axis_is_logarithmic_if_much_of_the_run_is_far_below_the_peak():
     def logarithmic(name, **more):
         o = Optimization(schedule=name, **more)
         return is_logarithmic(curve(o, schedules.schedule_from(o, 10), 10, spread(400, 400)))
@@ -120,7 +120,7 @@ def test_the_axis_is_logarithmic_when_much_of_the_run_is_far_below_the_peak():
     assert not is_logarithmic(Curve(np.arange(4), np.zeros(4)))
 
 
-def test_steps_hold_their_rate_to_the_next_and_the_last_too():
+def test_each_step_holds_its_rate_until_the_next():
     o = Optimization(schedule="linear", epochs=2, learning_rate=1.0)
     (line,) = figure(curve(o, schedules.schedule_from(o, 2), 2, np.arange(4)), o, 2).axes[0].lines
     np.testing.assert_allclose(line.get_xdata(), [0, 0.5, 1, 1.5, 2])
@@ -128,7 +128,7 @@ def test_steps_hold_their_rate_to_the_next_and_the_last_too():
     assert line.get_drawstyle() == "steps-post"
 
 
-def test_plateau_is_drawn_with_the_fastest_that_it_can_fall():
+def test_plateau_is_drawn_with_its_fastest_fall():
     o = Optimization(schedule="plateau", epochs=8, learning_rate=1.0, patience=1, gamma=0.5)
     found = curve(o, schedules.schedule_from(o, 2), 2, np.arange(16))
     np.testing.assert_array_equal(found.rates, 1)
@@ -136,7 +136,7 @@ def test_plateau_is_drawn_with_the_fastest_that_it_can_fall():
     np.testing.assert_allclose(found.lowest, np.repeat([1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125], 2))
 
 
-def test_a_long_run_is_thinned_out():
+def test_curve_of_a_long_run_is_thinned():
     assert spread(10**7, 100).size == 100
     assert spread(10**7, 100)[[0, -1]].tolist() == [0, 10**7 - 1]
     assert spread(3, 9).tolist() == [0, 1, 2]

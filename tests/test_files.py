@@ -1,3 +1,5 @@
+"""Atomic writes of files."""
+
 import os
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from jaxseg.base import files
 
 
-def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+def test_replace_writes_the_file_and_leaves_no_draft(tmp_path):
     path = tmp_path / "a.json"
     for content in (b"one", b"two"):
         files.replace(path, content)
@@ -13,7 +15,7 @@ def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_whoever_reads_meanwhile_finds_the_old_file(tmp_path):
+def test_readers_see_the_old_file_until_the_draft_is_complete(tmp_path):
     path = tmp_path / "map.png"
     path.write_bytes(b"old")
     with files.draft(path) as beside:
@@ -23,7 +25,7 @@ def test_whoever_reads_meanwhile_finds_the_old_file(tmp_path):
     assert path.read_bytes() == b"half"
 
 
-def test_a_crash_before_the_last_moment_leaves_the_old_file(tmp_path, monkeypatch):
+def test_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
     def crashes(*_):
         raise KeyboardInterrupt
 
@@ -41,7 +43,7 @@ def _fail_on_the_way(path):
         raise ZeroDivisionError
 
 
-def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):
+def test_failed_draft_is_removed_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "map.png"
     path.write_bytes(b"old")
     with pytest.raises(ZeroDivisionError):
@@ -50,13 +52,13 @@ def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):
     assert os.listdir(tmp_path) == ["map.png"]
 
 
-def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
+def test_longest_file_names_can_be_written(tmp_path):
     path = tmp_path / ("n" * 251 + ".tif")
     files.replace(path, b"")
     assert path.exists()
 
 
-def test_two_drafts_of_one_file_are_two(tmp_path):
+def test_concurrent_drafts_of_one_file_have_different_names(tmp_path):
     path = tmp_path / "a.json"
     with files.draft(path) as late:
         late.write_bytes(b"late")

@@ -17,13 +17,12 @@ import tifffile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_png import chunk
 
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.listing import EXTENSIONS, list_images
 from jaxseg.data.read import decode, tiff
+from jaxseg.data.read.decode import PNG, Unreadable
 from jaxseg.data.read.images import read_palette, read_pixels
-from jaxseg.data.read.png import SIGNATURE
 
 SIZE = (12, 17)
 
@@ -52,11 +51,13 @@ def as_tiff(array: np.ndarray, **options) -> bytes:
     return file.getvalue()
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def png(width: int, height: int, bits: int, color: int, rows: bytes, *more: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
-    return SIGNATURE + b"".join(
-        [chunk(b"IHDR", header), *more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
-    )
+    return PNG + b"".join([chunk(b"IHDR", header), *more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
 
 
 RGB = Image.fromarray(soft(*SIZE, 3))
@@ -642,3 +643,12 @@ def test_links_are_followed_and_loops_end(tmp_path):
 def test_a_folder_that_cannot_be_listed_is_named(recursive, tmp_path):
     with pytest.raises(DataError, match=r"nowhere: cannot be listed \(No such file"):
         list_images(tmp_path / "nowhere", recursive)
+
+
+@pytest.mark.parametrize("at", [20, 45, -2])
+def test_a_byte_that_differs_is_found_by_its_checksum(at):
+    """In the header, in the pixels, and in the end."""
+    data = bytearray(png(30, 20, 8, 2, bytes(20 * 91)))
+    data[at] ^= 1
+    with pytest.raises(Unreadable, match="checksum"):
+        decode.read(bytes(data))

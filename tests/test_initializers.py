@@ -45,7 +45,7 @@ LAWS = {
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_large_draws_have_the_scale_and_shape_of_their_law(name):
+def test_large_draws_follow_their_distribution(name):
     init, sigma, is_normal = LAWS[name]
     w = np.asarray(init(jax.random.key(1), KERNEL))
     assert abs(w.mean()) < 5 * sigma / math.sqrt(w.size)
@@ -58,7 +58,7 @@ def test_large_draws_have_the_scale_and_shape_of_their_law(name):
 
 
 @pytest.mark.parametrize("init", [initializers.normal(1.0), initializers.uniform(1.0)], ids=["normal", "uniform"])
-def test_numbers_follow_from_the_key(init):
+def test_draws_are_determined_by_the_key(init):
     words = jnp.asarray([[0, 0], [0, 1], [1, 0]], jnp.uint32)
     keys = [*jax.random.wrap_key_data(words), *jax.random.split(jax.random.key(0))]
     draws = [np.asarray(init(key, (4, 4))) for key in keys]
@@ -70,7 +70,7 @@ def test_numbers_follow_from_the_key(init):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_dtype_is_the_one_asked_for_and_only_rounds(dtype):
+def test_requested_dtype_only_rounds_the_draws(dtype):
     key = jax.random.key(0)
     draw = initializers.kaiming_normal()(key, (3, 3, 4, 4), dtype)
     assert draw.dtype == dtype
@@ -79,7 +79,7 @@ def test_dtype_is_the_one_asked_for_and_only_rounds(dtype):
     )
 
 
-def test_float64_is_float64_where_it_is_on_and_float32_where_not():
+def test_float64_draws_need_x64():
     init, key = initializers.normal(1.0), jax.random.key(0)
     single = np.asarray(init(key, (50,), jnp.float32))
     assert init(key, (50,), np.dtype("float64")).dtype == jnp.float32
@@ -90,7 +90,7 @@ def test_float64_is_float64_where_it_is_on_and_float32_where_not():
     assert (double != single).any()
 
 
-def test_draws_are_the_same_inside_jit_and_shapes_come_without_drawing():
+def test_draws_are_equal_inside_jit_and_eval_shape_works():
     init, key = initializers.xavier_uniform(), jax.random.key(3)
     compiled = jax.jit(lambda key: init(key, (3, 3, 2, 5), jnp.float32))
     np.testing.assert_array_equal(compiled(key), init(key, (3, 3, 2, 5)))
@@ -99,13 +99,13 @@ def test_draws_are_the_same_inside_jit_and_shapes_come_without_drawing():
     assert jax.ShapeDtypeStruct((3, 3, 2, 5), jnp.float32) in jax.tree.leaves(nnx.state(conv))
 
 
-def test_constant_fills():
+def test_constant_fills_with_its_value():
     filled = initializers.constant(0.25)(jax.random.key(0), (2, 3), jnp.bfloat16)
     assert filled.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(filled, np.float32), np.full((2, 3), 0.25))
 
 
-def test_fans_of_a_kernel_and_of_a_transposed_one():
+def test_fans_of_plain_and_transposed_kernels():
     assert initializers.fans((3, 3, 64, 128)) == (576, 1152)
     assert initializers.fans((2, 2, 128, 64), transposed=True) == (256, 512)
     assert initializers.fans((7, 5)) == (7, 5)
@@ -114,7 +114,7 @@ def test_fans_of_a_kernel_and_of_a_transposed_one():
 
 
 @given(st.tuples(*[st.integers(1, 9)] * 4), st.booleans())
-def test_fans_are_those_torch_counts(shape, transposed):
+def test_fans_match_torch(shape, transposed):
     torch = pytest.importorskip("torch")
     h, w, i, o = shape
     weight = torch.empty((i, o, h, w) if transposed else (o, i, h, w), device="meta")
@@ -125,7 +125,7 @@ NONLINEARITIES = ["linear", "conv2d", "conv_transpose2d", "sigmoid", "tanh", "re
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
-def test_gains_are_those_of_torch(nonlinearity):
+def test_gains_match_torch(nonlinearity):
     torch = pytest.importorskip("torch")
     for param in (0.0, 0.2, math.sqrt(5)):
         expected = torch.nn.init.calculate_gain(nonlinearity, param)
@@ -133,14 +133,14 @@ def test_gains_are_those_of_torch(nonlinearity):
 
 
 @pytest.mark.parametrize("make", [initializers.kaiming_normal, initializers.kaiming_uniform])
-def test_unknown_mode_or_nonlinearity_is_named_before_anything_is_drawn(make):
+def test_unknown_mode_or_nonlinearity_is_refused_before_drawing(make):
     with pytest.raises(ValueError, match="`mode` is 'fan_avg'; expected 'fan_in' or 'fan_out'"):
         inspect.unwrap(make)(mode="fan_avg")  # past the type checker, which only tests have
     with pytest.raises(ValueError, match=r"`nonlinearity` is 'swish'; expected one of linear, .*selu"):
         make(nonlinearity="swish")
 
 
-def test_the_article_draws_transposed_convolutions_as_torch_does_and_others_kaiming_fan_out():
+def test_article_rule_is_kaiming_fan_out_with_torch_default_for_transposed():
     rule, key = initializers.RULES["article"], jax.random.key(0)
     conv, up = np.asarray(rule.conv(key, KERNEL)), np.asarray(rule.up(key, (2, 2, 256, 128)))
     assert conv.std() == pytest.approx(math.sqrt(2 / FAN_OUT), rel=0.01)
@@ -150,7 +150,7 @@ def test_the_article_draws_transposed_convolutions_as_torch_does_and_others_kaim
 
 
 @pytest.mark.parametrize("name", [name for name in initializers.RULES if name != "article"])
-def test_the_other_rules_are_the_initializer_of_their_name_for_both_kinds(name):
+def test_other_rules_use_the_initializer_of_their_name_for_both_kernels(name):
     rule, key = initializers.RULES[name], jax.random.key(0)
     options = {"nonlinearity": "relu"} if name.startswith("kaiming") else {}
     make = getattr(initializers, name)
@@ -158,5 +158,5 @@ def test_the_other_rules_are_the_initializer_of_their_name_for_both_kinds(name):
     np.testing.assert_array_equal(rule.up(key, (2, 2, 6, 3)), make(**options, transposed=True)(key, (2, 2, 6, 3)))
 
 
-def test_every_rule_can_be_asked_for_on_the_command_line():
+def test_every_rule_is_a_command_line_choice():
     assert set(initializers.RULES) == set(get_args(get_type_hints(Model)["init"]))

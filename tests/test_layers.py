@@ -53,7 +53,7 @@ def batch_norm_arguments(rng, shape, dtype=np.float64):
     return [jnp.asarray(a, dtype) for a in made]
 
 
-def test_batch_norm_trains_and_evaluates_as_torch(rng):
+def test_batch_norm_matches_torch_in_training_and_evaluation(rng):
     """Biased variance in the output, unbiased in the running one: 12 values a channel, so 9 % apart."""
     torch = pytest.importorskip("torch")
     norm = torch.nn.BatchNorm2d(3).double()
@@ -84,7 +84,7 @@ def test_batch_norm_trains_and_evaluates_as_torch(rng):
     np.testing.assert_allclose(nchw(evaluated), expected, atol=1e-13)
 
 
-def test_running_variance_is_unbiased_and_output_biased():
+def test_batch_norm_running_variance_is_unbiased_and_output_biased():
     x = jnp.asarray([1.0, 2.0, 3.0, 6.0]).reshape(2, 2, 1, 1)  # mean 3, variance 3.5, unbiased 14 / 3
     norm = BatchNorm(1)
     np.testing.assert_allclose(norm(x).ravel(), (x.ravel() - 3) / math.sqrt(3.5 + 1e-5), rtol=1e-6)
@@ -94,7 +94,7 @@ def test_running_variance_is_unbiased_and_output_biased():
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("shape", [(4, 12, 13, 2), (2, 8, 8, 8), (4, 16, 16, 3)])
-def test_batch_norm_keeps_its_digits_far_from_zero(shape, padded, rng):
+def test_batch_norm_is_accurate_far_from_zero(shape, padded, rng):
     """Mean 1000 times the deviation: no farther off than the mean's own rounding, 3e-5, and a little.
 
     A mean in one pass over float32 would be 3e-4 to 1e-3 off, a variance in one pass 0.1.
@@ -108,7 +108,7 @@ def test_batch_norm_keeps_its_digits_far_from_zero(shape, padded, rng):
 
 
 @pytest.mark.parametrize("value", [0.1, 137.7, 3e10])
-def test_a_channel_that_does_not_vary_becomes_the_bias(value):
+def test_batch_norm_of_a_constant_channel_is_the_bias(value):
     norm = BatchNorm(2)
     norm.bias[...] = jnp.asarray([0.5, -2.0])
     x = jnp.full((4, 16, 16, 2), value, jnp.float32)
@@ -118,7 +118,7 @@ def test_a_channel_that_does_not_vary_becomes_the_bias(value):
     assert np.isfinite(pull(jnp.ones_like(y))[0]).all()
 
 
-def test_the_variance_of_a_batch_is_never_negative():
+def test_batch_variance_is_never_negative():
     """Where rounding alone decides; below 0 the square root would be NaN."""
     for seed in range(20):
         x = np.random.default_rng(seed).uniform(1e9, 1e10) * np.ones((3, 5, 7, 2))
@@ -126,7 +126,7 @@ def test_the_variance_of_a_batch_is_never_negative():
         assert norm._statistics(jnp.asarray(x, jnp.float32), None)[1].min() >= 0
 
 
-def test_the_gradient_of_batch_norm_is_that_of_its_formula(rng):
+def test_batch_norm_gradient_matches_the_formula(rng):
     """Its statistics are taken about a constant, which must not cost the gradient a term, nor the second one."""
     with jax.enable_x64(True):
         x, v = (jnp.asarray(rng.normal(3, 1, (2, 3, 2, 2))) for _ in range(2))
@@ -147,7 +147,7 @@ def test_the_gradient_of_batch_norm_is_that_of_its_formula(rng):
             np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
 
 
-def test_statistics_have_the_dtype_of_the_parameters(rng):
+def test_batch_norm_statistics_have_the_parameter_dtype(rng):
     x = rng.normal(0, 1, (2, 3, 3, 2))
     with jax.enable_x64(True):
         norm = BatchNorm(2, dtype=jnp.float64, param_dtype=jnp.float64)
@@ -164,7 +164,7 @@ def test_statistics_have_the_dtype_of_the_parameters(rng):
     assert nnx.view(norm, use_running_average=True)(x16).dtype == jnp.bfloat16
 
 
-def test_one_value_per_channel_cannot_be_trained_on():
+def test_batch_norm_refuses_to_train_on_one_value_per_channel():
     with pytest.raises(ValueError, match=r"one value per channel \(shape \(1, 1, 1, 4\)\)"):
         BatchNorm(4)(jnp.ones((1, 1, 1, 4)))
 
@@ -175,7 +175,7 @@ def test_one_value_per_channel_cannot_be_trained_on():
     st.lists(st.booleans(), min_size=4, max_size=4).filter(any),
     st.sampled_from([(1, 2), (3, 2)]),
 )
-def test_a_padded_batch_is_the_short_batch(seed, valid, size):
+def test_padded_batch_gives_the_result_of_the_short_batch(seed, valid, size):
     rng, valid = np.random.default_rng(seed), np.array(valid)
     with jax.enable_x64(True):
         x, weights, *rest = batch_norm_arguments(rng, (len(valid), *size, 2))
@@ -191,7 +191,7 @@ def test_a_padded_batch_is_the_short_batch(seed, valid, size):
         np.testing.assert_allclose(padded[name], short[name], rtol=1e-12)
 
 
-def test_a_batch_without_any_valid_sample_moves_nothing(rng):
+def test_batch_without_valid_samples_leaves_statistics_unchanged(rng):
     """A part of a short batch may be empty; what comes out is of no use, but is a number."""
     x, weights, *rest = batch_norm_arguments(rng, (2, 3, 3, 2), np.float32)
     found = train_batch_norm(x, 0 * weights, *rest, jnp.zeros(2, bool))
@@ -203,7 +203,7 @@ def test_a_batch_without_any_valid_sample_moves_nothing(rng):
 
 @pytest.mark.parametrize("far", [1e3, -1e6])
 @pytest.mark.parametrize("outside", [False, True])
-def test_moments_are_exact_where_the_pixels_they_are_taken_about_are_unlike_all_others(far, outside, rng):
+def test_moments_are_exact_if_the_sampled_pixels_are_outliers(far, outside, rng):
     """No farther from float64's than 16 times what two passes lose to rounding. The second moment of the others about
     that of the chosen ones is all of the variance, or a sixteenth of it.
     """
@@ -219,7 +219,7 @@ def test_moments_are_exact_where_the_pixels_they_are_taken_about_are_unlike_all_
 
 
 @pytest.mark.parametrize("evaluate", [False, True])
-def test_batch_norm_and_relu_in_one_are_the_two_of_them(evaluate, rng):
+def test_norm_relu_equals_batch_norm_then_relu(evaluate, rng):
     """In float64, with their gradients; one channel is 0 before ReLU everywhere, one sample is padding."""
     valid = np.array([True, False, True])
     with jax.enable_x64(True):
@@ -251,7 +251,7 @@ def pool_and_pull(x, weights):
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3), (1, 4)])
-def test_max_pool_is_torchs_also_in_ties_and_odd_sizes(size, rng):
+def test_max_pool_matches_torch_in_ties_and_odd_sizes(size, rng):
     torch = pytest.importorskip("torch")
     h, w = size
     x = rng.integers(0, 3, (8, h, w, 5)).astype(np.float32)  # two thirds of the windows have a tie for the maximum
@@ -271,14 +271,14 @@ def test_max_pool_is_torchs_also_in_ties_and_odd_sizes(size, rng):
     ("window", "first"),
     [([7, 7, 7, 7], 0), ([1, 7, 7, 7], 1), ([1, 2, 7, 7], 2), ([1, 2, 3, 7], 3), ([-5, -3, -3, -9], 1)],
 )
-def test_the_first_maximum_in_row_major_order_gets_the_gradient(window, first):
+def test_max_pool_gradient_goes_to_the_first_maximum_in_row_major_order(window, first):
     x = jnp.asarray(window, jnp.float32).reshape(1, 2, 2, 1)
     y, grad = pool_and_pull(x, jnp.full((1, 1, 1, 1), 3.0))
     assert y.item() == max(window)
     np.testing.assert_array_equal(grad.ravel(), 3.0 * (np.arange(4) == first))
 
 
-def test_a_window_with_a_nan_has_no_gradient():
+def test_max_pool_window_with_nan_has_no_gradient():
     x = jnp.asarray([1, jnp.nan, 2, 3, 4, 5, 6, 7]).reshape(1, 2, 2, 2).swapaxes(1, 3)
     y, grad = pool_and_pull(x, jnp.ones((1, 1, 1, 2)))
     assert jnp.isnan(y).sum() == 1
@@ -286,7 +286,7 @@ def test_a_window_with_a_nan_has_no_gradient():
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_the_gradient_of_max_pool_is_neither_lost_nor_doubled(seed):
+def test_max_pool_gradient_is_neither_lost_nor_doubled(seed):
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 2, (3, 5, 6, 2)).astype(np.float32)
     weights = rng.integers(-9, 10, (3, 2, 3, 2)).astype(np.float32)
@@ -298,7 +298,7 @@ def test_the_gradient_of_max_pool_is_neither_lost_nor_doubled(seed):
 
 
 @pytest.mark.parametrize("inputs", [4, 64])
-def test_the_gradient_of_a_bfloat16_kernel_is_summed_in_float32(inputs, rng):
+def test_bfloat16_kernel_gradient_is_summed_in_float32(inputs, rng):
     """Of a 1x1 convolution, whose XLA sums in bfloat16 on a CPU if it is put in another way: then it is 0.03 off."""
     x, g = (jnp.asarray(rng.normal(0.5, 1, (4, 64, 64, c)), jnp.bfloat16) for c in (inputs, 2))
 
@@ -312,7 +312,7 @@ def test_the_gradient_of_a_bfloat16_kernel_is_summed_in_float32(inputs, rng):
     assert np.linalg.norm(found - expected) < 0.004 * np.linalg.norm(expected)
 
 
-def test_relu_has_no_gradient_at_zero():
+def test_relu_gradient_at_zero_is_zero():
     """The activation of ConvBlock; with BatchNorm's scale and bias at 0 every one of its inputs is exactly 0."""
     block = ConvBlock(1, 1, rule=RULE, rngs=nnx.Rngs(0))
     block.norm2.scale[...] = jnp.zeros(1)
@@ -320,7 +320,7 @@ def test_relu_has_no_gradient_at_zero():
     assert float(grads["norm2"]["bias"][...][0]) == 0
 
 
-def test_up_conv_is_torchs_transposed_convolution_with_its_gradient(rng):
+def test_up_conv_and_its_gradient_match_torch_conv_transpose(rng):
     torch = pytest.importorskip("torch")
     theirs = torch.nn.ConvTranspose2d(3, 4, 2, stride=2).double()
     x, weights = rng.standard_normal((2, 3, 5, 3)), rng.standard_normal((2, 6, 10, 4))
@@ -347,7 +347,7 @@ def test_up_conv_is_torchs_transposed_convolution_with_its_gradient(rng):
     np.testing.assert_allclose(dbias, theirs.bias.grad, atol=1e-12)
 
 
-def test_each_corner_of_an_up_conv_kernel_makes_its_corner_of_the_output():
+def test_up_conv_kernel_corners_make_the_output_corners():
     up = UpConv(1, 1, rule=RULE, rngs=nnx.Rngs(0))
     up.kernel[...] = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1)
     up.bias[...] = jnp.zeros(1)
@@ -355,12 +355,12 @@ def test_each_corner_of_an_up_conv_kernel_makes_its_corner_of_the_output():
     np.testing.assert_array_equal(y[0, :, :, 0], [[10, 20, 100, 200], [30, 40, 300, 400]])
 
 
-def test_a_convolution_of_a_size_that_is_not_there_is_refused():
+def test_conv_refuses_unsupported_kernel_sizes():
     with pytest.raises(ValueError, match="`kernel_size` is 5; expected 1 or 3"):
         Conv(2, 2, 5, rule=RULE, rngs=nnx.Rngs(0))
 
 
-def test_biases_start_within_the_bound_that_torch_reads_off_the_kernel():
+def test_initial_biases_are_within_torchs_bound():
     rngs = nnx.Rngs(0)
     up = UpConv(2, 256, rule=RULE, rngs=rngs).bias[...]  # 2x2 of the *outputs*: PyTorch's fan_in of a transposed kernel
     conv = Conv(2, 256, 3, rule=RULE, rngs=rngs).bias[...]
@@ -369,7 +369,7 @@ def test_biases_start_within_the_bound_that_torch_reads_off_the_kernel():
 
 
 @pytest.mark.parametrize("layer", ["Conv", "UpConv"])
-def test_gradient_of_a_bias_is_not_lost_in_bfloat16(layer):
+def test_bias_gradient_is_not_lost_in_bfloat16(layer):
     kinds = {"rule": RULE, "dtype": jnp.bfloat16, "rngs": nnx.Rngs(0)}
     net = Conv(2, 3, 3, **kinds) if layer == "Conv" else UpConv(2, 3, **kinds)
     x = jnp.ones((4, 64, 64, 2), jnp.bfloat16)
@@ -379,7 +379,7 @@ def test_gradient_of_a_bias_is_not_lost_in_bfloat16(layer):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (2, 3), (7, 4)])
-def test_upsample_bilinear_is_torchs_with_aligned_corners(size, rng):
+def test_upsample_bilinear_matches_torch_with_aligned_corners(size, rng):
     torch = pytest.importorskip("torch")
     x = rng.standard_normal((2, *size, 3))
     weights = rng.standard_normal((2, 2 * size[0], 2 * size[1], 3))
@@ -393,7 +393,7 @@ def test_upsample_bilinear_is_torchs_with_aligned_corners(size, rng):
     np.testing.assert_allclose(nchw(grad), theirs.grad, atol=1e-13)
 
 
-def test_upsample_bilinear_keeps_corners_and_interpolates_between():
+def test_upsample_bilinear_keeps_corners_and_interpolates_between_them():
     x = jnp.asarray([[0.0, 3.0], [6.0, 9.0]]).reshape(1, 2, 2, 1)
     y = np.asarray(upsample_bilinear(x))[0, :, :, 0]
     np.testing.assert_allclose(y, np.add.outer([0, 2, 4, 6], [0, 1, 2, 3]), atol=1e-6)

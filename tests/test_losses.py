@@ -44,7 +44,7 @@ def ask(logits, labels, loss="cross_entropy", **options) -> tuple[float, np.ndar
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.95), st.booleans(), st.sampled_from([0.0, 0.2]))
-def test_value_and_gradient_are_what_the_definition_says(seed, ignored, weighted, smoothing):
+def test_cross_entropy_and_its_gradient_match_the_definition(seed, ignored, weighted, smoothing):
     logits, labels = example(seed, ignored)
     labels[0, 0, 0] = 0  # something to average
     weights = np.random.default_rng(seed).random(CLASSES) + 0.1 if weighted else np.ones(CLASSES)
@@ -66,7 +66,7 @@ def test_value_and_gradient_are_what_the_definition_says(seed, ignored, weighted
 @pytest.mark.parametrize(("ignore_index", "labels_dtype"), [(255, np.uint8), (-100, np.int32), (1, np.int32)])
 @pytest.mark.parametrize("weights", [None, [0.5, 3.0, 1.0]])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_value_and_gradient_are_those_of_torch(ignore_index, labels_dtype, weights, smoothing):
+def test_cross_entropy_and_its_gradient_match_torch(ignore_index, labels_dtype, weights, smoothing):
     torch = pytest.importorskip("torch")
     logits, labels = example(1)
     labels = np.where(labels == IGNORE_INDEX, ignore_index, labels.astype(int)).astype(labels_dtype)
@@ -87,13 +87,13 @@ def test_value_and_gradient_are_those_of_torch(ignore_index, labels_dtype, weigh
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.1, math.nan])
-def test_a_smoothing_that_is_no_share_is_refused(smoothing):
+def test_label_smoothing_out_of_range_is_refused(smoothing):
     logits, labels = example(0)
     with pytest.raises(ValueError, match=r"`label_smoothing` is .*expected 0 to 1"):
         losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), label_smoothing=smoothing)
 
 
-def test_extreme_logits_neither_overflow_nor_lose_their_gradient():
+def test_cross_entropy_of_extreme_logits_keeps_value_and_gradient():
     logits = np.broadcast_to(np.array([200, -200, -200], np.float32), (*SHAPE, CLASSES))
     labels = np.zeros(SHAPE, np.uint8)
     labels[0] = 1
@@ -108,7 +108,7 @@ def test_extreme_logits_neither_overflow_nor_lose_their_gradient():
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_for_certain_predictions_dice_and_jaccard_are_the_scores(seed):
+def test_dice_and_jaccard_of_certain_predictions_equal_the_scores(seed):
     """Logits of 200 are probabilities of 0 and 1, so sums of them are counts; a class without labels loses nothing."""
     logits, labels = example(seed)
     predictions = logits.argmax(-1)
@@ -120,7 +120,7 @@ def test_for_certain_predictions_dice_and_jaccard_are_the_scores(seed):
         assert ask(certain, labels, loss)[0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_tversky_weighs_false_positives_with_alpha_and_false_negatives_with_beta():
+def test_tversky_alpha_weights_false_positives_and_beta_false_negatives():
     labels = np.array([[[1, 1, 1, 0, 0, 0]]], np.uint8)
     predictions = np.array([[[1, 1, 1, 1, 0, 0]]])
     logits = np.where(np.eye(2)[predictions] > 0, 200.0, -200.0)
@@ -134,7 +134,7 @@ def test_tversky_weighs_false_positives_with_alpha_and_false_negatives_with_beta
 # Focal
 
 
-def test_focal_of_one_pixel_is_what_the_definition_says():
+def test_focal_of_one_pixel_matches_the_definition():
     logits, labels = np.array([[[[0.5, -1.0]]]]), np.array([[[1]]], np.uint8)
     p = 1 / (1 + np.exp(-logits.ravel()))
     losses_of_classes = [-0.75 * p[0] ** 3 * np.log(1 - p[0]), -0.25 * (1 - p[1]) ** 3 * np.log(p[1])]
@@ -143,7 +143,7 @@ def test_focal_of_one_pixel_is_what_the_definition_says():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5])
-def test_focal_has_a_gradient_for_every_gamma_and_logit(gamma):
+def test_focal_gradient_is_finite_for_every_gamma_and_logit(gamma):
     """A power of 1 - p has none where that is 0 and gamma below 1."""
     logits = np.float32([-200, -30, 0, 30, 200]).reshape(1, 1, 5, 1).repeat(2, axis=-1)
     _, grad = ask(logits, np.zeros((1, 1, 5), np.uint8), "focal", gamma=gamma)
@@ -160,7 +160,7 @@ def jaccard_loss(wrong: np.ndarray, target: np.ndarray) -> float:
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.9), st.booleans())
-def test_lovasz_is_the_integral_of_the_jaccard_loss_over_thresholds(seed, ignored, weighted):
+def test_lovasz_equals_the_integral_of_jaccard_over_thresholds(seed, ignored, weighted):
     """Lovasz: f(e) is the integral over t of f({i: e_i >= t}); no sorting and no differences as in the formula."""
     logits, labels = example(seed, ignored)
     kept = labels != IGNORE_INDEX
@@ -178,7 +178,7 @@ def test_lovasz_is_the_integral_of_the_jaccard_loss_over_thresholds(seed, ignore
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_lovasz_of_certain_predictions_is_the_jaccard_loss_of_the_classes_that_occur(seed):
+def test_lovasz_of_certain_predictions_equals_jaccard_of_the_present_classes(seed):
     logits, labels = example(seed)
     predictions, kept = logits.argmax(-1), labels != IGNORE_INDEX
     certain = np.where(np.eye(CLASSES)[predictions] > 0, np.float32(200), np.float32(-200))
@@ -188,7 +188,7 @@ def test_lovasz_of_certain_predictions_is_the_jaccard_loss_of_the_classes_that_o
     assert ask(certain, labels, "lovasz")[0] == pytest.approx(np.mean(expected), abs=1e-6)
 
 
-def test_lovasz_has_no_scatter_in_its_gradient_nor_a_second_sort():
+def test_lovasz_gradient_has_no_scatter_and_no_second_sort():
     """The one scatter is of unique places, and forward; the gradient of a sort would add another, with collisions."""
     logits, labels = example(0)
     program = jax.jit(jax.value_and_grad(losses.lovasz)).lower(jnp.float32(logits), jnp.asarray(labels)).as_text()
@@ -197,7 +197,7 @@ def test_lovasz_has_no_scatter_in_its_gradient_nor_a_second_sort():
     assert "unique_indices = true" in program
 
 
-def test_lovasz_keeps_its_digits_in_float32_where_a_pixel_counts_little(rng):
+def test_lovasz_is_accurate_in_float32_for_pixels_of_little_weight(rng):
     """Differences of Jaccard losses next to 1 would be off by 3e-4."""
     logits = rng.standard_normal((1, 128, 128, 2)).astype(np.float32)
     labels = (rng.random((1, 128, 128)) < 0.5).astype(np.uint8)
@@ -211,7 +211,7 @@ def test_lovasz_keeps_its_digits_in_float32_where_a_pixel_counts_little(rng):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.9), st.booleans())
-def test_mse_and_hinge_are_what_the_definitions_say(seed, ignored, weighted):
+def test_mse_and_hinge_match_their_definitions(seed, ignored, weighted):
     logits, labels = example(seed, ignored)
     labels[0, 0, 0] = 0
     weights = np.random.default_rng(seed).random(CLASSES) + 0.1 if weighted else np.ones(CLASSES)
@@ -228,7 +228,7 @@ def test_mse_and_hinge_are_what_the_definitions_say(seed, ignored, weighted):
         assert ask(logits, labels, "hinge", **options)[0] == pytest.approx(margins / pixels, rel=1e-12)
 
 
-def test_hinge_has_no_gradient_once_the_margin_is_reached():
+def test_hinge_gradient_is_zero_beyond_the_margin():
     logits = np.broadcast_to(np.float32([2, 1, 0.5]), (*SHAPE, CLASSES))  # by exactly 1, and by more
     value, grad = ask(logits, np.zeros(SHAPE, np.uint8), "hinge")
     assert value == 0
@@ -239,7 +239,7 @@ def test_hinge_has_no_gradient_once_the_margin_is_reached():
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 1.0])
-def test_hard_examples_are_those_of_torchs_topk(share):
+def test_ohem_matches_torch_topk(share):
     torch = pytest.importorskip("torch")
     logits, labels = example(9)
     theirs = torch.tensor(logits.transpose(0, 3, 1, 2).copy(), requires_grad=True)
@@ -256,7 +256,7 @@ def test_hard_examples_are_those_of_torchs_topk(share):
 
 
 @pytest.mark.parametrize("options", [{}, {"class_weights": [0.5, 3.0, 1.0], "label_smoothing": 0.2}], ids=str)
-def test_all_pixels_are_as_hard_as_none(options):
+def test_ohem_of_all_pixels_equals_no_ohem(options):
     logits, labels = example(10)
     expected, expected_grad = ask(logits, labels, **options)
     found, grad = ask(logits, labels, ohem=1.0, **options)
@@ -265,7 +265,7 @@ def test_all_pixels_are_as_hard_as_none(options):
 
 
 @pytest.mark.parametrize(("share", "pixels"), [(0.3, 3), (0.7, 7), (0.31, 4), (0.01, 1), (0.001, 1), (1.0, 10)])
-def test_a_share_is_rounded_up_and_not_by_the_rounding_of_its_digits(share, pixels):
+def test_ohem_share_is_rounded_up_exactly(share, pixels):
     """0.7 * 10 is more than 7 in float32; each pixel with a gradient of its own is one that was taken."""
     logits = np.zeros((1, 2, 10, 2), np.float32)
     logits[..., 0] = np.arange(20).reshape(2, 10)
@@ -274,7 +274,7 @@ def test_a_share_is_rounded_up_and_not_by_the_rounding_of_its_digits(share, pixe
     np.testing.assert_array_equal((grad[0, 0] != 0).any(-1), np.arange(10) >= 10 - pixels)
 
 
-def test_pixels_with_equal_losses_share_what_is_left():
+def test_ohem_ties_share_the_remaining_count():
     """Three of the five wanted are certain, and four are equal: each counts a half."""
     logits = np.zeros((1, 1, 10, 2), np.float32)
     logits[0, 0, :, 0] = [9, 1, 1, 7, 1, 1, 8, -3, -3, -3]
@@ -285,7 +285,7 @@ def test_pixels_with_equal_losses_share_what_is_left():
     np.testing.assert_allclose(grad[0, 0, :, 0], share * p / 5, rtol=1e-5)
 
 
-def test_hard_examples_are_hard_by_their_weighted_loss_and_divided_by_their_weights():
+def test_ohem_ranks_by_weighted_loss_and_divides_by_the_weights():
     logits, labels = np.zeros((1, 1, 4, 2), np.float32), np.array([[[0, 0, 1, 1]]], np.uint8)
     logits[0, 0, :, 1] = [1, 2, -0.5, 0]
     nll = np.log(1 + np.exp([1, 2, 0.5, 0]))
@@ -295,14 +295,14 @@ def test_hard_examples_are_hard_by_their_weighted_loss_and_divided_by_their_weig
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_hard_examples_do_not_hide_a_loss_that_is_not_finite(bad):
+def test_ohem_does_not_hide_a_nonfinite_loss(bad):
     logits, labels = example(11, ignored=0)
     logits[0, 0, 0], labels[0, 0, 0] = bad, 0
     assert not np.isfinite(ask(np.float32(logits), labels, ohem=0.1)[0])
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1, math.nan])
-def test_a_share_of_hard_examples_that_is_none_is_refused(share):
+def test_ohem_out_of_range_is_refused(share):
     logits, labels = example(0)
     with pytest.raises(ValueError, match=r"`ohem` is .*expected above 0 and at most 1"):
         losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), ohem=float(share))
@@ -312,7 +312,7 @@ def test_a_share_of_hard_examples_that_is_none_is_refused(share):
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_all_pixels_ignored_is_zero_with_zero_gradient(loss):
+def test_loss_and_gradient_are_zero_if_all_pixels_are_ignored(loss):
     logits, labels = example(0, ignored=2)
     assert (labels == IGNORE_INDEX).all()
     value, grad = ask(np.float32(logits), labels, loss)
@@ -322,7 +322,7 @@ def test_all_pixels_ignored_is_zero_with_zero_gradient(loss):
 
 @pytest.mark.parametrize("loss", ALL)
 @pytest.mark.parametrize("garbage", [1e30, -np.inf, np.inf, np.nan], ids=str)
-def test_logits_under_ignored_pixels_change_nothing(garbage, loss):
+def test_logits_of_ignored_pixels_have_no_effect(garbage, loss):
     logits, labels = example(2)
     logits = np.float32(logits)
     value, grad = ask(logits, labels, loss)
@@ -339,7 +339,7 @@ def test_logits_under_ignored_pixels_change_nothing(garbage, loss):
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_samples_that_pad_a_batch_take_no_part(loss):
+def test_padding_samples_have_no_effect(loss):
     """The loss of a sample and padding is that of the sample twice."""
     logits, labels = example(4)
     twice, padded = labels.copy(), labels.copy()
@@ -352,7 +352,7 @@ def test_samples_that_pad_a_batch_take_no_part(loss):
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_it_is_of_no_matter_which_sample_has_a_pixel(loss, rng):
+def test_loss_does_not_depend_on_which_sample_has_a_pixel(loss, rng):
     logits, labels = example(3)
     order = rng.permutation(labels.size)
     moved = logits.reshape(-1, CLASSES)[order].reshape(logits.shape), labels.ravel()[order].reshape(SHAPE)
@@ -360,7 +360,7 @@ def test_it_is_of_no_matter_which_sample_has_a_pixel(loss, rng):
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_large_logits_in_float32_give_numbers(loss):
+def test_loss_of_large_float32_logits_is_finite(loss):
     logits, labels = example(5)
     value, grad = ask(200 * np.sign(logits).astype(np.float32), labels, loss)
     assert np.isfinite(value)
@@ -368,14 +368,14 @@ def test_large_logits_in_float32_give_numbers(loss):
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_a_step_downhill_is_downhill(loss):
+def test_gradient_step_lowers_the_loss(loss):
     logits, labels = example(6)
     value, grad = ask(logits, labels, loss)
     assert ask(logits - 0.01 * grad / np.abs(grad).max(), labels, loss)[0] < value
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_class_weights_of_any_scale_are_the_same_but_for_hinge(loss):
+def test_class_weight_scale_matters_only_to_hinge(loss):
     logits, labels = example(7)
     plain = ask(logits, labels, loss)[0]
     scale = 4 if loss == "hinge" else 1
@@ -386,7 +386,7 @@ def test_class_weights_of_any_scale_are_the_same_but_for_hinge(loss):
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_a_class_of_weight_0_does_not_count(loss):
+def test_class_of_weight_0_has_no_effect(loss):
     """Where a pixel counts by its label, it is as if ignored; else as if its class's own loss were not there."""
     logits, labels = example(12)
     value, grad = ask(logits, labels, loss, class_weights=[1.0, 0.0, 0.0])
@@ -405,13 +405,13 @@ def test_a_class_of_weight_0_does_not_count(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_weights_for_other_than_k_classes_are_refused(loss):
+def test_class_weights_of_another_count_are_refused(loss):
     logits, labels = example(0)
     with pytest.raises(ValueError, match=r"`class_weights` has the shape \(2,\); expected 3 numbers"):
         jax.eval_shape(functools.partial(getattr(losses, loss), class_weights=[1.0, 2.0]), logits, labels)
 
 
-def test_dice_ce_is_the_sum():
+def test_dice_ce_is_the_sum_of_dice_and_cross_entropy():
     logits, labels = example(8)
     weights = {"class_weights": [1.0, 2.0, 3.0]}
     expected = ask(logits, labels, "dice", **weights)[0] + ask(logits, labels, label_smoothing=0.1, **weights)[0]
@@ -427,20 +427,20 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_build_makes_what_the_settings_say(loss):
+def test_loss_from_builds_what_the_settings_describe(loss):
     settings, options = OPTIONS.get(loss, ({}, {}))
     built = functools.partial(losses.loss_from(Optimization(loss=loss, **settings)))
     assert (built.func, built.keywords) == (getattr(losses, loss), options)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_build_means_by_its_defaults_those_of_the_loss(loss):
+def test_loss_from_default_settings_equal_the_loss_defaults(loss):
     logits, labels = map(jnp.asarray, example(13))
     assert losses.loss_from(Optimization(loss=loss))(logits, labels) == getattr(losses, loss)(logits, labels)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_build_binds_class_weights(loss):
+def test_loss_from_binds_class_weights(loss):
     settings, options = OPTIONS.get(loss, ({}, {}))
     logits, labels = map(jnp.asarray, example(14))
     built = losses.loss_from(Optimization(loss=loss, **settings), class_weights=[1.0, 2.0, 0.5])
@@ -448,7 +448,7 @@ def test_build_binds_class_weights(loss):
     assert built(logits, labels) == expected != getattr(losses, loss)(logits, labels, **options)
 
 
-def test_one_hot_is_true_at_the_label_and_nowhere_for_others():
+def test_one_hot_is_true_only_at_the_label_and_false_for_others():
     found = one_hot(jnp.asarray([[0, 2], [1, 255]], jnp.uint8), 3)
     assert found.dtype == bool
     np.testing.assert_array_equal(found, [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [0, 0, 0]]])

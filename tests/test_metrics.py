@@ -27,14 +27,14 @@ def confusion_of(labels, predictions, classes=3, ignore_index=IGNORE_INDEX) -> n
 
 
 @given(st.lists(st.lists(st.integers(-2, 2), min_size=5, max_size=5), min_size=1, max_size=9))
-def test_the_most_probable_class_is_the_first_of_the_largest_logits(logits):
+def test_most_probable_is_the_first_of_the_largest_logits(logits):
     logits = np.asarray(logits, np.float32)
     found = jax.jit(metrics.most_probable)(logits)
     assert found.dtype == jnp.int32
     np.testing.assert_array_equal(found, logits.argmax(-1))
 
 
-def test_the_most_probable_class_is_a_class_even_where_logits_are_no_numbers():
+def test_most_probable_is_a_class_even_for_nan_logits():
     logits = np.array([[np.nan, 1, 2], [1, np.nan, 2], [np.nan] * 3, [-np.inf] * 3, [0, np.inf, np.inf]], np.float32)
     np.testing.assert_array_equal(metrics.most_probable(jnp.asarray(logits)), [0, 0, 0, 0, 1])
 
@@ -82,7 +82,7 @@ def slow_summary(labels: list[int], predictions: list[int], classes: int = 3) ->
 
 
 @given(LABELS, PREDICTIONS)
-def test_scores_are_what_sets_of_pixels_say(labels, predictions):
+def test_scores_match_sets_of_pixels(labels, predictions):
     found, expected = metrics.summary(confusion_of(labels, predictions)), slow_summary(labels, predictions)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -101,7 +101,7 @@ BY_NAME = {
 
 
 @given(LABELS, PREDICTIONS)
-def test_reductions_are_means_over_classes_and_micro_adds_up_the_counts(labels, predictions):
+def test_reductions_average_classes_and_micro_sums_counts(labels, predictions):
     confusion, support = confusion_of(labels, predictions), [labels.count(c) for c in range(3)]
     for name, pairs in slow_scores(labels, predictions).items():
         each = [divided(*pair) for pair in pairs]
@@ -116,31 +116,31 @@ def test_reductions_are_means_over_classes_and_micro_adds_up_the_counts(labels, 
             assert np.asarray(found) == pytest.approx(np.asarray(value), rel=1e-12, nan_ok=True), (name, reduction)
 
 
-def test_macro_is_the_reduction_if_none_is_named():
+def test_default_reduction_is_macro():
     for score in (metrics.balanced_accuracy, *(s for n, s in BY_NAME.items() if n != "f2")):
         assert score(CONFUSION) == score(CONFUSION, "macro")
 
 
-def test_balanced_accuracy_of_two_classes_is_their_mean_recall():
+def test_balanced_accuracy_of_two_classes_equals_mean_recall():
     confusion = np.array([[90, 10], [20, 5]])
     assert metrics.balanced_accuracy(confusion) == pytest.approx((0.9 + 0.2) / 2)
     assert metrics.balanced_accuracy(confusion, "none") == pytest.approx([0.55, 0.55])
     assert metrics.balanced_accuracy(confusion, "micro") == pytest.approx(95 / 125)
 
 
-def test_an_empty_prediction_has_half_a_miou_and_no_foreground_iou():
+def test_empty_prediction_halves_miou_and_has_zero_foreground_iou():
     found = metrics.summary(np.array([[990, 0], [10, 0]]))
     assert found["miou"] == 0.495
     assert found["foreground_iou"] == found["miou_fg"] == 0
 
 
-def test_more_than_two_classes_have_no_single_foreground():
+def test_summary_of_more_than_two_classes_has_no_foreground_iou():
     assert "foreground_iou" not in metrics.summary(CONFUSION)
     assert metrics.summary(CONFUSION)["miou_fg"] == 20 / 30
 
 
 @given(LABELS, PREDICTIONS)
-def test_the_host_counts_as_the_device_does(labels, predictions):
+def test_count_pixels_matches_confusion_matrix(labels, predictions):
     labels, predictions = np.array(labels, np.uint8).reshape(3, 4), np.array(predictions, np.uint8).reshape(3, 4)
     found = metrics.count_pixels(predictions, labels, 3)
     assert found.dtype == np.int64
@@ -148,7 +148,7 @@ def test_the_host_counts_as_the_device_does(labels, predictions):
 
 
 @given(LABELS, PREDICTIONS)
-def test_confusion_counts_label_by_row_and_prediction_by_column(labels, predictions):
+def test_confusion_matrix_has_labels_by_row_and_predictions_by_column(labels, predictions):
     expected = np.zeros((3, 3), int)
     for label, prediction in zip(labels, predictions):
         if label != IGNORE_INDEX:
@@ -158,19 +158,19 @@ def test_confusion_counts_label_by_row_and_prediction_by_column(labels, predicti
     np.testing.assert_array_equal(found, expected)
 
 
-def test_confusion_takes_images_and_another_ignored_label():
+def test_confusion_matrix_takes_images_and_another_ignore_index():
     labels = np.array([[[0, 1], [1, 1]], [[0, 0], [2, 1]]])
     found = confusion_of(labels, np.ones_like(labels), classes=3, ignore_index=0)
     np.testing.assert_array_equal(found, [[0, 0, 0], [0, 4, 0], [0, 1, 0]])
 
 
-def test_a_large_image_is_counted_to_the_pixel():
+def test_confusion_matrix_of_a_large_image_is_exact():
     labels = np.zeros((5000, 3600), np.uint8)  # more than float32 can count one by one
     found = confusion_of(labels, labels, classes=2)
     np.testing.assert_array_equal(found, [[labels.size, 0], [0, 0]])
 
 
-def test_an_absent_class_has_no_score_and_no_part_in_means():
+def test_absent_class_scores_nan_and_is_left_out_of_means():
     assert metrics.iou_score(CONFUSION, "none").tolist() == pytest.approx([50 / 60, 20 / 30, math.nan], nan_ok=True)
     assert metrics.f1_score(CONFUSION, "none").tolist() == pytest.approx([100 / 110, 40 / 50, math.nan], nan_ok=True)
     found = metrics.summary(CONFUSION)
@@ -178,14 +178,14 @@ def test_an_absent_class_has_no_score_and_no_part_in_means():
     assert found["accuracy"] == 70 / 80
 
 
-def test_precision_and_recall_are_absent_for_different_reasons():
+def test_precision_and_recall_are_nan_for_different_classes():
     never_predicted = np.array([[5, 0], [3, 0]])
     assert metrics.precision(never_predicted, "none").tolist() == pytest.approx([5 / 8, math.nan], nan_ok=True)
     assert metrics.recall(never_predicted, "none").tolist() == [1, 0]
     assert metrics.iou_score(never_predicted, "none").tolist() == [5 / 8, 0]  # it occurs, so it counts
 
 
-def test_nothing_counted_has_no_score_and_raises_no_warning():
+def test_empty_confusion_matrix_scores_nan_without_warning():
     found = metrics.summary(np.zeros((2, 2), int))
     assert all(math.isnan(found[name]) for name in ("accuracy", "miou", "mdice", "mspecificity", "fwiou"))
 
@@ -201,7 +201,7 @@ def record(labels, predictions, losses) -> dict:
 
 
 @given(LABELS, PREDICTIONS, LOSSES, st.sets(st.integers(1, PIXELS - 1)))
-def test_totals_are_the_same_however_the_pixels_are_batched(labels, predictions, losses, cuts):
+def test_totals_do_not_depend_on_the_batches(labels, predictions, losses, cuts):
     whole, split = metrics.Totals(), metrics.Totals()
     whole.add(record(labels, predictions, losses))
     edges = [0, *sorted(cuts), PIXELS]
@@ -214,7 +214,7 @@ def test_totals_are_the_same_however_the_pixels_are_batched(labels, predictions,
 
 
 @given(PREDICTIONS, st.lists(st.floats(0, 10), min_size=4, max_size=4), st.integers(0, 4))
-def test_totals_go_on_exactly_from_a_state_written_as_json(predictions, losses, stop):
+def test_totals_continue_exactly_from_json_state(predictions, losses, stop):
     batches = [record([0, 1, 2], predictions[3 * i : 3 * i + 3], [loss] * 3) for i, loss in enumerate(losses)]
     straight, resumed = metrics.Totals(), metrics.Totals()
     for batch in batches:

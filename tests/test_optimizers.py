@@ -86,7 +86,7 @@ def rates(step):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_optimizer_takes_the_steps_of_torch(name):
+def test_optimizers_take_the_steps_of_torch(name):
     """To 1e-13 of parameters near 1 after 40 steps; the nearest other order of operations is 1e-4 off."""
     torch = pytest.importorskip("torch")
     make, options, theirs, their_options = CASES[name]
@@ -103,14 +103,14 @@ def test_every_optimizer_takes_the_steps_of_torch(name):
             np.testing.assert_allclose(found[step][k], p.detach(), rtol=1e-13, atol=1e-13, err_msg=where)
 
 
-def test_the_first_step_uses_the_first_rate_and_plain_sgd_is_plain():
+def test_first_step_of_sgd_uses_the_first_rate():
     found = run(optimizers.sgd(rates))
     for name, start in parameters().items():
         np.testing.assert_allclose(found[0][name], start - RATES[0] * gradients()[0][name], rtol=1e-15)
 
 
 @pytest.mark.parametrize("b2", [0.99, 0.999])
-def test_adam_corrects_the_bias_in_float32_too(b2):
+def test_adam_bias_correction_is_accurate_in_float32(b2):
     """Under a constant gradient both moments are that gradient, so every step is the learning rate.
 
     With 1 - b2^t as it stands a step of 0.999 would be 6e-6 short.
@@ -122,7 +122,7 @@ def test_adam_corrects_the_bias_in_float32_too(b2):
         np.testing.assert_allclose(updates["w"], -1, rtol=4e-7)
 
 
-def test_rmsprop_by_hand():
+def test_rmsprop_matches_a_calculation_by_hand():
     tx = optimizers.rmsprop(lambda step: 0.5 - 0.25 * step, decay=0.75, eps=1.0, momentum=0.5)
     params = {"w": jnp.ones(1)}
     state = tx.init(params)
@@ -134,7 +134,7 @@ def test_rmsprop_by_hand():
 
 
 @pytest.mark.parametrize("length", [0, 1e-7, 1e-3, 1, 50])
-def test_clipping_shortens_what_is_too_long_as_torch_does(length):
+def test_clip_by_global_norm_matches_torch(length):
     grads = {"kernel": np.full((2, 2), 0.3), "bias": np.array([0.6, -0.5])}
     unit = np.sqrt(sum((g**2).sum() for g in grads.values()))
     grads = {name: g * length / unit for name, g in grads.items()}
@@ -148,12 +148,12 @@ def test_clipping_shortens_what_is_too_long_as_torch_does(length):
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0])
-def test_a_length_that_nothing_has_is_refused(limit):
+def test_clip_by_global_norm_refuses_norms_of_0_or_less(limit):
     with pytest.raises(ValueError, match=f"`max_norm` is {limit}; expected a number above 0"):
         optimizers.clip_by_global_norm(limit)
 
 
-def test_nesterov_without_momentum_is_refused():
+def test_sgd_refuses_nesterov_without_momentum():
     with pytest.raises(ValueError, match="`nesterov` needs a `momentum` above 0"):
         optimizers.sgd(0.1, nesterov=True)
 
@@ -180,14 +180,14 @@ def test_nesterov_without_momentum_is_refused():
     ],
     ids=["adam", "adam decay", "adamw", "adamw no decay", "sgd", "sgd all", "rmsprop", "rmsprop decay"],
 )
-def test_build_makes_what_the_settings_say(settings, make, options):
+def test_optimizer_from_builds_what_the_settings_describe(settings, make, options):
     found, expected = run(optimizers.optimizer_from(settings, rates))[-1], run(make(rates, **options))[-1]
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name])
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
-def test_build_clips_before_anything_else(optimizer):
+def test_optimizer_from_clips_first(optimizer):
     settings = {"optimizer": optimizer, "weight_decay": 0.5}
     params = {"w": jnp.ones(2), "b": jnp.zeros(1)}
     clipped, plain = (
@@ -202,7 +202,7 @@ def test_build_clips_before_anything_else(optimizer):
 
 
 @pytest.mark.parametrize(("optimizer", "decay"), [("adam", 0.0), ("sgd", 0.0), ("rmsprop", 0.0), ("adamw", 0.01)])
-def test_only_adamw_decays_by_default(optimizer, decay):
+def test_only_adamw_has_weight_decay_by_default(optimizer, decay):
     tx = optimizers.optimizer_from(Optimization(optimizer=optimizer), schedules.constant(0.5))
     params = {"w": jnp.ones(3)}
     updates, _ = tx.update({"w": jnp.zeros(3)}, tx.init(params), params)
@@ -212,7 +212,7 @@ def test_only_adamw_decays_by_default(optimizer, decay):
 # What comes after the update
 
 
-def test_an_average_copies_the_first_update_and_then_follows():
+def test_average_copies_the_first_update_and_then_follows():
     """By hand, in float32, the copy to the bit."""
     tx, params = optax.chain(optimizers.sgd(1.0), optimizers.average_parameters(0.75)), {"w": jnp.float32([0.1, 0.7])}
     update, state = jax.jit(tx.update), tx.init(params)
@@ -228,7 +228,7 @@ def test_an_average_copies_the_first_update_and_then_follows():
 
 
 @pytest.mark.parametrize(("decay", "reached"), [(0.9, 6e-7), (0.999, 6e-5)])
-def test_in_float32_an_average_comes_as_close_as_half_an_ulp_over_one_minus_its_decay(decay, reached):
+def test_float32_average_approaches_to_half_an_ulp_over_one_minus_decay(decay, reached):
     """What the docstring says of its precision; in float64 it would arrive."""
 
     @jax.jit
@@ -245,7 +245,7 @@ def test_in_float32_an_average_comes_as_close_as_half_an_ulp_over_one_minus_its_
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_an_average_of_nothing_is_refused(decay):
+def test_average_decay_out_of_range_is_refused(decay):
     with pytest.raises(ValueError, match=f"`decay` is {decay}; expected 0 or more and less than 1"):
         optimizers.average_parameters(decay)
 
@@ -257,7 +257,7 @@ class Weights(nnx.Module):
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
-def test_build_scales_after_the_momentum_and_averages_what_comes_out(clip_norm):
+def test_optimizer_from_scales_after_momentum_and_averages_the_result(clip_norm):
     settings = Optimization(
         optimizer="sgd", momentum=0.5, schedule="plateau", ema=0.5, clip_norm=clip_norm, weight_decay=0.0
     )
@@ -278,7 +278,7 @@ def test_build_scales_after_the_momentum_and_averages_what_comes_out(clip_norm):
     np.testing.assert_array_equal(view.seen[...], 1)  # the model's own
 
 
-def test_without_a_plateau_and_an_average_there_are_none():
+def test_optimizer_without_plateau_or_average_has_neither():
     net = Weights()
     optimizer = nnx.Optimizer(net, optimizers.optimizer_from(Optimization(), schedules.constant(0.5)), wrt=nnx.Param)
     assert optimizers.averaged(net, optimizer) is net

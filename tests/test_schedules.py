@@ -51,7 +51,7 @@ def test_warmup_cosine_takes_the_listed_values_under_jit():
 
 
 @given(st.floats(1e-5, 10), st.integers(0, 19), st.sampled_from([20, 40]), st.floats(0, 1e-3), st.floats(0, 1e-3))
-def test_article_is_the_stateful_scheduler_of_the_article(base, warmup, total, begin, final):
+def test_article_matches_the_articles_stateful_scheduler(base, warmup, total, begin, final):
     lr, expected = base, []
     for tick in range(total + 1):  # as the class does, which overwrites its own base
         if tick < warmup:
@@ -67,25 +67,25 @@ def test_article_is_the_stateful_scheduler_of_the_article(base, warmup, total, b
     np.testing.assert_allclose(schedule(ticks), np.float32(expected), rtol=2e-7)
 
 
-def test_article_does_not_mind_being_asked_twice_or_out_of_order():
+def test_article_has_no_state_between_calls():
     schedule = schedules.article(0.01)
     once = [float(schedule(tick)) for tick in range(41)]
     assert [float(schedule(tick)) for tick in (20, 9, 9, 0, 20)] == [once[20], once[9], once[9], once[0], once[20]]
 
 
-def test_without_warmup_both_start_at_the_peak():
+def test_article_and_warmup_cosine_without_warmup_start_at_the_peak():
     for make in (schedules.article, schedules.warmup_cosine):
         assert ask(make(0.5, warmup=0, total=10), [0, 10]) == pytest.approx([0.5, 1e-9], rel=1e-3)
     half = schedules.warmup_cosine(0.5, warmup=0, total=10, final_lr=0.1)
     assert ask(half, [5, 10, 11]) == pytest.approx([0.3, 0.1, 0.1])
 
 
-def test_a_peak_of_zero_is_no_error():
+def test_peak_of_zero_is_accepted():
     assert ask(schedules.warmup_cosine(0.0, warmup=0, total=4, final_lr=0.0), [0, 2]) == [0, 0]
     assert ask(schedules.warmup_cosine(0.0, warmup=2, total=4, begin_lr=0.0, final_lr=0.0), [0, 2, 3]) == [0, 0, 0]
 
 
-def test_warmup_cosine_is_float64_where_it_is_on():
+def test_warmup_cosine_is_float64_with_x64():
     with jax.enable_x64(True):
         found = schedules.warmup_cosine(0.01)(jnp.arange(41, dtype=jnp.int32))
     assert found.dtype == np.float64
@@ -106,19 +106,19 @@ def test_warmup_cosine_is_float64_where_it_is_on():
         ({"final_lr": -1.0}, "`final_lr` is -1.0"),
     ],
 )
-def test_impossible_arguments_are_named(make, options, message):
+def test_errors_name_arguments_of_warmup_schedules(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**{"base_lr": 0.01} | options)
 
 
-def test_per_epoch_gives_every_step_of_an_epoch_the_same():
+def test_per_epoch_keeps_the_rate_within_an_epoch():
     schedule = schedules.per_epoch(lambda epoch: 10.0 + epoch, 3)
     assert ask(schedule, range(7)) == [10, 10, 10, 11, 11, 11, 12]
     with pytest.raises(ValueError, match="`steps_per_epoch` is 0; expected 1 or more"):
         schedules.per_epoch(lambda epoch: epoch, 0)
 
 
-def test_the_default_of_40_epochs_warms_up_for_the_articles_5():
+def test_default_of_40_epochs_warms_up_for_5():
     article = schedules.schedule_from(Optimization(schedule="article", learning_rate=0.01), 3)
     steps = [3 * tick + i for tick in (0, 5, 9, 20, 40) for i in range(3)]
     expected = [ARTICLE[tick] for tick in (0, 5, 9, 20, 40) for _ in range(3)]
@@ -130,7 +130,7 @@ def test_the_default_of_40_epochs_warms_up_for_the_articles_5():
 
 @pytest.mark.parametrize("per", ["step", "epoch"])
 @pytest.mark.parametrize("name", ["article", "warmup_cosine"])
-def test_both_schedules_go_by_step_or_by_epoch(name, per):
+def test_warmup_schedules_count_steps_or_epochs(name, per):
     how = {"learning_rate": 0.1, "begin_lr": 0.01, "final_lr": 0.001}
     built = schedules.schedule_from(
         Optimization(epochs=6, warmup_epochs=2.0, schedule=name, schedule_per=per, **how), 4
@@ -202,7 +202,7 @@ LISTED = {
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_listed_values_under_jit_in_float32_and_float64(name):
+def test_schedules_take_the_listed_values_in_float32_and_float64(name):
     (first, options), expected = LISTED[name]
     schedule = getattr(schedules, name.split(",")[0])(first, **options)
     np.testing.assert_allclose(ask(schedule, expected), list(expected.values()), rtol=1e-6, atol=1e-7)
@@ -212,7 +212,7 @@ def test_listed_values_under_jit_in_float32_and_float64(name):
         np.testing.assert_allclose(found, list(expected.values()), rtol=1e-14, atol=1e-15)
 
 
-def test_steps_down_come_at_their_ticks_and_are_rounded_once():
+def test_stepwise_schedules_change_at_their_ticks_and_round_once():
     """Optax's staircase, compiled in float32, is a tick late at 41 and many others."""
     for period in (1, 2, 10, 41, 47, 55, 61, 82):
         ticks = np.arange(4 * period)
@@ -222,7 +222,7 @@ def test_steps_down_come_at_their_ticks_and_are_rounded_once():
 
 
 @pytest.mark.parametrize("x64", [False, True])
-def test_polynomial_is_a_number_at_its_end(x64):
+def test_polynomial_is_finite_at_its_end(x64):
     """Optax's is not, for every other total."""
     with jax.enable_x64(x64):
         for total in range(1, 13):
@@ -232,13 +232,13 @@ def test_polynomial_is_a_number_at_its_end(x64):
             assert found[-2:] == pytest.approx([0.01, 0.01], rel=1e-6)
 
 
-def test_what_does_not_fall_needs_no_milestone():
+def test_piecewise_constant_of_one_rate_needs_no_milestone():
     assert ask(schedules.piecewise_constant([0.3]), [0, 7]) == pytest.approx([0.3, 0.3])
     assert ask(schedules.multi_factor(0.3, milestones=()), [0, 7]) == pytest.approx([0.3, 0.3])
     assert ask(schedules.factor(0.3, period=9, total=5), [0, 10]) == pytest.approx([0.3, 0.3])
 
 
-def test_a_final_rate_above_the_first_is_no_floor():
+def test_final_rate_above_the_first_is_not_a_floor():
     assert ask(schedules.exponential(0.1, period=1.0, gamma=0.5, final_lr=0.2), [0, 1]) == pytest.approx([0.1, 0.1])
     assert ask(schedules.factor(0.1, period=1, gamma=0.5, total=9, final_lr=0.2), [0, 1]) == pytest.approx([0.1, 0.1])
 
@@ -272,7 +272,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_what_cannot_be_is_named(message):
+def test_errors_name_the_argument_out_of_range(message):
     with pytest.raises(ValueError, match=message.replace("(", "\\(").replace(")", "\\)")):
         WRONG[message]()
 
@@ -280,21 +280,21 @@ def test_what_cannot_be_is_named(message):
 # Warm-up before any
 
 
-def test_a_warm_up_rises_to_the_first_rate_and_then_the_schedule_starts_at_its_tick_0():
+def test_linear_warmup_rises_to_the_first_rate_then_starts_the_schedule():
     schedule = schedules.linear_warmup(schedules.one_cycle(1.0, total=10), warmup=4, begin_lr=0.02)
     found = ask(schedule, range(16))
     np.testing.assert_allclose(found[:4], [0.02, 0.025, 0.03, 0.035], rtol=1e-6)
     np.testing.assert_allclose(found[4:14], ask(schedules.one_cycle(1.0, total=10), range(10)), rtol=1e-6)
 
 
-def test_a_warm_up_may_begin_at_0_or_above():
+def test_linear_warmup_may_begin_at_0_or_above_the_first_rate():
     flat = schedules.constant(0.5)
     assert ask(schedules.linear_warmup(flat, warmup=2, begin_lr=0.0), range(4)) == [0, 0.25, 0.5, 0.5]
     assert ask(schedules.linear_warmup(flat, warmup=2, begin_lr=1.0), range(4)) == [1, 0.75, 0.5, 0.5]
     assert schedules.linear_warmup(flat, warmup=0) is flat
 
 
-def test_a_warm_up_begins_where_it_is_told_even_in_float32():
+def test_linear_warmup_begins_at_begin_lr_in_float32():
     """1e-9 + (1 - 1e-9) * tick / 10 does not cancel, as begin * (1 - tick / 10) + ... would."""
     assert ask(schedules.linear_warmup(schedules.constant(1.0), warmup=10, begin_lr=1e-9), [0]) == [np.float32(1e-9)]
 
@@ -329,7 +329,7 @@ def recipes(draw) -> tuple[dict, int]:
 
 
 @given(recipes())
-def test_rates_stay_between_the_ends_and_the_peak_and_lead_where_they_should(recipe):
+def test_rates_stay_within_bounds_and_reach_their_end(recipe):
     o, steps_per_epoch = Optimization(**recipe[0]), recipe[1]
     schedule = schedules.schedule_from(o, steps_per_epoch)
     rates = np.asarray(
@@ -365,7 +365,7 @@ CONTINUOUS = (
 
 @pytest.mark.parametrize("warmup", [0.0, 2.0])
 @pytest.mark.parametrize("name", CONTINUOUS)
-def test_what_is_continuous_moves_by_little_at_a_time(name, warmup):
+def test_continuous_schedules_change_little_per_tick(name, warmup):
     schedule = schedules.schedule_from(settings_of(name, warmup_epochs=warmup, power=1.0), 1000)
     rates = np.broadcast_to(schedule(np.arange(8200)), 8200)
     assert np.abs(np.diff(rates)).max() < 0.1 * 0.0015  # a cycle of 1500 steps rises in 750
@@ -373,7 +373,7 @@ def test_what_is_continuous_moves_by_little_at_a_time(name, warmup):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("warmup_cosine", "article")])
 @pytest.mark.parametrize("per", ["step", "epoch"])
-def test_any_schedule_goes_by_step_or_by_epoch_after_a_warm_up(name, per):
+def test_schedules_count_steps_or_epochs_after_a_warmup(name, per):
     ticks = 1 if per == "epoch" else 5
     bare = settings_of(name, schedule_per="step", epochs=6 * ticks, period=None if name != "factor" else 2.0 * ticks)
     milestones = tuple((m - 2) * ticks for m in bare.milestones)
@@ -389,13 +389,13 @@ def test_any_schedule_goes_by_step_or_by_epoch_after_a_warm_up(name, per):
     np.testing.assert_allclose(found[:10], expected, rtol=1e-6)
 
 
-def test_without_a_warm_up_constant_is_one_number_and_with_one_it_rises():
+def test_constant_rises_only_during_a_warmup():
     assert ask(schedules.schedule_from(settings_of("constant", learning_rate=0.25), 7), [0, 3, 10**6]) == [0.25] * 3
     warmed_up = schedules.schedule_from(settings_of("constant", learning_rate=0.5, warmup_epochs=1.0, begin_lr=0.0), 4)
     assert ask(warmed_up, [0, 1, 3, 4, 99]) == [0, 0.125, 0.375, 0.5, 0.5]
 
 
-def test_a_period_not_given_is_ten_epochs_the_run_or_a_quarter_of_it():
+def test_default_period_is_ten_epochs_the_run_or_a_quarter():
     find = lambda name, ticks, **more: ask(schedules.schedule_from(settings_of(name, epochs=40, **more), 2), ticks)  # noqa: E731
     assert find("factor", [19, 20, 40]) == pytest.approx([0.1, 0.01, 0.001])
     assert find("exponential", [0, 40, 80]) == pytest.approx([0.1, 0.1 * math.sqrt(0.1), 0.01])
@@ -406,7 +406,7 @@ def test_a_period_not_given_is_ten_epochs_the_run_or_a_quarter_of_it():
     assert find("cyclic", [8, 17, 26], warmup_epochs=4.0, final_lr=0.02) == pytest.approx([0.02, 0.1, 0.02])
 
 
-def test_milestones_are_epochs_of_the_run_warm_up_or_not():
+def test_milestones_count_the_warmup():
     for warmup in (0.0, 2.0):
         schedule = schedules.schedule_from(settings_of("piecewise_constant", warmup_epochs=warmup), 10)
         assert ask(schedule, [29, 30, 59, 60]) == pytest.approx([0.3, 0.1, 0.1, 0.2])
@@ -415,19 +415,19 @@ def test_milestones_are_epochs_of_the_run_warm_up_or_not():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_steps_instead_of_epochs_are_the_whole_run(name):
+def test_steps_setting_replaces_epochs_as_the_run_length(name):
     by_steps = schedules.schedule_from(settings_of(name, epochs=40, steps=80, schedule_per="step"), 10)
     by_epochs = schedules.schedule_from(settings_of(name, epochs=8, schedule_per="step"), 10)
     np.testing.assert_array_equal(by_steps(np.arange(80)), by_epochs(np.arange(80)))
 
 
-def test_steps_that_end_within_an_epoch_make_it_a_tick():
+def test_partial_last_epoch_counts_as_a_tick():
     schedule = schedules.schedule_from(settings_of("linear", steps=25, schedule_per="epoch", final_lr=0.0), 10)
     assert ask(schedule, [0, 10, 20, 24]) == pytest.approx([0.1, 0.2 / 3, 0.1 / 3, 0.1 / 3])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_compiled_step_may_ask(name):
+def test_schedules_run_inside_a_compiled_step(name):
     schedule = schedules.schedule_from(settings_of(name, warmup_epochs=1.0), 3)
     tx = optax.scale_by_learning_rate(schedule)
 
@@ -451,20 +451,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_only_the_number_of_steps_can_tell_is_a_mistake_of_a_person(message):
+def test_schedule_from_raises_user_error_for_an_unsuitable_step_count(message):
     with pytest.raises(UserError) as caught:
         schedules.schedule_from(REFUSED[message], 3)
     assert message in str(caught.value)
 
 
-def test_every_choice_of_the_trainer_has_its_function():
+def test_every_schedule_choice_has_a_function():
     assert sorted(schedules.SCHEDULES) == sorted(NAMES)
 
 
 # Plateau
 
 
-def test_plateau_cuts_after_more_than_patience_epochs_without_a_better_one():
+def test_plateau_cuts_after_more_than_patience_epochs_without_improvement():
     plateau = Plateau(0.1, gamma=0.5, patience=2)
     assert [plateau.update(metric) for metric in (0.5, 0.5, 0.5)] == [1, 1, 1]
     assert plateau.update(0.5) == 0.5  # the third
@@ -473,7 +473,7 @@ def test_plateau_cuts_after_more_than_patience_epochs_without_a_better_one():
     assert plateau.scale == 0.25
 
 
-def test_plateau_wants_a_ten_thousandth_more_and_takes_nan_for_worse():
+def test_plateau_needs_an_improvement_of_1e_4_and_nan_is_none():
     plateau = Plateau(0.1, gamma=0.5, patience=0)
     assert plateau.update(math.nan) == 0.5
     assert plateau.update(0.0) == 0.5  # the first number is better than none
@@ -483,14 +483,14 @@ def test_plateau_wants_a_ten_thousandth_more_and_takes_nan_for_worse():
     assert plateau.update(0.50006) == 0.25
 
 
-def test_plateau_goes_no_lower_than_the_final_rate_nor_by_less_than_a_hundred_millionth():
+def test_plateau_stops_at_the_final_rate_and_skips_changes_below_1e_8():
     plateau = Plateau(0.1, gamma=0.1, patience=0, final_lr=0.005)
     assert [plateau.update(0.0) for _ in range(4)] == pytest.approx([1, 0.1, 0.05, 0.05])
     tiny = Plateau(1e-8, gamma=0.1, patience=0)
     assert [tiny.update(0.0) for _ in range(3)] == [1, 1, 1]
 
 
-def test_plateau_goes_on_from_its_state():
+def test_plateau_continues_from_its_state():
     metrics = [0.1, 0.2, 0.2, math.nan, 0.15, 0.3, 0.3, 0.3, 0.3]
     whole, scales = Plateau(0.1, patience=1), []
     parts = Plateau(0.1, patience=1)
@@ -502,7 +502,7 @@ def test_plateau_goes_on_from_its_state():
     assert scales[-1][0] < 0.1
 
 
-def test_plateau_of_a_rate_of_0_and_of_impossible_settings():
+def test_plateau_accepts_rate_0_and_refuses_settings_out_of_range():
     assert Plateau(0.0, patience=0).update(0.0) == 1
     with pytest.raises(ValueError, match=r"`gamma` is 2\.0"):
         Plateau(0.1, gamma=2.0)

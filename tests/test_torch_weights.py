@@ -30,7 +30,7 @@ def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize(("upsample", "conv_bias"), KINDS)
-def test_there_and_back_gives_the_same_bits(upsample, conv_bias):
+def test_round_trip_keeps_every_bit(upsample, conv_bias):
     options = {"upsample": upsample, "conv_bias": conv_bias}
     source, target = unet(0, **options), unet(1, **options)
     assert not same(leaves(source), leaves(target))
@@ -39,7 +39,7 @@ def test_there_and_back_gives_the_same_bits(upsample, conv_bias):
 
 
 @pytest.mark.parametrize(("upsample", "conv_bias"), KINDS)
-def test_names_and_shapes_are_those_of_the_pytorch_network(upsample, conv_bias):
+def test_names_and_shapes_match_the_pytorch_network(upsample, conv_bias):
     pytest.importorskip("torch")
     from parity.reference.unet import UNet as ReferenceUNet
 
@@ -48,7 +48,7 @@ def test_names_and_shapes_are_those_of_the_pytorch_network(upsample, conv_bias):
     assert {k: v.shape for k, v in to_torch(unet(upsample=upsample, conv_bias=conv_bias)).items()} == expected
 
 
-def test_arrays_get_milesials_names_and_pytorchs_layouts():
+def test_to_torch_uses_milesials_names_and_pytorch_layouts():
     net = unet()
     found = to_torch(net)
     assert len(found) == 5 * 2 * 6 + 2 * 2 + 2  # blocks of 2 convolutions and BatchNorms, up-convolutions, the head
@@ -67,13 +67,13 @@ def test_arrays_get_milesials_names_and_pytorchs_layouts():
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_gradients_are_named_as_their_parameters():
+def test_gradients_have_the_names_of_their_parameters():
     net = unet()
     grads = jax.tree.map(jnp.zeros_like, nnx.state(net, nnx.Param))
     assert to_torch(grads).keys() == {k for k in to_torch(net) if "running" not in k}
 
 
-def test_all_that_does_not_fit_is_listed_and_nothing_is_changed():
+def test_from_torch_lists_all_problems_and_changes_nothing():
     net = unet(0)
     before, state = leaves(net), to_torch(unet(1))
     del state["inc.double_conv.0.weight"], state["up2.up.bias"]
@@ -93,7 +93,7 @@ def test_all_that_does_not_fit_is_listed_and_nothing_is_changed():
     assert same(leaves(net), before)
 
 
-def test_a_transposed_kernel_is_no_plain_one():
+def test_transposed_kernel_is_not_taken_for_a_plain_one():
     """(in, out) of an up-convolution is the other way round than (out, in) of a convolution, and the shapes tell."""
     state = to_torch(unet())
     state["up1.up.weight"] = state["up1.up.weight"].swapaxes(0, 1)
@@ -101,7 +101,7 @@ def test_a_transposed_kernel_is_no_plain_one():
         from_torch(unet(), state)
 
 
-def test_nothing_is_shared_with_the_source():
+def test_from_torch_shares_no_memory_with_the_source():
     net = unet(0)
     state = {name: np.array(array) for name, array in to_torch(unet(1)).items()}
     from_torch(net, state)
@@ -111,7 +111,7 @@ def test_nothing_is_shared_with_the_source():
     assert same(leaves(net), before)
 
 
-def test_what_comes_out_can_be_written_to_and_is_not_the_network():
+def test_to_torch_returns_writable_copies():
     net = unet()
     before = leaves(net)
     for array in to_torch(net).values():
@@ -119,14 +119,14 @@ def test_what_comes_out_can_be_written_to_and_is_not_the_network():
     assert same(leaves(net), before)
 
 
-def test_counters_and_notes_of_pytorch_are_ignored():
+def test_counters_and_mask_values_are_ignored():
     net, state = unet(0), to_torch(unet(1))
     state |= {"inc.double_conv.1.num_batches_tracked": np.int64(7), "mask_values": [0, 1]}
     from_torch(net, state)
     assert same(leaves(net), leaves(unet(1)))
 
 
-def test_weights_take_the_dtypes_of_the_network():
+def test_from_torch_casts_to_the_dtypes_of_the_network():
     net, given = unet(0, param_dtype=jnp.bfloat16), to_torch(unet(1))
     from_torch(net, given)
     for name, array in to_torch(net).items():
@@ -134,7 +134,7 @@ def test_weights_take_the_dtypes_of_the_network():
         np.testing.assert_array_equal(array, given[name].astype(jnp.bfloat16))
 
 
-def test_tensors_go_in_and_arrays_load_into_pytorch():
+def test_from_torch_takes_tensors_and_pytorch_loads_the_arrays():
     torch = pytest.importorskip("torch")
     from parity.reference.unet import UNet as ReferenceUNet
 
@@ -161,7 +161,7 @@ def write(path, state):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_file_as_milesials_trainer_writes_it_is_read(tmp_path, prefix):
+def test_read_pth_reads_a_file_of_milesials_trainer(tmp_path, prefix):
     net, state = unet(0), to_torch(unet(1))
     state |= {"inc.double_conv.1.num_batches_tracked": np.array(7)}
     named = {prefix + name: array for name, array in state.items()} | {"mask_values": [0, 1]}
@@ -169,7 +169,7 @@ def test_a_file_as_milesials_trainer_writes_it_is_read(tmp_path, prefix):
     assert same(leaves(net), leaves(unet(1)))
 
 
-def test_half_precision_is_read_as_float32(tmp_path):
+def test_read_pth_returns_half_precision_as_float32(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"w": torch.tensor([0.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "x.pth")
     found = read_pth(tmp_path / "x.pth")["w"]
@@ -177,7 +177,7 @@ def test_half_precision_is_read_as_float32(tmp_path):
     assert found.tolist() == [0.5, -2]
 
 
-def test_a_file_that_is_no_state_dict_is_refused_with_its_name(tmp_path):
+def test_read_pth_names_a_file_without_state_dict(tmp_path):
     torch = pytest.importorskip("torch")
     missing, text, whole, other = (tmp_path / name for name in ("none.pth", "text.pth", "whole.pth", "other.pth"))
     text.write_text("hello")
@@ -185,8 +185,8 @@ def test_a_file_that_is_no_state_dict_is_refused_with_its_name(tmp_path):
     torch.save({"epoch": 3}, other)
     for path, reason in (
         (missing, "no such file"),
-        (text, r"is no file of torch.save\(model.state_dict\(\), ...\)"),
-        (whole, r"is no file of torch.save\(model.state_dict\(\), ...\)"),
+        (text, r"not a file of torch.save\(model.state_dict\(\), ...\)"),
+        (whole, r"not a file of torch.save\(model.state_dict\(\), ...\)"),
         (other, r"holds no state_dict; save one with torch.save\(model.state_dict\(\), 'other.pth'\)"),
     ):
         with pytest.raises(UserError, match=reason) as caught:
@@ -194,7 +194,7 @@ def test_a_file_that_is_no_state_dict_is_refused_with_its_name(tmp_path):
         assert str(path) in str(caught.value)
 
 
-def test_without_pytorch_a_file_says_what_to_install(tmp_path, monkeypatch):
+def test_read_pth_without_pytorch_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="pip install torch"):
         read_pth(tmp_path / "x.pth")
@@ -202,7 +202,7 @@ def test_without_pytorch_a_file_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
 @pytest.mark.parametrize("conv_bias", [True, False])
-def test_names_and_shapes_tell_the_architecture(upsample, conv_bias):
+def test_architecture_is_read_off_names_and_shapes(upsample, conv_bias):
     net = UNet((2, 4, 6), 5, 3, upsample=upsample, conv_bias=conv_bias, rngs=nnx.Rngs(0))
     assert architecture(to_torch(net)) == {
         "--widths": [2, 4, 6],
@@ -213,5 +213,5 @@ def test_names_and_shapes_tell_the_architecture(upsample, conv_bias):
     }
 
 
-def test_other_names_tell_no_architecture():
+def test_architecture_of_other_names_is_empty():
     assert architecture({"encoder.conv1.weight": np.zeros((2, 3, 3, 3))}) == {}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.base.config import Model
@@ -36,6 +36,7 @@ def logits_of(net: UNet, *shape: int) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, images)
 
 
+@settings(max_examples=10)
 @given(st.integers(4, 37), st.integers(4, 37), st.sampled_from(["transpose", "bilinear"]))
 def test_logits_have_the_size_of_the_image_whatever_it_is(h, w, upsample):
     assert logits_of(abstract(upsample=upsample), 2, h, w, 3).shape == (2, h, w, 2)
@@ -80,7 +81,7 @@ def test_one_level_is_no_u_net():
 
 def test_bfloat16_is_for_computing_only():
     assert logits_of(abstract(dtype=jnp.bfloat16), 1, 8, 8, 3).dtype == jnp.float32
-    net = nnx.eval_shape(lambda: models.build(Model(precision="bf16"), in_channels=3, classes=2, seed=0))
+    net = nnx.eval_shape(lambda: models.unet_from(Model(precision="bf16"), in_channels=3, classes=2, seed=0))
     assert {x.dtype for x in jax.tree.leaves(nnx.state(net))} == {jnp.dtype(jnp.float32)}
     graphdef, state = nnx.split(UNet((2, 4), dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
     traced = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)).trace(state, jnp.ones((1, 4, 4, 3)))
@@ -94,7 +95,7 @@ def test_build_follows_the_settings_and_the_seed():
     chosen = Model((2, 4), upsample="bilinear", conv_bias=False, init="torch_default", dropout=0.25, remat=True)
 
     def kernels(seed):
-        net = models.build(chosen, in_channels=5, classes=3, seed=seed)
+        net = models.unet_from(chosen, in_channels=5, classes=3, seed=seed)
         assert (net.up[0].up, net.down[0].conv1.bias, net.head.kernel.shape[-1]) == (None, None, 3)
         assert (net.dropout.rate, net.remat) == (0.25, True)
         return np.asarray(net.down[0].conv1.kernel[...])

@@ -1,1 +1,1 @@
-"""What every room uses: settings, command line, terminal, files and errors."""
+"""Foundations of every room: settings, command line, terminal, files and errors."""

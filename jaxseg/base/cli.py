@@ -1,4 +1,4 @@
-"""The command line of a run: `parse` makes a checked `Config` of it; presets, and what a resumed run may change."""
+"""Command lines: `parse` reads a checked `Config`, `status` runs a command that uses a trained run."""
 
 import dataclasses
 import sys
@@ -30,14 +30,15 @@ MAY_CHANGE = {
     "data", "images", "masks", "val_images", "val_masks", "train_list", "val_list", "workers", "cache",
     "cache_mb", "epochs", "steps", "early_stopping", "log_every", "dry_run", "debug",
 }  # fmt: skip
-"""Settings that a resumed run may be given anew: where its data lies now, how long it goes on, how it is watched."""
+"""Settings that a resumed run may change: where its data is, how long it goes on, what it prints."""
 
 
 def parse(argv: list[str] | None = None) -> Config:
-    """Reads a command line; with `--resume RUN` the run's saved settings are the defaults, and few may be changed.
+    """Reads a command line, `sys.argv` by default. With `--resume RUN` the run's saved settings are the defaults.
 
-    Raises `UserError` listing every setting that cannot be, with the flag, the value found and what was expected.
-    Exits with 2 on unknown flags (tyro prints them) and 0 after `-h`.
+    Raises `UserError` listing every invalid setting with its flag, its value and what was expected, or every setting
+    that differs from a resumed run's and is not in `MAY_CHANGE`. Exits with 2 on unknown flags (tyro prints them), and
+    with 0 after `-h`.
     """
     argv = sys.argv[1:] if argv is None else argv
     config = _cli(argv, DEFAULT)
@@ -76,7 +77,7 @@ def _resumed(argv: list[str], run: Path) -> Config:
 
 
 def differences(a: Config, b: Config) -> list[tuple[str, object, object]]:
-    """(setting, value in `a`, value in `b`) wherever two configs differ."""
+    """Lists (setting, value in `a`, value in `b`) for every setting in which two configs differ."""
     rows = []
     for group in dataclasses.fields(Config):
         x, y = getattr(a, group.name), getattr(b, group.name)
@@ -88,7 +89,14 @@ def differences(a: Config, b: Config) -> list[tuple[str, object, object]]:
 
 
 def status(do: Callable, options: Prediction | Evaluation, stopped: str) -> int:
-    """Does what a command of predictions is told and returns its exit status; `stopped`: what to know after Ctrl-C."""
+    """Runs a command and maps its errors to an exit status, with a message on stderr.
+
+    - `do`: function to call with `options`
+    - `options`: parsed command line
+    - `stopped`: what to say after Ctrl-C
+
+    Returns 0 when done, 2 after a UserError or a lack of memory, 130 after Ctrl-C. Other errors are raised.
+    """
     try:
         do(options)
     except UserError as error:

@@ -11,15 +11,16 @@ from jaxseg.base.config import cache_folder
 from jaxseg.base.terminal import console
 
 LIMIT = 2**29
-"""Bytes of the folder; a U-Net's training step takes half a million."""
+"""Most bytes of the folder; a U-Net's training step takes about 500,000."""
 
 
 def keep() -> None:
-    """Turns on JAX's persistent compilation cache in the user's cache folder; JAXSEG_CACHE_DIR overrides its place.
+    """Turns on JAX's persistent compilation cache in the user's cache folder, or in JAXSEG_CACHE_DIR.
 
-    Does nothing where JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE=false or `jax.config` say otherwise. A
-    folder that cannot be written gives a line of warning. A program's cache key holds versions, flags and the kind of
-    CPU or GPU, so machines may share the folder. It holds code that is run: keep it writable only by its user.
+    Explicit settings are respected: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE=false and `jax.config`.
+    If the folder cannot be written, prints a warning and leaves the cache off. The cache key includes versions, flags
+    and the kind of CPU or GPU, so machines may share the folder. Its files are executed: keep it writable only by its
+    user.
     """
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return
@@ -29,20 +30,20 @@ def keep() -> None:
         tempfile.TemporaryFile(dir=folder).close()
         trim(folder, LIMIT)
     except OSError as error:
-        advice = "set JAXSEG_CACHE_DIR to a folder that can be, or every start waits for the compiler"
+        advice = "set JAXSEG_CACHE_DIR to a writable folder, or every start compiles anew"
         console.print(f"cache {folder}: cannot be written ({error.strerror or error}); {advice}", style="yellow")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # JAX keeps what took a second; but of what takes less there are dozens, 20 ms each and 2 ms to find again
+        # JAX's threshold is 1 s. A run has dozens of smaller programs: 20 ms each to compile, 2 ms to load.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def trim(folder: Path, limit: int) -> None:
-    """Deletes the files that were written first until the others have `limit` bytes.
+    """Deletes the oldest files until the others have at most `limit` bytes.
 
-    JAX's own bound (jax_compilation_cache_max_size) holds a lock for every look, and once a process is killed between
-    an entry and its time stamp it fails to write ever after.
+    JAX's own bound, jax_compilation_cache_max_size, takes a lock for every lookup. If a process is killed between
+    writing an entry and its time stamp, later writes fail.
     """
     found = []
     for path in folder.rglob("*"):

@@ -1,4 +1,4 @@
-"""Settings of a run: frozen dataclasses, from which the command line is made and which a run saves.
+"""Settings of a run: frozen dataclasses that define the command line and are saved with the run.
 
 `save` and `load` write and read a run's `config.json`; `cli.parse` reads a command line.
 
@@ -26,26 +26,29 @@ from jaxseg.base.errors import UserError
 from jaxseg.base.files import replace
 
 IGNORE_INDEX = 255
-"""The label of pixels that count for nothing: no loss, no gradient, no metric."""
-
+"""Label of ignored pixels: no loss, no gradient, no metric."""
 
 LARGEST = 1024
-"""Pixels a side up to which images are trained, validated and scored whole."""
+"""Side in pixels up to which images are trained, validated and scored whole."""
 
 
 def cache_folder() -> Path:
-    """Where is kept what need not be found out twice: the user's cache folder, or what JAXSEG_CACHE_DIR names."""
+    """Returns the folder of caches: JAXSEG_CACHE_DIR, or else the user's cache folder."""
     root = os.environ.get("JAXSEG_CACHE_DIR")
     return Path(root) if root else platformdirs.user_cache_path("jaxseg")
 
 
 def flag(name: str) -> str:
-    """The flag of a setting."""
+    """Returns the flag of a setting: `batch_size` is `--batch-size`."""
     return "--" + name.replace("_", "-")
 
 
 def two_columns(rows: Sequence[tuple[str, object, object]], left: str, right: str) -> str:
-    """Lines that set two values of each thing side by side, under the heads `left` and `right`."""
+    """Formats rows of (name, left value, right value) as aligned lines.
+
+    - `rows`: at least one row
+    - `left`, `right`: headings of the two columns of values
+    """
     first = max(len(name) for name, *_ in rows) + 2
     second = max(len(str(value)) for value in (left, *(was for _, was, _ in rows))) + 2
     return "\n".join(f"  {name:<{first}}{was!s:<{second}}{now}" for name, was, now in [("", left, right), *rows])
@@ -53,7 +56,7 @@ def two_columns(rows: Sequence[tuple[str, object, object]], left: str, right: st
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Images and masks. Without --data or --images, crop fields are made up and used."""
+    """Images and masks. Without --data or --images, artificial crop fields are used."""
 
     data: Path | None = None
     """Folder in one of the known layouts (train/ Ltrain/ val/ Lval/, images/ masks/, VOC's, mmseg's and others)."""
@@ -66,68 +69,68 @@ class Data:
     val_masks: Path | None = None
     """Folder of validation masks."""
     image_suffix: str | None = None
-    """End of the images' stems that masks lack, such as _sat; found by itself if not given."""
+    """End of the image stems that mask stems lack, such as _sat; detected if not given."""
     mask_suffix: str | None = None
-    """End of the masks' stems that images lack, such as _mask or _label; found by itself if not given."""
+    """End of the mask stems that image stems lack, such as _mask or _label; detected if not given."""
     train_list: Path | None = None
-    """File with the stem of a training image a line; goes with --val-list."""
+    """Text file with one stem of a training image per line; goes with --val-list."""
     val_list: Path | None = None
-    """File with the stem of a validation image a line."""
+    """Text file with one stem of a validation image per line."""
     validation: Annotated[float, tyro.conf.arg(aliases=("-v",))] = 20.0
-    """Percent of the pairs set aside when there is no validation set (seeded; written to split.json)."""
+    """Percent of the pairs, 1 to 90, drawn for validation (by --seed) when there is no validation set."""
     group_by: str | None = None
-    """Pattern whose first group names what must not be split, such as 'scene(\\d+)_'."""
+    """Regular expression. Files with the same first group stay on one side of the split, such as 'scene(\\d+)_'."""
     channels: tuple[int, ...] | None = None
-    """Bands of the images to use, from 1 in the file's order; all if not given."""
+    """Bands of the images to use, counted from 1; all if not given."""
     nodata: float | None = None
-    """Pixel value without meaning, ignored; a GeoTIFF's own if not given. NaN always is."""
+    """Pixel value that means no data and is ignored; a GeoTIFF's own if not given. NaN is always ignored."""
     normalize: Literal["unit", "dataset", "imagenet"] = "unit"
-    """`unit`: the type's range becomes 0 to 1; the others then take off a mean and divide by a deviation."""
+    """`unit` scales the type's range to 0 to 1. The others then standardize, by the data's or ImageNet's statistics."""
     classes: Annotated[int | None, tyro.conf.arg(aliases=("-c",))] = None
-    """Number of classes, when masks hold 0 to this less 1 but not all of them occur."""
+    """Number of classes, 2 to 255, when mask values are 0, 1, ... and not all of them occur."""
     labels: tuple[str, ...] | None = None
-    """Mask values of class 0, 1, ...: integers, or colors as '#rrggbb'; found in the masks if not given."""
+    """Mask values of class 0, 1, ...: integers, or colors as '#rrggbb'; detected if not given."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes."""
     ignore_index: tuple[int, ...] | None = None
-    """Mask values that count for nothing; if not given 255 where there are two others or more."""
+    """Mask values to ignore; if not given 255, where there are two others or more."""
     binarize: int | None = None
-    """Mask values from this one on are class 1, lower ones class 0; 255 is the article's rule."""
+    """Threshold, 1 or more: mask values from it on are class 1, lower ones class 0. The article's is 255."""
     snap_colors: bool = False
-    """Mask values that are not among --labels become the nearest of them."""
+    """Replace mask values that are not among --labels by the nearest of them."""
     crop: int | None = None
-    """Side of random square crops for training; if not given whole images, or crops when their sizes differ."""
+    """Side in pixels of random training crops; if not given whole images, or crops where sizes differ or are large."""
     crops: int = 1
-    """Crops of each image an epoch."""
+    """Crops per image and epoch; needs --crop."""
     on_bad_file: Literal["error", "skip"] = "error"
-    """Whether a pair that cannot be read ends the run or is left out and named."""
+    """`error` stops at pairs that cannot be read; `skip` leaves them out and names them."""
     workers: int = min(os.cpu_count() or 1, 8)
     """Reader threads; 0 reads in the main thread."""
     cache: Literal["auto", "none", "memory", "disk", "device"] = "auto"
-    """Where decoded images are kept after the first epoch: `memory`; `disk`, a file in the user's cache folder, for
-    later runs too; `device`, where batches are then made; `auto`: memory if they fit, else read anew each epoch."""
+    """Where decoded images are kept after the first epoch. `none` reads files each epoch. `disk` is a file in the
+    user's cache folder, for later runs too. `device` also makes batches there. `auto`: memory if images fit."""
     cache_mb: int = 1024
-    """Most MiB of memory for decoded images."""
+    """Memory for decoded images, in MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is drawn anew for every sample of every step, on the device; the same geometry for image and mask."""
+    """Random changes of every sample in every step, on the device. Image and mask get the same geometry."""
 
     augment: bool = True
-    """All of it, or nothing."""
+    """Augment at all."""
     flips: bool = True
-    """Mirror images and quarter turns, all eight alike probable."""
+    """One of the eight flips and quarter turns, equally likely."""
     zoom: float = 0.0
-    """Scale from 1 / (1 + this) to 1 + this."""
+    """Largest zoom, 0 or more: scale from 1 / (1 + zoom) to 1 + zoom."""
     brightness: float = 0.0
-    """Most that is added to all values, as part of their range (0 to 1)."""
+    """Largest amount added to or subtracted from all values, 0 or more; their range is 0 to 1."""
     contrast: float = 0.0
-    """Distance from the image's mean times 1 - this to 1 + this."""
+    """Largest change of contrast, 0 to 1: distances from the mean times 1 - contrast to 1 + contrast."""
     noise: float = 0.0
-    """Largest standard deviation of normal noise, as part of the range."""
+    """Largest standard deviation of Gaussian noise, 0 or more; the values' range is 0 to 1."""
     blur: float = 0.0
-    """Largest standard deviation of a Gaussian blur, in pixels."""
+    """Largest standard deviation of a Gaussian blur, in pixels, 0 or more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,19 +140,19 @@ class Model:
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Channels at each level, from full resolution down; milesial's network is 64 128 256 512 1024."""
     upsample: Literal["transpose", "bilinear"] = "transpose"
-    """Transposed 2x2 convolution, or bilinear (align_corners) with halved widths."""
+    """`transpose`: 2x2 transposed convolution. `bilinear`: interpolation with aligned corners, and halved widths."""
     conv_bias: bool = True
-    """Biases in the 3x3 convolutions, as in the article; a BatchNorm follows each, so they change nothing."""
+    """Biases in the 3x3 convolutions, as in the article. They have no effect, because a BatchNorm follows each."""
     init: Literal[
         "article", "torch_default", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform"
     ] = "article"
-    """Initial weights: the article's rule is Kaiming normal, fan_out, ReLU, on every convolution."""
+    """Initial weights. `article` is Kaiming normal with fan_out and ReLU's gain for every convolution."""
     dropout: float = 0.0
-    """Share of the deepest features dropped in training."""
+    """Share of the deepest features dropped in training, 0 or more and less than 1."""
     precision: Literal["f32", "bf16"] = "f32"
-    """Type of the computation; parameters, statistics and the loss stay float32."""
+    """Floating-point type of the network's computation. Parameters, statistics and loss stay float32."""
     remat: bool = False
-    """Compute activations again on the way back instead of keeping them: less memory, a third more time."""
+    """Recompute activations in the backward pass: less memory, a third more time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,44 +162,44 @@ class Optimization:
     epochs: Annotated[int, tyro.conf.arg(aliases=("-e",))] = 40
     """Passes over the training set."""
     steps: int | None = None
-    """Updates, instead of --epochs; validation still comes after every pass."""
+    """Optimizer steps, instead of --epochs. Validation still follows every epoch."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
-    """Tiles an update. A short last batch is used, not dropped."""
+    """Samples per optimizer step. A short last batch is used, not dropped."""
     accumulate: int = 1
-    """Parts into which a batch is cut, one after the other in memory; their gradients are averaged."""
+    """Micro-batches per batch, for less memory; a divisor of --batch-size. Gradients are averaged over them."""
     loss: Literal["cross_entropy", "dice", "dice_ce", "focal", "hinge", "jaccard", "lovasz", "mse", "tversky"] = (
         "cross_entropy"
     )
-    """`dice`, `jaccard`, `tversky`, `focal`, `lovasz` as in segmentation_models.pytorch; `dice_ce` is Dice plus
-    cross-entropy."""
+    """Loss; `dice`, `jaccard`, `tversky`, `focal`, `lovasz` as in segmentation_models.pytorch. `dice_ce` is the sum of
+    Dice and cross-entropy."""
     class_weights: tuple[str, ...] | None = None
-    """A number a class, or how to weigh them by their pixels: inverse, sqrt, median, effective; auto is sqrt."""
+    """One weight per class, or a rule based on pixel counts: inverse, sqrt, median, effective; auto is sqrt."""
     label_smoothing: float = 0.0
-    """Share of a pixel's label given to all classes alike, from 0 to 1; for cross_entropy and dice_ce."""
+    """Share of a label spread evenly over all classes, 0 to 1; for cross_entropy and dice_ce."""
     ohem: float | None = None
-    """Online hard example mining: only this share of the pixels, those with the largest loss; for cross_entropy."""
+    """Online hard example mining: share of pixels, those with the largest loss, above 0 up to 1; for cross_entropy."""
     tversky_alpha: float = 0.5
-    """Weight of false positives."""
+    """Weight of false positives, 0 or more; for tversky."""
     tversky_beta: float = 0.5
-    """Weight of false negatives."""
+    """Weight of false negatives, 0 or more; for tversky."""
     focal_gamma: float = 2.0
-    """How much easy pixels are discounted."""
+    """How much less easy pixels count, 0 or more; for focal."""
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
-    """Each with PyTorch's meaning of every option."""
+    """Optimizer, with PyTorch's formulas."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=("-l", "--lr"))] = 2e-3
-    """Peak learning rate."""
+    """Peak learning rate, 0 or more."""
     weight_decay: float | None = None
-    """Decoupled for adamw, L2 inside the gradient for the others; if not given PyTorch's 0.01 and 0."""
+    """Weight decay, 0 or more: decoupled for adamw (default 0.01), else added to the gradient (default 0)."""
     momentum: float = 0.9
-    """For sgd and rmsprop."""
+    """Momentum, 0 or more and less than 1; for sgd and rmsprop."""
     nesterov: bool = False
-    """For sgd."""
+    """Nesterov momentum; for sgd."""
     clip_norm: float | None = None
-    """Largest l2 norm of all gradients together; longer ones are scaled down to it. Not clipped if not given."""
+    """Largest L2 norm of all gradients together; a larger one is scaled down to it. No clipping if not given."""
     ema: float | None = None
-    """Decay of a moving average of the weights, such as 0.999; it is what is evaluated and kept as best."""
+    """Decay of a moving average of the weights, between 0 and 1, such as 0.999. The average is evaluated."""
     early_stopping: int | None = None
-    """Stop after this many epochs without a better mIoU."""
+    """Stop after this many epochs without a better validation mIoU."""
     schedule: Literal[
         "warmup_cosine",
         "article",
@@ -213,43 +216,43 @@ class Optimization:
         "one_cycle",
         "plateau",
     ] = "warmup_cosine"
-    """`article` is what the article's code computes: a running product of cosines."""
+    """Learning rate over time. `article` is the article's code: a running product of cosines."""
     schedule_per: Literal["step", "epoch"] | None = None
-    """How often the learning rate changes; if not given per epoch for `article`, else per step."""
+    """How often the learning rate changes; if not given per epoch for article, else per step."""
     warmup_epochs: float | None = None
-    """Linear warm-up before any schedule; if not given an eighth of the run for warmup_cosine and article, else 0."""
+    """Epochs of linear warm-up; if not given an eighth of the run for warmup_cosine and article, else 0."""
     begin_lr: float = 1e-9
     """Learning rate at the start of the warm-up."""
     final_lr: float = 1e-9
-    """Learning rate at the end."""
+    """Learning rate at the end of the run."""
     milestones: tuple[float, ...] = ()
     """Epochs at which piecewise_constant and multi_factor change the rate."""
     rates: tuple[float, ...] = ()
     """Learning rates of piecewise_constant, one more than --milestones."""
     gamma: float = 0.1
-    """What the rate is multiplied with at each milestone, every --period epochs, or when a plateau is over."""
+    """Factor of the learning rate at each milestone, after each --period, or at a plateau; between 0 and 1."""
     period: float | None = None
-    """Epochs: of a step of factor (10), a decay by --gamma of exponential (the run), a cycle (a quarter of the run)."""
+    """Epochs per step of factor (10), per decay by --gamma of exponential (the run), or per cycle (a quarter of it)."""
     cycle_factor: float = 1.0
-    """Each of cosine_restarts' cycles is this many times as long as the one before."""
+    """Length of a cycle of cosine_restarts relative to the one before, 1 or more."""
     power: float = 0.9
-    """Exponent of polynomial."""
+    """Exponent of polynomial, above 0."""
     patience: int = 5
-    """Epochs without a better mIoU that plateau waits for."""
+    """Epochs without a better mIoU before plateau lowers the rate."""
 
     @property
     def per(self) -> str:
-        """What the schedule counts: "step" or "epoch"."""
+        """Unit of the schedule: "step" or "epoch"."""
         return self.schedule_per or ("epoch" if self.schedule == "article" else "step")
 
     @property
     def decay(self) -> float:
-        """Weight decay."""
+        """Weight decay, with the optimizer's default filled in."""
         return (0.01 if self.optimizer == "adamw" else 0.0) if self.weight_decay is None else self.weight_decay
 
     @property
     def warmup(self) -> float:
-        """Epochs of warm-up, whole when the schedule goes by epochs."""
+        """Epochs of warm-up, with the default filled in; a whole number when the schedule counts epochs."""
         if self.warmup_epochs is not None:
             return self.warmup_epochs
         if self.schedule not in ("warmup_cosine", "article"):
@@ -262,30 +265,30 @@ class Run:
     """The run itself."""
 
     preset: Literal["default", "article"] = "default"
-    """Where unset flags take their values from; `article` is the article's recipe."""
+    """Defaults of the other flags; `article` is the article's recipe."""
     seed: int = 0
-    """Weights, order, split and augmentation all follow from it."""
+    """Seed of weights, order, split and augmentation, from 0 to 2**32 - 1."""
     out: Path | None = None
     """Run folder; runs/<date>-<time> if not given."""
     overwrite: bool = False
-    """Delete what is in --out first."""
+    """Empty --out first; it must be the folder of a run."""
     resume: Path | None = None
-    """Go on with the run in this folder, to the same bits as if it had never stopped."""
+    """Continue the run in this folder, with bit-identical results."""
     load: Annotated[Path | None, tyro.conf.arg(aliases=("-f",))] = None
-    """Start from the weights of this run, or of a PyTorch .pth with milesial's names."""
+    """Start from the weights of this run, or of a PyTorch .pth file with milesial's names."""
     dry_run: bool = False
-    """Check data and settings, say what would be done, and take no step."""
+    """Check data and settings, print the plan, and stop."""
     overfit: int = 0
-    """Train and validate on this many images only, without augmentation: a test of the wiring."""
+    """Train and validate on this many images without augmentation, to test the setup; 0 is off."""
     log_every: int = 10
-    """Steps between looks at the loss; nothing else waits for the device."""
+    """Steps between readings of the loss; each waits for the device."""
     debug: bool = False
     """Show the traceback of an error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All of it."""
+    """All settings of a run, in five groups."""
 
     data: tyro.conf.OmitArgPrefixes[Data] = Data()
     augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = Augmentation()
@@ -295,12 +298,12 @@ class Config:
 
 
 def dumps(config: Config) -> str:
-    """`config` as JSON."""
+    """Returns `config` as JSON text."""
     return json.dumps(dataclasses.asdict(config), indent=2, default=_as_json)
 
 
 def save(config: Config, path: Path) -> None:
-    """Writes `config` as JSON, whole or not at all."""
+    """Writes `config` to `path` as JSON, atomically."""
     replace(path, (dumps(config) + "\n").encode())
 
 

@@ -3,13 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Failed to determine best cudnn convolution algorithm")
+"""Messages with which JAX reports a lack of device memory; the last one hides the cause."""
+
 
 class UserError(ValueError):
-    """A mistake that a person can mend. Commands print its message and exit with 2, without a traceback."""
+    """A mistake that the user can fix. Commands print its message and exit with 2, without a traceback."""
 
 
 class DataError(UserError):
-    """Something is wrong with the files; the message lists everything that is."""
+    """Faults in the files, all in one message.
+
+    - `headline`: first line of the message
+    - `problems`: one fault each, with its file; the message shows the first `most`
+    - `advice`: last line of the message, or none
+    """
 
     def __init__(self, headline: str, problems: Sequence[str], advice: str = "", most: int = 20):
         shown = [f"  {problem}" for problem in problems[:most]]
@@ -20,37 +28,33 @@ class DataError(UserError):
 
 
 class ArgumentError(UserError):
-    """Arguments that a function cannot take: (name, what is wrong) each. Commands print `flags`, which names flags."""
+    """Invalid arguments of a function: pairs of name and fault. Commands print `flags`, which names flags instead."""
 
     def __init__(self, wrong: Sequence[tuple[str, str]]):
         super().__init__("\n".join(f"`{name}` {what}" for name, what in wrong))
         self.flags = "\n".join(f"--{name.replace('_', '-')} {what}" for name, what in wrong)
 
 
-def problem(path: Path, what: str, advice: str = "") -> DataError:
-    """The error that one file is wrong."""
-    return DataError("Cannot read the tiles.", [f"{path}: {what}"], advice)
-
-
-SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Failed to determine best cudnn convolution algorithm")
-"""What JAX says when a device's memory does not suffice; the last hides it."""
-
-
 class NonFiniteLoss(RuntimeError):
-    """Training left the numbers; the message says where and what to try."""
+    """A loss or gradient became NaN or infinite. The message says where, and what to try."""
 
 
 class OutOfMemory(RuntimeError):
-    """The device's memory did not suffice; the message says for what, and what to try."""
+    """Not enough device memory. The message says for what, and what to try."""
 
 
 class Stopped(Exception):
-    """A signal asked the run to end; everything is saved."""
+    """A signal ended the run after everything was saved. `exit_code` is 128 plus the signal's number."""
 
     def __init__(self, signum: int):
         self.exit_code = 128 + signum
 
 
+def problem(path: Path, what: str, advice: str = "") -> DataError:
+    """Returns the error for a fault `what` of a single file."""
+    return DataError("Cannot read the tiles.", [f"{path}: {what}"], advice)
+
+
 def is_about_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice, in whatever words."""
+    """True if an error reports a lack of memory, on the host or the device."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)

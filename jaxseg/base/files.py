@@ -1,4 +1,4 @@
-"""Files that are whole or not there: nobody reads half of one, and a crash leaves the one that was there before."""
+"""Atomic writes: readers see the old file or the whole new one, and a crash leaves the old one."""
 
 import itertools
 import os
@@ -11,11 +11,11 @@ _numbers = itertools.count()
 
 @contextmanager
 def draft(path: Path) -> Iterator[Path]:
-    """A path beside `path` that takes its name when the block ends, and is removed when it fails.
+    """Yields a temporary path in the same folder, renamed to `path` when the block ends and deleted when it fails.
 
-    Its own name is short, as that of `path` may be as long as the disk takes. Raises OSError when the disk does not
-    take the file.
+    Raises OSError when the file cannot be written.
     """
+    # short, because the name of `path` may have the greatest length that the file system allows
     beside = path.with_name(f".{os.getpid()}-{next(_numbers)}.tmp")
     try:
         yield beside
@@ -25,6 +25,6 @@ def draft(path: Path) -> Iterator[Path]:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file by way of a `draft`."""
+    """Writes `content` to `path` atomically, replacing a file that is there. Raises OSError as `draft` does."""
     with draft(path) as beside:
         beside.write_bytes(content)

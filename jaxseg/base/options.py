@@ -1,4 +1,4 @@
-"""What the commands that use a trained run can be told."""
+"""Options of the commands that use a trained run."""
 
 import dataclasses
 from pathlib import Path
@@ -20,27 +20,27 @@ class Prediction:
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """Folder for the class maps."""
     checkpoint: Literal["best", "last"] = "best"
-    """Which checkpoint."""
+    """Checkpoint: `best` validation mIoU, or `last`."""
     values: bool = False
-    """Write the values or colors that the masks of training had, instead of class numbers with a palette."""
+    """Write the mask values or colors of the training data instead of class numbers with a palette."""
     overlay: bool = False
-    """Also draw the classes over the image, in OUT/overlays; thinned out above 4096 pixels a side."""
+    """Also draw the classes over the image, in OUT/overlays; reduced to at most 4096 pixels a side."""
     probabilities: bool = False
-    """Also write OUT/probabilities/NAME.npy: float16 [h w classes], NaN where there is no data."""
+    """Also write OUT/probabilities/NAME.npy: float16 [height width classes], NaN without data."""
     tile: int = 512
-    """Side of the tiles in which larger images are predicted."""
+    """Side in pixels of the tiles into which larger images are cut."""
     overlap: float = 0.5
-    """Part of a tile that the next one covers again."""
+    """Share of a tile that the next one overlaps, 0 to 0.9."""
     tta: bool = False
-    """Mean over eight flips and turns: better, and eight times the work."""
+    """Average over eight flips and quarter turns: more accurate, eight times the time."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
-    """Tiles at a time."""
+    """Tiles of an image at a time, 1 or more."""
     overwrite: bool = False
-    """Replace files that are there."""
+    """Replace existing files."""
     skip_existing: bool = False
-    """Leave out images whose files are all there: goes on where a run was stopped."""
+    """Skip images whose files all exist, to continue after a stop."""
     on_bad_file: Literal["error", "skip"] = "error"
-    """Whether an image that cannot be read makes the exit status 2 or is only named; the others are done."""
+    """`error` exits with 2 after images that cannot be read; `skip` only names them. The others are predicted."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -52,25 +52,25 @@ class Evaluation:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = None
-    """The same as --data; the run's own data if not given."""
+    """Folder of images and masks, as --data; the run's own data if not given."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
     """Folder for the results; RUN/evaluation, or RUN/evaluation-<name of FOLDER>, if not given."""
     checkpoint: Literal["best", "last"] = "best"
-    """Which checkpoint."""
+    """Checkpoint: `best` validation mIoU, or `last`."""
     split: Literal["validation", "training", "all"] | None = None
-    """Which images; if not given validation of the run's own data, and all of other data."""
+    """Images to score; if not given `validation` for the run's own data, `all` for other data."""
     tile: int = LARGEST
-    """Side of the tiles in which larger images are predicted."""
+    """Side in pixels of the tiles into which larger images are cut."""
     overlap: float = 0.5
-    """Part of a tile that the next one covers again."""
+    """Share of a tile that the next one overlaps, 0 to 0.9."""
     tta: bool = False
-    """Mean over eight flips and turns: better, and eight times the work."""
+    """Average over eight flips and quarter turns: more accurate, eight times the time."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
-    """Tiles of an image at a time."""
+    """Tiles of an image at a time, 1 or more."""
     overwrite: bool = False
-    """Replace files that are there."""
+    """Replace existing files."""
     worst: int = 6
-    """How many of the images with the lowest mIoU worst.png shows; 0 draws none."""
+    """Images with the lowest mIoU in worst.png; 0 draws none."""
     debug: bool = False
     """Show the traceback of an error."""
     data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)

@@ -1,4 +1,4 @@
-"""What settings must hold: `check` names every one that cannot be, with its flag, its value and what was expected."""
+"""Rules for settings. `check` reports every violation with the flag, its value and what was expected."""
 
 import math
 from collections.abc import Iterator
@@ -6,9 +6,27 @@ from collections.abc import Iterator
 from jaxseg.base.config import Config, Data, Model, Optimization, Run, flag
 from jaxseg.base.errors import UserError
 
+Rules = Iterator[tuple[bool, str]]
+"""Pairs: whether a rule holds, and the message when it does not."""
+TAKERS = {
+    "milestones": ("piecewise_constant", "multi_factor"),
+    "rates": ("piecewise_constant",),
+    "gamma": ("factor", "multi_factor", "exponential", "plateau"),
+    "period": ("factor", "exponential", "cosine_restarts", "cyclic"),
+    "cycle_factor": ("cosine_restarts",),
+    "power": ("polynomial",),
+    "patience": ("plateau",),
+}
+"""Schedules that take an option."""
+FALLING = (
+    "factor", "multi_factor", "exponential", "linear", "polynomial", "cosine", "cosine_restarts", "cyclic",
+    "one_cycle", "plateau",
+)  # fmt: skip
+"""Schedules that end below where they begin."""
+
 
 def check(config: Config) -> None:
-    """Raises `UserError` naming every setting that cannot be."""
+    """Raises `UserError` naming every invalid setting, one a line."""
     rules = [
         *data_rules(config.data),
         *augmentation_rules(config),
@@ -19,10 +37,6 @@ def check(config: Config) -> None:
     ]
     if wrong := [message for holds, message in rules if not holds]:
         raise UserError("\n".join(wrong))
-
-
-Rules = Iterator[tuple[bool, str]]
-"""What must hold, and what is said when it does not."""
 
 
 def data_rules(d: Data) -> Rules:
@@ -66,7 +80,7 @@ def augmentation_rules(config: Config) -> Rules:
 
 def model_rules(m: Model) -> Rules:
     """Rules of the model settings."""
-    yield len(m.widths) >= 2, f"--widths has {len(m.widths)} value; expected one a level, at least 2"
+    yield len(m.widths) >= 2, f"--widths has {len(m.widths)} value; expected one per level, at least 2"
     yield all(w >= 1 for w in m.widths), f"--widths is {m.widths}; expected positive numbers of channels"
     even = f"--widths is {m.widths}; --upsample bilinear halves them, so they must be even"
     yield m.upsample == "transpose" or all(w % 2 == 0 for w in m.widths), even
@@ -101,23 +115,6 @@ def optimization_rules(o: Optimization) -> Rules:
     rates = {name: getattr(o, name) for name in ("learning_rate", "begin_lr", "final_lr")} | {"weight_decay": o.decay}
     for name, value in rates.items():
         yield math.isfinite(value) and value >= 0, f"{flag(name)} is {value}; expected a number of 0 or more"
-
-
-TAKERS = {
-    "milestones": ("piecewise_constant", "multi_factor"),
-    "rates": ("piecewise_constant",),
-    "gamma": ("factor", "multi_factor", "exponential", "plateau"),
-    "period": ("factor", "exponential", "cosine_restarts", "cyclic"),
-    "cycle_factor": ("cosine_restarts",),
-    "power": ("polynomial",),
-    "patience": ("plateau",),
-}
-"""The schedules that take an option."""
-FALLING = (
-    "factor", "multi_factor", "exponential", "linear", "polynomial", "cosine", "cosine_restarts", "cyclic",
-    "one_cycle", "plateau",
-)  # fmt: skip
-"""Schedules that end below where they begin."""
 
 
 def schedule_rules(o: Optimization) -> Rules:

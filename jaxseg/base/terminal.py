@@ -1,4 +1,4 @@
-"""What a run says: a progress bar on a terminal, plain lines elsewhere, a table at the end."""
+"""Terminal output: the console, the greeting, commands to paste, lines and tables of scores."""
 
 import math
 import os
@@ -9,12 +9,12 @@ import subprocess
 from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True, markup=False)  # a folder may be called [red]
+console = Console(highlight=False, soft_wrap=True, markup=False)  # without markup, as a folder may be called [red]
 
 
 def greet() -> None:
-    """Says which JAX runs where, and warns when there is an NVIDIA GPU that it does not see."""
-    import jax  # not needed by all that prints
+    """Prints JAX's version and devices, and warns about an NVIDIA GPU that JAX does not use."""
+    import jax  # slow, and not needed by every command
 
     device = jax.devices()[0]
     where = (
@@ -27,25 +27,30 @@ def greet() -> None:
 
 
 def command(module: str, *words: object) -> str:
-    """A command to paste, quoted as the platform's shell wants it."""
+    """Returns the command that runs `module` with arguments `words`, quoted for the platform's shell."""
     return f"python -m {module} {quoted(*words)}"
 
 
 def quoted(*words: object) -> str:
-    """Words as the platform's shell wants them."""
+    """Joins words, quoted for the platform's shell."""
     words = [str(word) for word in words]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Formats seconds as m:ss or h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def epoch_line(record: dict, epochs: int, best: bool) -> str:
-    """One line for an epoch; `record` is a line of log.jsonl."""
+    """Formats an epoch as one line; a star marks the best mIoU so far.
+
+    - `record`: line of log.jsonl
+    - `epochs`: number of epochs of the run
+    - `best`: whether this is the best epoch so far
+    """
     train, validation = record["train"], record["validation"]
     return (
         f"epoch {record['epoch'] + 1:>{len(str(epochs))}}/{epochs}"
@@ -58,12 +63,17 @@ def epoch_line(record: dict, epochs: int, best: bool) -> str:
 
 
 def speed(images_per_second: float) -> str:
-    """Not known of a first epoch that is a single, compiling step."""
+    """Formats images per second; a dash for NaN, where an epoch has a single step, which compiles."""
     return "- images/s" if math.isnan(images_per_second) else f"{images_per_second:.1f} images/s"
 
 
 def result_table(scores: dict, classes: list[str], title: str) -> Table:
-    """Scores of `metrics.summary` per class, and their means."""
+    """Returns a table of IoU, Dice, precision and recall per class, and their means.
+
+    - `scores`: result of `metrics.summary`
+    - `classes`: names of the classes
+    - `title`: heading of the table
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("class")
     for heading in ("IoU", "Dice", "precision", "recall"):

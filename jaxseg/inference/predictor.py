@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 
 from jaxseg.base.errors import ArgumentError
-from jaxseg.data.read.samples import Reading
+from jaxseg.data.read.samples import Reading, read_image
 from jaxseg.learn.compiled import compile_probability_step
 from jaxseg.learn.step import normalize
 from jaxseg.nn.unet import UNet
@@ -47,7 +47,8 @@ class Predictor:
     compilations. Lengths of `least_side` times a power of two, or one and a half times that, are not padded.
     Raises ArgumentError, a ValueError, naming the arguments that are out of range.
 
-    >>>     >>> from jaxseg import Reading, UNet
+    >>> from flax import nnx
+    >>> from jaxseg import Reading, UNet
     >>> predictor = Predictor(UNet(widths=(2, 4), rngs=nnx.Rngs(0)), Reading(), tile=32)
     >>> predictor.classes(np.zeros((40, 50, 3), np.uint8)).shape
     (40, 50)
@@ -80,6 +81,10 @@ class Predictor:
         self._step = compile_probability_step(
             net, normalize=partial(normalize, mean=reading.mean or None, std=reading.std or None)
         )
+
+    def read(self, path: Path | str) -> Num[np.ndarray, "h w c"]:
+        """Reads an image file as those of training were read: bands, order of channels and type. Raises DataError."""
+        return read_image(Path(path), self.reading)
 
     def bands(self, image: Raster) -> Iterator[tuple[int, Float[np.ndarray, "rows w k"]]]:
         """The probabilities from top to bottom: the first row of a band, and float32 [rows w k]; bands do not overlap.

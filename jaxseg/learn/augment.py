@@ -1,7 +1,14 @@
-"""Random changes of a batch, on the device and inside the compiled step: geometry, the same for image and mask, and
-light, of the image alone.
+"""Random changes of a batch, on the device and inside the compiled step.
 
-Everything is drawn from the step's key, so a resumed run draws the same.
+Geometry changes image and mask alike; light changes the image alone. All randomness comes from the step's key, so a
+resumed run draws the same.
+
+Every change takes
+- `key`: JAX key; the same key makes the same change
+- `batch`: dict with "image" [b h w c] and "mask" uint8 [b h w]; other entries stay
+- `most`: largest strength; each sample draws its own
+
+and returns a batch of the same shapes. Images must be float, except for `flips_and_turns`.
 """
 
 import math
@@ -16,13 +23,17 @@ from jaxseg.base.config import IGNORE_INDEX, Augmentation
 
 Batch = dict[str, jax.Array | np.ndarray]
 Augment = Callable[[jax.Array, Batch], Batch]
-"""What `step` takes: (key, batch) -> batch of the same shape."""
+"""(key, batch) -> batch of the same shape."""
 
 
 def augment_from(settings: Augmentation, unit: Callable[[jax.Array], jax.Array]) -> Augment | None:
-    """What `settings` ask for, None if nothing; `unit` scales images of any type to float32, mostly 0 to 1.
+    """Builds the augmentation that `settings` describe; None if there is nothing to do.
 
-    Flips and turns leave an image's type as it is; after anything else it is float32 as `unit` makes it.
+    `unit` scales images of any type to float32, mostly 0 to 1. Flips and turns keep an image's type; after any other
+    change it is float32 as `unit` makes it.
+
+    >>> augment_from(Augmentation(augment=False), lambda image: image) is None
+    True
     """
     s = settings
     changes = [(s.zoom, zoom), (s.blur, blur), (s.contrast, contrast), (s.brightness, brightness), (s.noise, noise)]
@@ -43,9 +54,13 @@ def augment_from(settings: Augmentation, unit: Callable[[jax.Array], jax.Array])
 
 
 def flips_and_turns(key: jax.Array, batch: Batch) -> Batch:
-    """Each sample flipped left-right or not and turned by 0, 90, 180 or 270 degrees, all eight alike probable.
+    """Mirrors each sample or not and turns it by 0, 90, 180 or 270 degrees, all eight equally likely.
 
-    Tiles that are not square are turned by 0 or 180 degrees only. `key`: a JAX key; the same key does the same.
+    Tiles that are not square are turned by 0 or 180 degrees only.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 4, 3)), "mask": jnp.zeros((2, 4, 4), jnp.uint8)}
+    >>> jax.jit(flips_and_turns)(jax.random.key(0), batch)["image"].shape
+    (2, 4, 4, 3)
     """
     _, h, w, _ = batch["image"].shape
     flip_key, turn_key = jax.random.split(key)
@@ -59,10 +74,17 @@ def flips_and_turns(key: jax.Array, batch: Batch) -> Batch:
 def dihedral(
     x: Shaped[Array | np.ndarray, "b h w *c"], flip: Shaped[Array, " b"], turns: Shaped[Array, " b"]
 ) -> Shaped[Array, "b h w *c"]:
-    """Sample i of `x` mirrored along its width if `flip[i]`, then turned counterclockwise by `turns[i]` quarters.
+    """Mirrors sample i along its width if `flip[i]`, then turns it counterclockwise by `turns[i]` quarters.
 
-    For images that are not square, `turns` must be even. Made of selections between reversed and transposed copies,
-    no gather.
+    - `x`: [b h w ...]
+    - `flip`: bool [b]
+    - `turns`: int [b], 0 to 3; even for images that are not square
+
+    Selects between reversed and transposed copies, without a gather.
+
+    >>> x = jnp.array([[[0, 1], [2, 3]]])
+    >>> dihedral(x, jnp.array([False]), jnp.array([1]))[0].tolist()
+    [[1, 3], [0, 2]]
     """
 
     def choose(condition, yes, no):
@@ -76,16 +98,20 @@ def dihedral(
 
 
 def zoom(key: jax.Array, batch: Batch, most: float) -> Batch:
-    """Each sample scaled by 1 / (1 + most) to 1 + most (log-uniform) about a random place, to the same shape.
+    """Scales each sample by 1 / (1 + most) to 1 + most (log-uniform) about a random place; shapes stay.
 
-    Images (float) are interpolated linearly, labels taken from the nearest pixel; what lies outside is ignored and has
-    the sample's mean color, which moves BatchNorm's statistics least.
+    Images are interpolated linearly, labels taken from the nearest pixel. What lies outside is ignored and has the
+    sample's mean color, which changes BatchNorm's statistics least.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 4, 3)), "mask": jnp.zeros((2, 4, 4), jnp.uint8)}
+    >>> jax.jit(zoom, static_argnums=2)(jax.random.key(0), batch, 0.5)["mask"].shape
+    (2, 4, 4)
     """
     image, mask = batch["image"], batch["mask"]
     b, h, w, _ = image.shape
     scale_key, place_key = jax.random.split(key)
     scale = jnp.exp(jax.random.uniform(scale_key, (b,), minval=-1) * math.log1p(most))
-    # from the sample's left and upper border at those of the result to its right and lower border there
+    # place 0: left and upper borders coincide; 1: right and lower ones
     place = jax.random.uniform(place_key, (b, 2))
     shift = (1 - scale)[:, None] * place * jnp.array([[h, w]], jnp.float32)
 
@@ -104,26 +130,47 @@ def zoom(key: jax.Array, batch: Batch, most: float) -> Batch:
 
 
 def brightness(key: jax.Array, batch: Batch, most: float) -> Batch:
-    """Adds -most to most to all values of a sample."""
+    """Adds a number from -most to most to all values of a sample.
+
+    >>> batch = {"image": jnp.zeros((1, 2, 2, 3)), "mask": jnp.zeros((1, 2, 2), jnp.uint8)}
+    >>> bool(abs(brightness(jax.random.key(0), batch, 0.2)["image"]).max() <= 0.2)
+    True
+    """
     return batch | {"image": batch["image"] + _drawn(key, batch, -most, most)}
 
 
 def contrast(key: jax.Array, batch: Batch, most: float) -> Batch:
-    """Multiplies the distance of a sample's values from their mean by 1 - most to 1 + most."""
+    """Multiplies the distance of a sample's values from their mean by 1 - most to 1 + most.
+
+    >>> batch = {"image": jnp.ones((1, 2, 2, 3)), "mask": jnp.zeros((1, 2, 2), jnp.uint8)}
+    >>> float(contrast(jax.random.key(0), batch, 0.5)["image"].mean())
+    1.0
+    """
     image = batch["image"]
     mean = image.mean((1, 2, 3), keepdims=True)
     return batch | {"image": mean + (image - mean) * _drawn(key, batch, 1 - most, 1 + most)}
 
 
 def noise(key: jax.Array, batch: Batch, most: float) -> Batch:
-    """Adds independent normal noise, its standard deviation 0 to most for each sample."""
+    """Adds independent normal noise; its standard deviation is 0 to most for each sample.
+
+    >>> batch = {"image": jnp.ones((1, 2, 2, 3)), "mask": jnp.zeros((1, 2, 2), jnp.uint8)}
+    >>> jax.jit(noise, static_argnums=2)(jax.random.key(0), batch, 0.1)["image"].shape
+    (1, 2, 2, 3)
+    """
     strength_key, noise_key = jax.random.split(key)
     normal = jax.random.normal(noise_key, batch["image"].shape, batch["image"].dtype)
     return batch | {"image": batch["image"] + _drawn(strength_key, batch, 0.0, most) * normal}
 
 
 def blur(key: jax.Array, batch: Batch, most: float) -> Batch:
-    """Gaussian blur, its standard deviation 0 to most pixels for each sample; borders are repeated outwards."""
+    """Gaussian blur; its standard deviation is 0 to most pixels for each sample. Borders are repeated outward.
+
+    >>> batch = {"image": jnp.ones((1, 2, 2, 3)), "mask": jnp.zeros((1, 2, 2), jnp.uint8)}
+    >>> blurred = jax.jit(blur, static_argnums=2)(jax.random.key(0), batch, 1.0)
+    >>> round(float(blurred["image"].mean()), 4)
+    1.0
+    """
     image, reach = batch["image"], math.ceil(3 * most)
     sigma = jnp.maximum(_drawn(key, batch, 0.0, most), 1e-3)
     taps = jnp.exp(-0.5 * jnp.square(jnp.arange(-reach, reach + 1)[:, None, None, None, None] / sigma[None]))
@@ -137,5 +184,5 @@ def blur(key: jax.Array, batch: Batch, most: float) -> Batch:
 
 
 def _drawn(key: jax.Array, batch: Batch, low: float, high: float) -> Float[Array, "b 1 1 1"]:
-    """A number for each sample, uniform."""
+    """Uniform number for each sample."""
     return jax.random.uniform(key, (len(batch["image"]), 1, 1, 1), batch["image"].dtype, low, high)

@@ -1,21 +1,21 @@
-"""Weights for the classes, from how many pixels each has in the training set: what `--class-weights` asks for.
+"""Class weights from the pixels of each class in the training set, for `--class-weights`.
 
 With f a class's share of the labeled pixels:
 
     inverse    1 / f
     sqrt       1 / sqrt(f)
-    median     median(f) / f, with f the share of the pixels of those images in which the class occurs (Badrinarayanan
+    median     median(f) / f, with f the share in the pixels of those images in which the class occurs (Badrinarayanan
                et al. 2015, SegNet, arXiv 1511.00561, after Eigen and Fergus 2015)
     effective  (1 - b) / (1 - b^n) for n pixels of the class (Cui et al. 2019, arXiv 1901.05555), with b = 1 - 1 / N
-               for N labeled pixels: about 1 / (1 - e^-f). The paper's 0.9999, for data sets of some 10,000 images,
-               is that too, but as a constant it gives all classes of more than 100,000 pixels the same weight
-    auto       sqrt, halfway between no weights and inverse. Of a class of 1 % and one of 99 %, trained to the best, a
-               pixel is given the rare one when its probability is above 9 % (no weights: 50 %, inverse: 1 %, so that
-               most of what it finds is not there)
+               for N labeled pixels: about 1 / (1 - e^-f). The paper's b = 0.9999 suits some 10,000 images; as a
+               constant it gives all classes of more than 100,000 pixels the same weight
+    auto       sqrt, halfway between no weights and inverse. Take two classes of 1 % and 99 % and the best possible
+               network: a pixel goes to the rare class when its probability exceeds 9 % (no weights: 50 %; inverse:
+               1 %, so that most of what it finds is wrong)
 
-These have a mean of 1 over the classes that occur (most losses do not feel the scale, `losses.hinge` does). A class
-without a pixel has 1, what an average one has: nothing says how much it matters, and 1 / f would be infinite. Weights
-given as numbers are used as they are, as PyTorch's.
+These have a mean of 1 over the classes that occur (the scale matters only to `losses.hinge`). A class without a pixel
+has weight 1, the average: the data do not say how much it matters, and 1 / f would be infinite. Weights given as
+numbers are used as they are, as in PyTorch.
 """
 
 import math
@@ -31,12 +31,17 @@ AUTOMATIC = ("auto", "inverse", "sqrt", "median", "effective")
 def weights(
     how: tuple[str, ...], class_pixels: Sequence[int], image_pixels: Sequence[int] | None = None
 ) -> tuple[float, ...]:
-    """The weight of each class: one of `AUTOMATIC`, or a number a class.
+    """Weight of each class.
 
-    `class_pixels` are the pixels of each class in the training set, ignored ones not among them; `image_pixels` the
-    labeled pixels of all images in which the class occurs, for `median` (if not given, every class occurs in every
-    image, and `median` is `inverse`). Raises UserError naming everything that is wrong with `how`, and when there are
-    no pixels to go by.
+    - `how`: one of `AUTOMATIC`, or a number per class, as texts
+    - `class_pixels`: pixels of each class in the training set, without ignored ones
+    - `image_pixels`: labeled pixels of all images in which the class occurs, for "median". If not given every class
+      occurs in every image, and "median" is "inverse"
+
+    Raises UserError, a ValueError, naming everything that is wrong with `how`, and if no pixel is labeled.
+
+    >>> weights(("inverse",), [3, 1])
+    (0.5, 1.5)
     """
     check(how, classes=len(class_pixels))
     if (rule := how[0]) not in AUTOMATIC:
@@ -50,7 +55,7 @@ def weights(
         found = 1 / share
     elif rule == "median":
         whole = total if image_pixels is None else np.array(image_pixels, np.float64)[present]
-        found = 1 / (pixels[present] / whole)  # the median itself is a matter of scale
+        found = 1 / (pixels[present] / whole)  # the median only scales
     elif rule == "effective":
         found = -1 / np.expm1(pixels[present] * np.log1p(-1 / max(total, 2)))
     else:
@@ -61,7 +66,12 @@ def weights(
 
 
 def check(how: tuple[str, ...], classes: int | None = None) -> None:
-    """Raises UserError naming everything that is wrong with `how`; before the data is known, without `classes`."""
+    """Raises UserError, a ValueError, naming everything that is wrong with `how`.
+
+    Without `classes` it checks what does not depend on the data.
+
+    >>> check(("1", "2.5"), classes=2)
+    """
     if len(how) == 1 and how[0] in AUTOMATIC:
         return
     numbers = {text: _number(text) for text in how}

@@ -13,52 +13,82 @@ from jaxseg.learn.step import Images, eval_step, predict_step, probability_step,
 from jaxseg.nn.unet import UNet, evaluation
 
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-"""Options for XLA on a CPU, which would drop every `jax.lax.optimization_barrier`.
+"""Options for XLA on a CPU, which drops every `jax.lax.optimization_barrier` by default.
 
-Barriers keep the operands of `jaxseg.nn.convolution` in memory, micro-batches one after the other, and what
-`jax.checkpoint` computes again from being shared."""
-
+Barriers run micro-batches one after the other, keep the bands of `jaxseg.nn.convolution` in memory, and keep what
+`jax.checkpoint` recomputes from being shared with the forward pass."""
 
 CUDA_GRAPHS = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
     "xla_gpu_graph_min_graph_size": "1",
 }
-"""For XLA on a GPU: all kernels of a step are launched together. By default a convolution is launched by itself, and
-few kernels between two of them one by one."""
+"""Options for XLA on a GPU: launch all kernels of a step together. By default each convolution is launched alone, and
+so are the kernels between two of them if they are few."""
 
 
 def compiler_options() -> dict[str, str]:
-    """With which a step is to be compiled where JAX computes by default; those that XLA_FLAGS sets are left to it."""
+    """XLA options for a step on JAX's default backend, without those that XLA_FLAGS already sets.
+
+    >>> compiler_options() if jax.default_backend() == "cpu" else KEEP_BARRIERS
+    {'xla_disable_hlo_passes': 'cse_barrier_expander'}
+    """
     given = {flag.partition("=")[0].lstrip("-") for flag in os.environ.get("XLA_FLAGS", "").split()}
     options = {"cpu": KEEP_BARRIERS, "gpu": CUDA_GRAPHS}.get(jax.default_backend(), {})
     return {name: value for name, value in options.items() if name not in given}
 
 
 def compile_train_step(model: UNet, optimizer: nnx.Optimizer, **how) -> Callable[[Batch], dict[str, jax.Array]]:
-    """`train_step` compiled for this model and optimizer, whose buffers it reuses; `how` are its keyword arguments."""
+    """Compiles `train_step` for this model and optimizer, whose buffers it reuses.
+
+    `how` are the keyword arguments of `train_step`. The result maps a batch to the step's record.
+
+    >>> import numpy as np, optax
+    >>> net = UNet((2, 2), rngs=nnx.Rngs(0))
+    >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=nnx.Param)
+    >>> step = compile_train_step(net, optimizer, schedule=optax.constant_schedule(0.1))
+    >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4), np.uint8)
+    >>> traced = step.trace({"image": image, "mask": mask, "valid": np.array([True])})  # step(batch) runs it
+    """
     return _Compiled(partial(train_step, **how), model, optimizer, donate_argnums=0)
 
 
 def compile_eval_step(model: UNet, **how) -> Callable[[Batch], dict[str, jax.Array]]:
-    """`eval_step` compiled, on a view of `model` that shares its weights; `how` are its keyword arguments.
+    """Compiles `eval_step` on a view of `model` that shares its weights; `how` are its keyword arguments.
 
-    For a run that averages its weights `model` is `optim.averaged(model, optimizer)`.
+    For a run that averages its weights pass `optimizers.averaged(model, optimizer)`.
+
+    >>> import numpy as np
+    >>> step = compile_eval_step(UNet((2, 2), rngs=nnx.Rngs(0)))
+    >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4), np.uint8)
+    >>> traced = step.trace({"image": image, "mask": mask, "valid": np.array([True])})  # step(batch) runs it
     """
     return _Compiled(partial(eval_step, **how), evaluation(model))
 
 
 def compile_predict_step(model: UNet, **how) -> Callable[[Images], UInt8[Array, "b h w"]]:
-    """`predict_step` compiled, once for every size of image; `how` are its keyword arguments."""
+    """Compiles `predict_step`, once for each shape of images; `how` are its keyword arguments.
+
+    >>> import numpy as np
+    >>> predict = compile_predict_step(UNet((2, 2), rngs=nnx.Rngs(0)))
+    >>> predict(np.zeros((1, 2, 2, 3), np.uint8)).shape
+    (1, 2, 2)
+    """
     return _Compiled(partial(predict_step, **how), evaluation(model))
 
 
 def compile_probability_step(model: UNet, **how) -> Callable[[Images], Float[Array, "b h w k"]]:
-    """`probability_step` compiled, once for every size of image; `how` are its keyword arguments."""
+    """Compiles `probability_step`, once for each shape of images; `how` are its keyword arguments.
+
+    >>> import numpy as np
+    >>> probabilities = compile_probability_step(UNet((2, 2), rngs=nnx.Rngs(0)))
+    >>> probabilities(np.zeros((1, 2, 2, 3), np.uint8)).shape
+    (1, 2, 2, 2)
+    """
     return _Compiled(partial(probability_step, **how), evaluation(model))
 
 
 class _Compiled:
-    """`nnx.jit_partial(step, *held)`, compiled with `compiler_options()` once for every shape of its argument."""
+    """`nnx.jit_partial(step, *held)`, compiled with `compiler_options()` once for each shape of its argument."""
 
     def __init__(self, step: Callable, *held: nnx.Pytree, **options):
         self._jitted, self._programs = nnx.jit_partial(step, *held, graph=False, **options), {}

@@ -1,6 +1,6 @@
 """Draws a learning-rate schedule and prints some of its rates: `python -m jaxseg.schedules --schedule cyclic`
 
-Takes the trainer's flags of optimization. Exit status: 0 done, 2 a mistake that a person can mend.
+Takes the trainer's flags of optimization. Exit status: 0 done, 2 for a mistake that the user can fix.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from jaxseg.learn import schedules
 from jaxseg.learn.plateau import Plateau
 
 FORMATS = (".png", ".svg", ".pdf")
-POINTS = 20_000  # of a curve, at most
+POINTS = 20_000  # most points of a curve
 RATE, FLOOR = "#0072b2", "#d55e00"
-SHOWN = {  # what a title tells of each schedule
+SHOWN = {  # settings in the title of each schedule
     "warmup_cosine": ("learning_rate", "final_lr"),
     "article": ("learning_rate", "final_lr"),
     "constant": ("learning_rate",),
@@ -58,7 +58,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The rates of a run at some of its steps, both [n]; `lowest` is where plateau can take them at most."""
+    """Rates of a run at some of its steps, both [n]; `lowest` are the lowest that plateau can reach."""
 
     steps: np.ndarray
     rates: np.ndarray
@@ -66,7 +66,7 @@ class Curve:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     try:
         draw(tyro.cli(Options, args=argv, prog="python -m jaxseg.schedules"))
     except UserError as error:
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def draw(options: Options) -> None:
-    """Writes the picture and prints the table. Raises UserError naming everything that cannot be, before either."""
+    """Writes the picture and prints the table. Raises UserError naming every wrong option, before either."""
     refuse(options)
     o, steps_per_epoch = options.optimization, options.steps_per_epoch
     schedule = schedules.schedule_from(o, steps_per_epoch)
@@ -91,7 +91,7 @@ def draw(options: Options) -> None:
 
 
 def refuse(options: Options) -> None:
-    """Raises UserError naming every option that cannot be."""
+    """Raises UserError naming every option that is wrong."""
     out, problems = options.out, []
     try:
         check(Config(optimization=options.optimization))
@@ -112,18 +112,18 @@ def refuse(options: Options) -> None:
 
 
 def spread(count: int, most: int) -> np.ndarray:
-    """Numbers from 0 to count - 1, both among them; all, or else `most` of them."""
+    """Integers from 0 to count - 1, first and last included; at most `most` of them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int32))
 
 
 def some(steps: int, steps_per_epoch: int) -> np.ndarray:
-    """Beginnings of up to nine epochs, and the last step."""
+    """First steps of up to nine epochs, and the last step."""
     starts = spread(-(-steps // steps_per_epoch), 9) * steps_per_epoch
     return np.unique(np.append(starts, steps - 1)).astype(np.int32)
 
 
 def curve(o: Optimization, schedule: schedules.Schedule, steps_per_epoch: int, steps: np.ndarray) -> Curve:
-    """The rates at `steps`."""
+    """Rates at `steps`."""
     rates = np.asarray(jax.jit(jax.vmap(lambda step: jnp.asarray(schedule(step))))(steps))
     if o.schedule != "plateau":
         return Curve(steps, rates)
@@ -146,7 +146,7 @@ def table(rates: Curve, o: Optimization, steps_per_epoch: int) -> Table:
 
 
 def title(o: Optimization, steps_per_epoch: int) -> str:
-    """The settings that shape the curve, as flags."""
+    """Settings that shape the curve, as flags."""
     shown = [*SHOWN[o.schedule], *(("warmup_epochs", "begin_lr") if o.warmup else ()), "schedule_per"]
     values = {name: getattr(o, name) for name in shown} | {"schedule_per": o.per}
     if o.warmup:
@@ -162,12 +162,12 @@ def title(o: Optimization, steps_per_epoch: int) -> str:
 
 
 def figure(rates: Curve, o: Optimization, steps_per_epoch: int):
-    """The curve over the epochs, on a logarithmic axis when much of the run goes on far below the peak."""
-    from matplotlib.figure import Figure  # 0.6 s, which `-h` need not take
+    """Curve over the epochs; on a logarithmic axis if much of the run is far below the peak."""
+    from matplotlib.figure import Figure  # takes 0.6 s, which `-h` should not
 
     out = Figure(figsize=(9, 4.5), dpi=110, layout="constrained")
     axes = out.subplots()
-    # a step's rate holds to the next; the last one has its length too
+    # a step's rate holds until the next step, the last one's for one step
     epochs = np.append(rates.steps, rates.steps[-1] + 1) / steps_per_epoch
     held = {"drawstyle": "steps-post", "lw": 1.8}
     log = is_logarithmic(rates)
@@ -176,8 +176,8 @@ def figure(rates: Curve, o: Optimization, steps_per_epoch: int):
             shown = np.append(values, values[-1]).astype(float)
             axes.plot(epochs, np.where(shown > 0, shown, np.nan) if log else shown, **held, **how)
     if rates.lowest is not None:
-        axes.lines[0].set_label("as long as the mIoU gets better")
-        axes.lines[1].set_label("the fastest it can fall: no epoch is better than the first")
+        axes.lines[0].set_label("while the mIoU improves")
+        axes.lines[1].set_label("fastest fall: no epoch is better than the first")
         axes.legend(frameon=False)
     if log:
         axes.set_yscale("log")
@@ -197,6 +197,6 @@ def figure(rates: Curve, o: Optimization, steps_per_epoch: int):
 
 
 def is_logarithmic(rates: Curve) -> bool:
-    """Whether a quarter of the rates or more are at most a hundredth of the largest."""
+    """True if at least a quarter of the rates are at most a hundredth of the largest."""
     lowest = rates.rates if rates.lowest is None else rates.lowest
     return bool(np.mean(lowest <= rates.rates.max() / 100 * 1.001) >= 0.25 and lowest.max() > 0)

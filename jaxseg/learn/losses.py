@@ -1,9 +1,13 @@
-"""Losses of logits `b h w k` against labels `b h w`, with the meaning of PyTorch's and segmentation_models.pytorch's.
+"""Losses (logits, labels), with the meaning of PyTorch and segmentation_models.pytorch (smp).
 
-Pixels labeled `ignore_index` take no part: no value, no count, gradient 0. Labels are integers from 0 to k - 1 or
-`ignore_index`; others would count as no class at all, so data is checked on reading. `class_weights` are k numbers, of
-any scale but for `hinge`. A batch in which nothing counts (all ignored, or all of weight 0) has loss 0 and gradient 0,
-where losses that divide by the number of pixels are NaN in PyTorch.
+Every loss takes
+- `logits`: float [b h w k]
+- `labels`: integers [b h w], 0 to k - 1 or `ignore_index`. Others match no class; data is checked on reading
+- `ignore_index`: pixels with this label have no value, no count and gradient 0
+- `class_weights`: k numbers, of any scale except for `hinge`; ValueError for another count
+
+and returns a float [ ]. A batch in which nothing counts (all ignored, or all of weight 0) has loss 0 and gradient 0,
+where PyTorch's losses that divide by the number of pixels are NaN.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +23,9 @@ from jaxtyping import Array, Bool, Float, Integer
 from jaxseg.base.config import IGNORE_INDEX, Optimization
 
 Logits = Float[Array, "b h w k"]
-Labels = Integer[Array, "b h w"]
+Labels = Integer[Array | np.ndarray, "b h w"]
 Loss = Callable[[Logits, Labels], Float[Array, ""]]
-"""What `step` takes: one of the functions below, perhaps with some of its options bound."""
+"""One of the functions below, possibly with options bound."""
 ClassWeights = Sequence[float] | Float[np.ndarray | Array, "k"] | None
 
 
@@ -36,11 +40,18 @@ def cross_entropy(
 ) -> Float[Array, ""]:
     """Mean over the pixels of -log softmax(logits)[label]: `torch.nn.functional.cross_entropy`.
 
-    With weights w, the sum of w[y] (-log p[y]) over the sum of w[y]. With smoothing e a pixel's target is
-    (1 - e) one_hot + e / k, and each class's share is weighted with that class's own weight. With `ohem` (online hard
-    example mining) the sums go over this share of the pixels not ignored, rounded up: those whose loss, weighted and
-    smoothed, is the largest, as from `torch.topk`; where the last of them has equals, all of these count in part.
-    Raises ValueError on a smoothing outside 0 to 1, and on an `ohem` that is not above 0 and at most 1.
+    - `logits`, `labels`, `ignore_index`, `class_weights`: see the module
+    - `label_smoothing`: e in 0 to 1; the target is (1 - e) one_hot + e / k
+    - `ohem`: share above 0, up to 1, of the pixels not ignored, rounded up; only those with the largest loss count
+      (online hard example mining, as with `torch.topk`). None counts all
+
+    With weights w: the sum of w[y] (-log p[y]) over the sum of w[y]. With smoothing, each class's share has that
+    class's weight. With `ohem`, pixels are ranked by their weighted and smoothed loss; ties at the limit all count in
+    part. Raises ValueError for a `label_smoothing` or an `ohem` out of range.
+
+    >>> logits, labels = jnp.zeros((1, 1, 2, 2)), jnp.array([[[0, 255]]])
+    >>> round(float(cross_entropy(logits, labels)), 4)
+    0.6931
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"`label_smoothing` is {label_smoothing}; expected 0 to 1")
@@ -70,7 +81,12 @@ def dice(
     smooth: float = 0.0,
     eps: float = 1e-7,
 ) -> Float[Array, ""]:
-    """1 - 2 TP / (2 TP + FP + FN), see `tversky`: `DiceLoss(mode="multiclass")`."""
+    """1 - 2 TP / (2 TP + FP + FN): smp's `DiceLoss(mode="multiclass")`. See `tversky`.
+
+    >>> labels = jnp.array([[[0, 1]]])
+    >>> round(float(dice(jnp.zeros((1, 1, 2, 2)), labels)), 4)
+    0.5
+    """
     return _overlap(logits, labels, 0.5, 0.5, ignore_index, class_weights, smooth, eps)
 
 
@@ -83,7 +99,12 @@ def jaccard(
     smooth: float = 0.0,
     eps: float = 1e-7,
 ) -> Float[Array, ""]:
-    """1 - TP / (TP + FP + FN), see `tversky`: `JaccardLoss(mode="multiclass")`."""
+    """1 - TP / (TP + FP + FN): smp's `JaccardLoss(mode="multiclass")`. See `tversky`.
+
+    >>> labels = jnp.array([[[0, 1]]])
+    >>> round(float(jaccard(jnp.zeros((1, 1, 2, 2)), labels)), 4)
+    0.6667
+    """
     return _overlap(logits, labels, 1.0, 1.0, ignore_index, class_weights, smooth, eps)
 
 
@@ -99,11 +120,21 @@ def tversky(
     smooth: float = 0.0,
     eps: float = 1e-7,
 ) -> Float[Array, ""]:
-    """1 - (TP + smooth) / max(TP + alpha FP + beta FN + smooth, eps): `TverskyLoss(mode="multiclass")`.
+    """1 - (TP + smooth) / max(TP + alpha FP + beta FN + smooth, eps): smp's `TverskyLoss(mode="multiclass")`.
+
+    - `logits`, `labels`, `ignore_index`, `class_weights`: see the module
+    - `alpha`, `beta`: weights of false positives and of false negatives, 0 or more
+    - `gamma`: power of the mean
+    - `smooth`: added to numerator and denominator
+    - `eps`: smallest denominator
 
     TP, FP and FN are sums of softmax probabilities over all pixels of the batch, class by class. The loss is the mean
-    over all k classes (weighted: over the sum of the weights), where a class without a labeled pixel has 0, raised to
-    `gamma`. Milletari et al. 2016, Salehi et al. 2017 (arXiv 1706.05721), Abraham and Khan 2018 (arXiv 1810.07842).
+    over all k classes (weighted: over the sum of the weights), raised to `gamma`. A class without a labeled pixel has
+    loss 0. Milletari et al. 2016, Salehi et al. 2017 (arXiv 1706.05721), Abraham and Khan 2018 (arXiv 1810.07842).
+
+    >>> labels = jnp.array([[[0, 1]]])
+    >>> round(float(tversky(jnp.zeros((1, 1, 2, 2)), labels, alpha=0.3, beta=0.7)), 4)
+    0.5
     """
     loss = _overlap(logits, labels, alpha, beta, ignore_index, class_weights, smooth, eps)
     return loss if gamma == 1 else loss**gamma
@@ -118,10 +149,18 @@ def focal(
     ignore_index: int = IGNORE_INDEX,
     class_weights: ClassWeights = None,
 ) -> Float[Array, ""]:
-    """(1 - p)^gamma (-log p) for the sigmoid p of each class against the rest: `FocalLoss(mode="multiclass")`.
+    """(1 - p)^gamma (-log p), p the sigmoid of each class against the rest: smp's `FocalLoss(mode="multiclass")`.
 
-    Mean over the pixels, then over the classes (weighted: over the sum of the weights). With `alpha`, pixels of the
-    class count alpha and the others 1 - alpha. Sigmoids, not a softmax, as in Lin et al. 2017 (arXiv 1708.02002).
+    - `logits`, `labels`, `ignore_index`, `class_weights`: see the module
+    - `alpha`: 0 to 1, weight of the pixels of the class; the others have 1 - alpha. None weights none
+    - `gamma`: 0 or more
+
+    Mean over the pixels, then over the classes (weighted: over the sum of the weights). Sigmoids, not a softmax, as in
+    Lin et al. 2017 (arXiv 1708.02002).
+
+    >>> labels = jnp.array([[[0, 1]]])
+    >>> round(float(focal(jnp.zeros((1, 1, 2, 2)), labels)), 4)
+    0.1733
     """
     keep, target = labels != ignore_index, one_hot(labels, logits.shape[-1])
     wrong = jnp.where(target, -logits, logits)  # the logit of 1 - p
@@ -135,27 +174,35 @@ def focal(
 def lovasz(
     logits: Logits, labels: Labels, *, ignore_index: int = IGNORE_INDEX, class_weights: ClassWeights = None
 ) -> Float[Array, ""]:
-    """Lovasz-softmax, an extension of the Jaccard loss to probabilities: `LovaszLoss(mode="multiclass")`.
+    """Lovasz-softmax, which extends the Jaccard loss to probabilities: smp's `LovaszLoss(mode="multiclass")`.
 
-    For each class, pixels of the whole batch are taken by falling error |one_hot - softmax|, and each error counts as
-    much as the Jaccard loss of the class grows when that pixel joins the wrong ones. Equal errors are taken in the
-    batch's order, as by a stable sort; of that the gradient depends, the value does not. Mean over the classes that
-    have a labeled pixel (weighted: over the sum of their weights). Berman et al. 2018 (arXiv 1705.08790).
+    For each class the pixels of the batch are sorted by falling error |one_hot - softmax|. Each error is weighted with
+    the growth of the class's Jaccard loss when that pixel joins the wrong ones. Ties keep the batch's order, as in a
+    stable sort; only the gradient depends on it. Mean over the classes that have a labeled pixel (weighted: over the
+    sum of their weights). Berman et al. 2018 (arXiv 1705.08790).
+
+    >>> labels = jnp.array([[[0, 1]]])
+    >>> round(float(lovasz(jnp.zeros((1, 1, 2, 2)), labels)), 4)
+    0.5
     """
     keep = (labels != ignore_index)[..., None]
     target = one_hot(labels, logits.shape[-1]) & keep
     error = jnp.where(keep, jnp.abs(target - jax.nn.softmax(logits)), 0)
-    # the gradient of the sorted sum without the gradient of a sort: growth is constant between changes of order
-    growth = _jaccard_growth(lax.stop_gradient(jnp.where(keep, error, -1)), target)  # -1: ignored ones come last
+    # no gradient through the sort: growth is constant between changes of order
+    growth = _jaccard_growth(lax.stop_gradient(jnp.where(keep, error, -1)), target)  # -1: ignored pixels come last
     return _class_mean((growth * error).sum((0, 1, 2)), class_weights, present=target.any((0, 1, 2)))
 
 
 def mse(
     logits: Logits, labels: Labels, *, ignore_index: int = IGNORE_INDEX, class_weights: ClassWeights = None
 ) -> Float[Array, ""]:
-    """(softmax(logits) - one_hot)^2, mean over classes and pixels: `torch.nn.functional.mse_loss` of probabilities.
+    """Mean over classes and pixels of (softmax(logits) - one_hot)^2: `torch.nn.functional.mse_loss` of probabilities.
 
-    With weights w, a pixel counts w[y], and the sum is divided by that of w[y], as in `cross_entropy`. Brier 1950.
+    With weights w a pixel counts w[y] and the divisor is the sum of w[y], as in `cross_entropy`. Brier 1950.
+
+    >>> labels = jnp.array([[[0, 1]]])
+    >>> round(float(mse(jnp.zeros((1, 1, 2, 2)), labels)), 4)
+    0.25
     """
     keep, target = labels != ignore_index, one_hot(labels, logits.shape[-1])
     count = _pixel_weights(target, keep, class_weights, logits)
@@ -166,10 +213,14 @@ def mse(
 def hinge(
     logits: Logits, labels: Labels, *, ignore_index: int = IGNORE_INDEX, class_weights: ClassWeights = None
 ) -> Float[Array, ""]:
-    """Mean over the pixels of the sum of max(0, 1 - x[y] + x[j]) over classes j other than y, over k.
+    """Mean over the pixels of (sum over j != y of max(0, 1 - x[y] + x[j])) / k.
 
-    `torch.nn.functional.multi_margin_loss`, also with weights: a pixel counts w[y], but the sum is divided by the
-    number of pixels, so their scale is that of the loss. Weston and Watkins 1999.
+    `torch.nn.functional.multi_margin_loss`, with weights too: a pixel counts w[y], but the divisor is the number of
+    pixels, so the scale of the weights scales the loss. Weston and Watkins 1999.
+
+    >>> labels = jnp.array([[[0, 1]]])
+    >>> round(float(hinge(jnp.zeros((1, 1, 2, 2)), labels)), 4)
+    0.5
     """
     keep, target = labels != ignore_index, one_hot(labels, logits.shape[-1])
     own = jnp.where(target, logits, 0).sum(-1, keepdims=True)
@@ -186,13 +237,24 @@ def dice_ce(
     class_weights: ClassWeights = None,
     label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """`dice` + `cross_entropy`, both weighted: MONAI's `DiceCELoss` with the two losses of this module."""
+    """`dice` + `cross_entropy`, both weighted: MONAI's `DiceCELoss` with the two losses of this module.
+
+    `label_smoothing` (0 to 1) is for the cross-entropy.
+
+    >>> labels = jnp.array([[[0, 1]]])
+    >>> round(float(dice_ce(jnp.zeros((1, 1, 2, 2)), labels)), 4)
+    1.1931
+    """
     shared = {"ignore_index": ignore_index, "class_weights": class_weights}
     return dice(logits, labels, **shared) + cross_entropy(logits, labels, label_smoothing=label_smoothing, **shared)
 
 
 def loss_from(settings: Optimization, class_weights: Sequence[float] | None = None) -> Loss:
-    """The loss that `settings` describe, with weights for the classes if they are given."""
+    """Builds the loss that `settings` describe, with `class_weights` (k numbers) if given.
+
+    >>> loss_from(Optimization(loss="dice")) is dice
+    True
+    """
     loss, options = {
         "cross_entropy": (cross_entropy, {"label_smoothing": settings.label_smoothing, "ohem": settings.ohem}),
         "dice": (dice, {}),
@@ -210,7 +272,11 @@ def loss_from(settings: Optimization, class_weights: Sequence[float] | None = No
 
 
 def one_hot(labels: Integer[Array, "*shape"], classes: int) -> Bool[Array, "*shape k"]:
-    """True where the last axis is the label; all false for labels outside 0 .. classes - 1."""
+    """True where the last axis is the label; all False for labels outside 0 to classes - 1.
+
+    >>> one_hot(jnp.array([1, 255]), 2).tolist()
+    [[False, True], [False, False]]
+    """
     return jnp.stack([labels == label for label in range(classes)], axis=-1)
 
 
@@ -226,10 +292,10 @@ def _overlap(logits, labels, alpha, beta, ignore_index, class_weights, smooth, e
 
 
 def _jaccard_growth(error: Float[Array, "b h w k"], target: Bool[Array, "b h w k"]) -> Float[Array, "b h w k"]:
-    """How much each pixel adds to the Jaccard loss of a class when pixels become wrong one by one, by falling error.
+    """Growth of a class's Jaccard loss as pixels become wrong one by one, by falling error.
 
-    A pixel of the class leaves the intersection I, and adds 1 / U; any other joins the union U, and adds
-    I / U - I / (U + 1). In this form no digits cancel, which differences of the losses themselves do.
+    A pixel of the class leaves the intersection I and adds 1 / U. Any other joins the union U and adds I / U - I / (U +
+    1). This form does not cancel digits, which differences of the losses would.
     """
     error, wanted = (x.reshape(-1, x.shape[-1]).T for x in (error, target))  # [k n]
     order = jnp.argsort(-error, axis=-1, stable=True)
@@ -245,12 +311,12 @@ def _jaccard_growth(error: Float[Array, "b h w k"], target: Bool[Array, "b h w k
 
 
 def _hardest(loss: Float[Array, "b h w"], keep: Bool[Array, "b h w"], share: float) -> Float[Array, "b h w"]:
-    """1 for the `share` of the pixels with the largest loss, 0 for others; ties at the end get an equal part.
+    """1 for the `share` of the pixels with the largest loss, 0 for others; ties at the limit share what is left.
 
     A NaN is never below the limit, so it is not lost.
     """
     loss = jnp.where(keep, lax.stop_gradient(loss), -jnp.inf)
-    share = Fraction(share).limit_denominator(10_000)  # in integers, because 0.3 * 10 may be more than 3
+    share = Fraction(share).limit_denominator(10_000)  # in integers: 0.3 * 10 may exceed 3
     whole, rest = jnp.divmod(keep.sum(), share.denominator)
     wanted = whole * share.numerator - (-rest * share.numerator) // share.denominator
     wanted = jnp.maximum(wanted, 1)
@@ -261,14 +327,14 @@ def _hardest(loss: Float[Array, "b h w"], keep: Bool[Array, "b h w"], share: flo
 
 
 def _pixel_weights(target, keep, class_weights, logits) -> Float[Array, "b h w"]:
-    """The weight of each pixel's label, 1 without weights; 0 where ignored."""
+    """Weight of each pixel's label, 1 without class weights; 0 where ignored."""
     if class_weights is None:
         return keep.astype(logits.dtype)
     return jnp.where(target & keep[..., None], _weights(class_weights, logits), 0).sum(-1)
 
 
 def _weights(class_weights: ClassWeights, like: Float[Array, "*shape k"]) -> Float[Array, "*ones k"]:
-    """In the type and number of dimensions of `like`. Raises ValueError on other than k."""
+    """Class weights with the dtype and number of dimensions of `like`. Raises ValueError for another count than k."""
     weights = jnp.asarray(class_weights, like.dtype)
     if weights.shape != like.shape[-1:]:
         raise ValueError(f"`class_weights` has the shape {weights.shape}; expected {like.shape[-1]} numbers")
@@ -284,6 +350,6 @@ def _class_mean(
 
 
 def _ratio(total: Float[Array, "*shape"], count: Array) -> Float[Array, "*shape"]:
-    """total / count, and 0 where there is nothing to count."""
+    """total / count, 0 where the count is 0."""
     count = count.astype(total.dtype)
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)

@@ -1,9 +1,9 @@
 """Optimizers with PyTorch's meaning of every option, composed from Optax.
 
-Order matters and Optax's own aliases differ in it or in their defaults: the weight decay of SGD, Adam and RMSprop is
-added to the gradient *before* everything else, that of AdamW is multiplied by the learning rate and taken off the
-weights (default 0.01, Optax has 0.0001), and the learning rate multiplies *after* the momentum buffer (not so in
-`optax.rmsprop`). Not offered, because Optax has no exact counterpart: SGD's dampening, Adam's amsgrad, NAdam, RAdam.
+Optax's own aliases differ in the order of operations or in defaults. Weight decay of SGD, Adam and RMSprop is added to
+the gradient *before* everything else. That of AdamW is multiplied by the learning rate and taken off the weights
+(default 0.01; Optax: 0.0001). The learning rate multiplies *after* the momentum buffer (not so in `optax.rmsprop`).
+Not offered, because Optax has no exact counterpart: SGD's dampening, Adam's amsgrad, NAdam, RAdam.
 """
 
 import math
@@ -21,7 +21,20 @@ from jaxseg.learn.schedules import Schedule
 def sgd(
     learning_rate: float | Schedule, momentum: float = 0.0, *, nesterov: bool = False, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """`torch.optim.SGD`: g += wd p; buf = momentum buf + g; p -= lr (g + momentum buf if nesterov else buf)."""
+    """`torch.optim.SGD`: g += wd p; buf = momentum buf + g; p -= lr (g + momentum buf if nesterov else buf).
+
+    - `learning_rate`: a number, or a schedule of steps
+    - `momentum`: 0 to 1; 0 keeps no buffer
+    - `nesterov`: True for Nesterov's momentum
+    - `weight_decay`: wd, 0 or more
+
+    Raises ValueError for `nesterov` without `momentum`.
+
+    >>> tx = sgd(0.1, weight_decay=0.5)
+    >>> params = jnp.array(2.0)
+    >>> round(float(tx.update(jnp.array(1.0), tx.init(params), params)[0]), 4)
+    -0.2
+    """
     if nesterov and momentum == 0:
         raise ValueError("`nesterov` needs a `momentum` above 0")
     return optax.chain(
@@ -34,7 +47,18 @@ def sgd(
 def adam(
     learning_rate: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, *, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """`torch.optim.Adam`: eps outside the root, weight decay inside the gradient (Kingma and Ba 2015)."""
+    """`torch.optim.Adam`: eps outside the root, weight decay inside the gradient (Kingma and Ba 2015).
+
+    - `learning_rate`: a number, or a schedule of steps
+    - `b1`, `b2`: decay of the first and of the second moment, 0 to 1
+    - `eps`: added to the root
+    - `weight_decay`: 0 or more, added to the gradient times the parameters
+
+    >>> tx = adam(0.1)
+    >>> params = jnp.array(2.0)
+    >>> round(float(tx.update(jnp.array(3.0), tx.init(params), params)[0]), 4)
+    -0.1
+    """
     return optax.chain(
         optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
         scale_by_adam(b1, b2, eps),
@@ -50,7 +74,18 @@ def adamw(
     *,
     weight_decay: float = 0.01,
 ) -> optax.GradientTransformation:
-    """`torch.optim.AdamW`: p -= lr (m / (sqrt(v) + eps) + wd p) (Loshchilov and Hutter 2019)."""
+    """`torch.optim.AdamW`: p -= lr (m / (sqrt(v) + eps) + wd p) (Loshchilov and Hutter 2019).
+
+    - `learning_rate`: a number, or a schedule of steps
+    - `b1`, `b2`: decay of the first and of the second moment, 0 to 1
+    - `eps`: added to the root
+    - `weight_decay`: wd, 0 or more
+
+    >>> tx = adamw(0.1, weight_decay=0.5)
+    >>> params = jnp.array(2.0)
+    >>> round(float(tx.update(jnp.array(3.0), tx.init(params), params)[0]), 4)
+    -0.2
+    """
     return optax.chain(
         scale_by_adam(b1, b2, eps),
         optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
@@ -59,10 +94,17 @@ def adamw(
 
 
 def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """m / (sqrt(v) + eps) with both moments corrected for their bias, as `optax.scale_by_adam` and with its state.
+    """m / (sqrt(v) + eps) with both moments corrected for bias; state as of `optax.scale_by_adam`.
 
-    1 - b^t is -expm1(t log b) here. As it stands it cancels: in float32 0.999 is 1.3e-8 off, and 1 - 0.999^t 1.3e-5 for
-    hundreds of steps, a learning rate 6e-6 too low; PyTorch has it in float64.
+    - `b1`, `b2`: decay of the first and of the second moment, 0 to 1
+    - `eps`: added to the root
+
+    1 - b^t is computed as -expm1(t log b). Directly it cancels: in float32 0.999 is 1.3e-8 off, and 1 - 0.999^t 1.3e-5
+    for hundreds of steps, so the learning rate is 6e-6 too low. PyTorch computes it in float64.
+
+    >>> tx = scale_by_adam(0.9, 0.999, 1e-8)
+    >>> round(float(tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)))[0]), 4)
+    1.0
     """
 
     def update(
@@ -88,7 +130,16 @@ def rmsprop(
 ) -> optax.GradientTransformation:
     """`torch.optim.RMSprop`: v = decay v + (1 - decay) g^2; buf = momentum buf + g / (sqrt(v) + eps); p -= lr buf.
 
-    `decay` is PyTorch's alpha; 0.99, where Optax has 0.9 and eps inside the root.
+    - `learning_rate`: a number, or a schedule of steps
+    - `decay`: PyTorch's alpha, 0 to 1 (Optax's default is 0.9)
+    - `eps`: added to the root (Optax: inside the root)
+    - `momentum`: 0 to 1; 0 keeps no buffer
+    - `weight_decay`: 0 or more, added to the gradient times the parameters
+
+    >>> tx = rmsprop(0.1)
+    >>> params = jnp.array(2.0)
+    >>> round(float(tx.update(jnp.array(3.0), tx.init(params), params)[0]), 4)
+    -1.0
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
@@ -101,7 +152,11 @@ def rmsprop(
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """`torch.nn.utils.clip_grad_norm_`: g *= min(1, max_norm / (norm + 1e-6)), norm the l2 norm of all gradients.
 
-    Optax's has no 1e-6, which matters to gradients as short as that.
+    Optax's lacks the 1e-6, which matters for gradients of that size. Raises ValueError unless `max_norm` is above 0.
+
+    >>> tx = clip_by_global_norm(1.0)
+    >>> [round(float(x), 3) for x in tx.update(jnp.array([3.0, 4.0]), tx.init(None))[0]]
+    [0.6, 0.8]
     """
     if max_norm <= 0:
         raise ValueError(f"`max_norm` is {max_norm}; expected a number above 0")
@@ -120,9 +175,13 @@ class RateScale(NamedTuple):
 
 
 def scale_by_plateau() -> optax.GradientTransformation:
-    """Multiplies updates, and so the learning rate behind them, by a number that `set_rate_scale` changes; 1 at first.
+    """Multiplies updates, and thereby the learning rate, by a number that `set_rate_scale` changes; 1 at first.
 
-    What `torch.optim.lr_scheduler.ReduceLROnPlateau` does to a rate, with the number in the optimizer's state.
+    The effect of `torch.optim.lr_scheduler.ReduceLROnPlateau`, with the number in the optimizer's state.
+
+    >>> tx = scale_by_plateau()
+    >>> float(tx.update(jnp.array(3.0), tx.init(None))[0])
+    3.0
     """
 
     def init(params: optax.Params) -> RateScale:
@@ -144,11 +203,17 @@ class AveragedParameters(NamedTuple):
 
 
 def average_parameters(decay: float) -> optax.GradientTransformation:
-    """Keeps a moving average of the parameters as they are after each update; last in a chain, and changes none.
+    """Keeps a moving average of the parameters after each update. Last in a chain; leaves updates unchanged.
 
-    `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)`: the first update is copied, so there is no
-    bias to correct; then average += (1 - decay) (parameters - average). In float32 a parameter that stays where it is
-    is approached to within half an ulp over (1 - decay): 3e-5 of it for 0.999, 3e-4 for 0.9999, as in PyTorch.
+    `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)`. The first update is copied, so there is no
+    bias to correct; then average += (1 - decay) (parameters - average). In float32 the average approaches a constant
+    parameter to within half an ulp over (1 - decay): 3e-5 of it for 0.999, 3e-4 for 0.9999, as in PyTorch.
+    Raises ValueError unless 0 <= decay < 1.
+
+    >>> tx, params = average_parameters(0.9), jnp.array(1.0)
+    >>> _, state = tx.update(jnp.array(0.5), tx.init(params), params)
+    >>> float(state.averaged_parameters)
+    1.5
     """
     if not 0 <= decay < 1:
         raise ValueError(f"`decay` is {decay}; expected 0 or more and less than 1")
@@ -169,7 +234,16 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
 
 
 def optimizer_from(settings: Optimization, schedule: Schedule) -> optax.GradientTransformation:
-    """The optimizer that `settings` describe: clipping, its update, a plateau's scale, an average of the weights."""
+    """Builds the optimizer that `settings` describe: clipping, update, a plateau's scale, an average of the weights.
+
+    `schedule` maps steps to learning rates.
+
+    >>> params = {"w": jnp.array(2.0)}
+    >>> tx = optimizer_from(Optimization(optimizer="sgd", clip_norm=None), optax.constant_schedule(0.1))
+    >>> updates, _ = tx.update({"w": jnp.array(1.0)}, tx.init(params), params)
+    >>> updates["w"].shape
+    ()
+    """
     options = {"weight_decay": settings.decay}
     if settings.optimizer in ("sgd", "rmsprop"):
         options["momentum"] = settings.momentum
@@ -183,21 +257,35 @@ def optimizer_from(settings: Optimization, schedule: Schedule) -> optax.Gradient
     if settings.ema is not None:
         parts.append(average_parameters(settings.ema))
     tx = optax.chain(*parts) if len(parts) > 1 else parts[0]
-    # one program for the first state, where each shape of its zeros would be one
+    # jitted: one program for the first state, not one per shape of its zeros
     return optax.GradientTransformation(jax.jit(tx.init), tx.update)
 
 
-# What an optimizer keeps ----------------------------------------------------------------------------------------------
+# State of an optimizer ------------------------------------------------------------------------------------------------
 
 
 def rate_scale(optimizer: nnx.Optimizer) -> jax.Array | float:
-    """What `set_rate_scale` set; 1 for an optimizer that has none."""
+    """Scale that `set_rate_scale` set; 1 for an optimizer without one.
+
+    >>> optimizer = nnx.Optimizer(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), sgd(0.1), wrt=nnx.Param)
+    >>> rate_scale(optimizer)
+    1.0
+    """
     found = optax.tree.get(optimizer.opt_state, "rate_scale")
     return 1.0 if found is None else found[...]
 
 
 def set_rate_scale(optimizer: nnx.Optimizer, scale: float) -> None:
-    """From the next update on the learning rate is the schedule's times `scale`. ValueError if it is no plateau."""
+    """Makes the learning rate the schedule's times `scale`, from the next update on.
+
+    Raises ValueError for an optimizer without `scale_by_plateau`.
+
+    >>> tx = optax.chain(sgd(0.1), scale_by_plateau())
+    >>> optimizer = nnx.Optimizer(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), tx, wrt=nnx.Param)
+    >>> set_rate_scale(optimizer, 0.5)
+    >>> float(rate_scale(optimizer))
+    0.5
+    """
     found = optax.tree.get(optimizer.opt_state, "rate_scale")
     if found is None:
         raise ValueError("this optimizer has no rate to scale; its schedule is not 'plateau'")
@@ -205,10 +293,14 @@ def set_rate_scale(optimizer: nnx.Optimizer, scale: float) -> None:
 
 
 def averaged(model: nnx.Module, optimizer: nnx.Optimizer) -> nnx.Module:
-    """`model` with the averaged parameters that `optimizer` keeps, and with its own running statistics; without such
-    an average `model` itself.
+    """View of `model` with the averaged parameters that `optimizer` keeps; `model` itself if it keeps none.
 
-    A view to evaluate: it shares both, so that it is up to date after every update, and nothing is copied.
+    It has the running statistics of `model`. Both are shared, so it is up to date after every update. For evaluation.
+
+    >>> model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    >>> optimizer = nnx.Optimizer(model, optax.chain(sgd(0.1), average_parameters(0.9)), wrt=nnx.Param)
+    >>> averaged(model, optimizer) is model, averaged(model, optimizer)(jnp.ones((1, 1))).shape
+    (False, (1, 1))
     """
     averages = optax.tree.get(optimizer.opt_state, "averaged_parameters")
     if averages is None:

@@ -1,4 +1,4 @@
-"""How long a run is, in epochs and steps, and its learning rate at each of them."""
+"""Length of a run in epochs and steps, and its learning rate at each step."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from jaxseg.learn.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a run is, in epochs and steps, and the learning rate at each step."""
+    """Length of a run in epochs and steps, and its learning rate at each step."""
 
     epochs: int
     steps: int
@@ -17,12 +17,17 @@ class Plan:
     schedule: Schedule
 
     def end(self, epoch: int) -> int:
-        """Steps that are done when `epoch` (from 0) is over."""
+        """Number of steps done at the end of `epoch`, counted from 0."""
         return min((epoch + 1) * self.epoch_steps, self.steps)
 
 
 def make_plan(o: Optimization, epoch_steps: int) -> Plan:
-    """The plan for so many steps an epoch."""
+    """Plans a run with `epoch_steps` steps per epoch.
+
+    >>> plan = make_plan(Optimization(steps=5), 2)
+    >>> plan.epochs, plan.steps, plan.end(0), plan.end(2)
+    (3, 5, 2, 5)
+    """
     steps = o.steps or o.epochs * epoch_steps
     epochs = -(-steps // epoch_steps)
     return Plan(epochs, steps, epoch_steps, schedules.schedule_from(dataclasses.replace(o, epochs=epochs), epoch_steps))

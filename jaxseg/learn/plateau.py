@@ -1,15 +1,25 @@
-"""Lower learning rates when a metric stops getting better: the part of a schedule that is no function of the step."""
+"""Lower learning rates when a metric stops improving: the part of a schedule that depends on more than the step."""
 
 import math
 from collections.abc import Mapping
 
 
 class Plateau:
-    """torch's ReduceLROnPlateau(mode="max"), on the host: the number that the schedule's rate is multiplied with.
+    """Scale of the learning rate, on the host: `torch.optim.lr_scheduler.ReduceLROnPlateau(mode="max")`.
 
-    After more than `patience` updates in a row whose metric was not better than the best by a factor of 1 + 1e-4, the
-    rate is multiplied by `gamma`, down to `final_lr`, and counting begins anew; changes of 1e-8 and less are not made.
-    NaN is never better. `state` is for JSON, and `Plateau(..., state=state)` goes on from it. Raises ValueError.
+    - `base_lr`: the schedule's rate, which the scale multiplies
+    - `gamma`: factor of a cut, between 0 and 1
+    - `patience`: updates in a row without a better metric that are tolerated, 0 or more
+    - `final_lr`: lowest rate
+    - `state`: the `state` of another Plateau, to continue from it; JSON holds it
+
+    A metric is better if it exceeds the best by a factor of 1 + 1e-4; NaN never is. After more than `patience` updates
+    that are not, the rate is multiplied by `gamma` and counting restarts. Changes of 1e-8 and less are not made.
+    Raises ValueError for `gamma` or `patience` out of range.
+
+    >>> plateau = Plateau(0.1, gamma=0.5, patience=1)
+    >>> [plateau.update(metric) for metric in (0.7, 0.7, 0.7, 0.8)]
+    [1.0, 1.0, 0.5, 0.5]
     """
 
     THRESHOLD = 1e-4
@@ -33,11 +43,11 @@ class Plateau:
 
     @property
     def scale(self) -> float:
-        """The rate as a part of `base_lr`."""
+        """Current rate as a fraction of `base_lr`."""
         return self.state["learning_rate"] / self._base_lr if self._base_lr else 1.0
 
     def update(self, metric: float) -> float:
-        """The scale after an epoch with this `metric`, of which more is better."""
+        """Takes the metric of an epoch, where more is better, and returns the scale for the next."""
         lr, best, bad = self.state["learning_rate"], self.state["best"], self.state["bad_updates"] + 1
         if metric > (-math.inf if best is None else best * (1 + self.THRESHOLD)):
             best, bad = metric, 0

@@ -1,8 +1,11 @@
-"""The training step: plain functions, and at the foot the lines that compile them.
+"""The training step, as plain functions; `jaxseg.learn.compiled` compiles them.
 
-A batch is {"image": [b h w c], "mask": uint8 [b h w], "valid": bool [b]}; images are as files have them, uint8, uint16,
-int16 or float32. Samples that are not `valid` pad a short last batch to the full shape; their mask is `IGNORE_INDEX`,
-and neither BatchNorm, loss, gradient nor metric sees them.
+A batch is a dict of
+- "image": [b h w c], as files have it: uint8, uint16, int16 or float32
+- "mask": uint8 [b h w], classes or `IGNORE_INDEX`
+- "valid": bool [b], False for samples that only pad a short last batch to the full shape
+
+Padding is masked with `IGNORE_INDEX`. BatchNorm, loss, gradient and metrics do not see it.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,105 +29,30 @@ from jaxseg.nn.unet import UNet
 Images = Num[Array | np.ndarray, "b h w c"]
 Normalize = Callable[[Images], Float[Array, "b h w c"]]
 
+DROPOUT = 2**31
+"""Folded into a step's key for dropout. Augmentation splits that key, which folds small numbers in."""
+
 
 def normalize(
     image: Num[Array | np.ndarray, "*shape c"],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Float[Array, "*shape c"]:
-    """float32: the type's range made 0 to 1 (see `unit`), then (x - mean) / std, of which each has c numbers.
+    """Scales to float32 in [0, 1] (see `unit`), then standardizes.
 
-    Without mean and std equal bit for bit to NumPy's x / 255 and torchvision's `ToTensor`; with them within 1 ulp of
-    torchvision's `Normalize`, because XLA turns the division into a product.
+    - `image`: [... c], uint8, uint16, int16 or float; floats are not scaled
+    - `mean`, `std`: c numbers each, subtracted and divided by; left out if not given
+
+    Without them equal bit for bit to NumPy's x / 255 and torchvision's `ToTensor`. With them within 1 ulp of
+    torchvision's `Normalize`: XLA turns the division into a product.
+
+    >>> normalize(np.array([[0, 255]], np.uint8), mean=(0.5, 0.5), std=(0.5, 0.5)).tolist()
+    [[-1.0, 1.0]]
     """
     x = unit(image)
     mean, std = (None if y is None else jnp.array(y, x.dtype, ndmin=x.ndim) for y in (mean, std))
     x = x if mean is None else x - mean
     return x if std is None else x / std
-
-
-def unit(image: Num[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
-    """uint8 / 255, uint16 / 65535, int16 / 32767, floats as they are; all to the bit, in float32.
-
-    XLA turns a division by 255 into a product with 1/255, which is one ulp off for 126 of the 256 values. Here 1/255
-    is the sum of a part of 17 bits, whose product with a byte is exact (below 2**24), and the rest.
-    """
-    x = jnp.asarray(image).astype(jnp.float32)
-    if jnp.issubdtype(image.dtype, jnp.floating):
-        return x
-    if image.dtype.name not in PARTS:
-        raise ValueError(f"images of type {image.dtype}; expected {', '.join(PARTS)} or floats")
-    most, part = PARTS[image.dtype.name]
-    return x * jnp.float32(part) + x * jnp.float32(1 / most - part)
-
-
-PARTS = {"uint8": (255, float.fromhex("0x1.0101p-8")), "uint16": (65535, 2.0**-16), "int16": (32767, 2.0**-15)}
-"""The largest value of a type, and the first bits of one over it."""
-
-
-def step_key(seed: int, step: jax.typing.ArrayLike) -> jax.Array:
-    """The randomness of a step follows from the run's seed and its number, so a resumed run draws the same."""
-    return jax.random.fold_in(jax.random.key(seed), step)
-
-
-DROPOUT = 2**31
-"""Folded into the key of a step; augmentation splits that key, which is folding small numbers in."""
-
-
-def loss_fn(
-    model: UNet,
-    batch: Batch,
-    loss: Loss = losses.cross_entropy,
-    normalize: Normalize = normalize,
-    key: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """The loss of a batch, and its logits; `key` is for dropout."""
-    logits = model(normalize(batch["image"]), batch["valid"], key)
-    return loss(logits, batch["mask"]), logits
-
-
-def gradients(
-    model: UNet, batch: Batch, key: jax.Array, loss: Loss, normalize: Normalize
-) -> tuple[jax.Array, jax.Array, nnx.State]:
-    """Loss, confusion matrix and gradient of a batch; moves the running statistics of `model`."""
-    ask = nnx.value_and_grad(partial(loss_fn, loss=loss, normalize=normalize, key=key), has_aux=True)
-    (value, logits), grads = ask(model, batch)
-    return value, confusion_matrix(most_probable(logits), batch["mask"], logits.shape[-1]), grads
-
-
-def accumulated_gradients(
-    parts: int, model: UNet, batch: Batch, key: jax.Array, loss: Loss, normalize: Normalize
-) -> tuple[jax.Array, jax.Array, nnx.State]:
-    """`gradients` of a batch cut into `parts` of which one at a time is in memory; BatchNorm sees each by itself.
-
-    A part counts as its share of the pixels that are not ignored: PyTorch's `(loss / parts).backward()` where all have
-    as many, the mean over the whole batch where they have not. (A mean that is no plain one over these pixels, as with
-    class weights or Dice, is taken in each part, as in PyTorch.) A part without any valid sample changes nothing.
-    """
-    if len(batch["mask"]) % parts:
-        raise ValueError(f"a batch of {len(batch['mask'])} cannot be cut into {parts} equal parts")
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-
-    def add(carry, part):
-        (rest, total), (batch, share, key) = jax.lax.optimization_barrier((carry, part))  # one after the other
-        net = nnx.merge(graphdef, params, rest, copy=True)
-        value, confusion, grads = gradients(net, batch, key, loss, normalize)
-        total = jax.tree.map(lambda total, grad: total + share.astype(grad.dtype) * grad, total, grads)
-        return (nnx.state(net, nnx.Not(nnx.Param)), total), (share * value, confusion)
-
-    start = (rest, jax.tree.map(jnp.zeros_like, params))
-    given = (cut, shares(cut["mask"]), jax.random.split(key, parts))
-    # unrolled on a CPU, where XLA's convolutions in a loop are 10 to 15 times slower
-    (rest, grads), (values, confusions) = jax.lax.scan(add, start, given, unroll=jax.default_backend() == "cpu")
-    nnx.update(model, rest)
-    return values.sum(), confusions.sum(0), grads
-
-
-def shares(masks: UInt8[Array, "parts b h w"]) -> Float[Array, "parts"]:
-    """The share of each part in all the pixels that are not ignored; 0 where all are."""
-    pixels = (masks != IGNORE_INDEX).sum((1, 2, 3))
-    return pixels / jnp.maximum(pixels.sum(), 1)
 
 
 def train_step(
@@ -139,11 +67,28 @@ def train_step(
     accumulate: int = 1,
     seed: int = 0,
 ) -> dict[str, jax.Array]:
-    """One update of `model` and `optimizer`, in place; returns what the step saw, on the device.
+    """Updates `model` and `optimizer` in place with one batch.
 
-    loss: float, of the pixels that count; learning_rate: what this update used; grad_norm: l2 of all gradients
-    together, before any clipping; confusion: int32 [k k] of the predictions made on the way. Augmentation and dropout
-    follow from `seed` and the step alone. `accumulate`: parts into which the batch is cut; they divide it.
+    - `batch`: see the module
+    - `schedule`: learning rate by step, reported only; the optimizer has its own
+    - `loss`: (logits [b h w k], labels [b h w]) -> float
+    - `normalize`: images as files have them -> float32
+    - `augment`: (key, batch) -> batch, or None
+    - `accumulate`: micro-batches into which the batch is cut; must divide b
+    - `seed`: with the step's number it determines augmentation and dropout
+
+    Returns, on the device: "loss", over the pixels that count; "learning_rate" of this update; "grad_norm", l2 over all
+    gradients before clipping; "confusion", int32 [k k], label by row, of the training predictions.
+    Raises ValueError if `accumulate` does not divide b.
+
+    >>> net = UNet((4, 8), rngs=nnx.Rngs(0))
+    >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=nnx.Param)
+    >>> image, mask = np.zeros((2, 4, 4, 3), np.uint8), jnp.zeros((2, 4, 4), jnp.uint8)
+    >>> batch = {"image": image, "mask": mask, "valid": np.array([True, True])}
+    >>> step = nnx.jit(partial(train_step, schedule=optax.constant_schedule(0.1)))
+    >>> seen = step(net, optimizer, batch)
+    >>> int(optimizer.step[...]), int(seen["confusion"].sum())
+    (1, 32)
     """
     step = optimizer.step[...]
     key = step_key(seed, step)
@@ -160,10 +105,72 @@ def train_step(
     }
 
 
+def loss_fn(
+    model: UNet,
+    batch: Batch,
+    loss: Loss = losses.cross_entropy,
+    normalize: Normalize = normalize,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Loss of a batch, and its logits.
+
+    - `model`: in training or, through `jaxseg.nn.unet.evaluation`, in evaluation
+    - `batch`: see the module
+    - `loss`: (logits, labels) -> float
+    - `normalize`: images as files have them -> float32
+    - `key`: JAX key for dropout
+
+    >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
+    >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
+    >>> loss, logits = nnx.jit(loss_fn)(UNet((4, 8), rngs=nnx.Rngs(0)), batch)
+    >>> loss.shape, logits.shape
+    ((), (1, 4, 4, 2))
+    """
+    logits = model(normalize(batch["image"]), batch["valid"], key)
+    return loss(logits, batch["mask"]), logits
+
+
+def gradients(
+    model: UNet, batch: Batch, key: jax.Array, loss: Loss, normalize: Normalize
+) -> tuple[jax.Array, jax.Array, nnx.State]:
+    """Loss, confusion matrix and gradients of a batch; updates the running statistics of `model`.
+
+    Arguments as in `loss_fn`.
+
+    >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
+    >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
+    >>> net = UNet((4, 8), rngs=nnx.Rngs(0))
+    >>> found = lambda net: gradients(net, batch, jax.random.key(0), losses.cross_entropy, normalize)
+    >>> _, confusion, grads = nnx.jit(found)(net)
+    >>> int(confusion.sum()), grads["head"]["bias"][...].shape
+    (16, (2,))
+    """
+    ask = nnx.value_and_grad(partial(loss_fn, loss=loss, normalize=normalize, key=key), has_aux=True)
+    (value, logits), grads = ask(model, batch)
+    return value, confusion_matrix(most_probable(logits), batch["mask"], logits.shape[-1]), grads
+
+
+# Evaluation -----------------------------------------------------------------------------------------------------------
+
+
 def eval_step(
     model: UNet, batch: Batch, *, loss: Loss = losses.cross_entropy, normalize: Normalize = normalize
 ) -> dict[str, jax.Array]:
-    """Loss (of the pixels that count), confusion matrix and predictions of a batch; `model` in evaluation."""
+    """Evaluates a batch.
+
+    - `model`: in evaluation, see `jaxseg.nn.unet.evaluation`
+    - `batch`: see the module
+    - `loss`: (logits [b h w k], labels [b h w]) -> float
+    - `normalize`: images as files have them -> float32
+
+    Returns "loss", over the pixels that count; "confusion", int32 [k k], label by row; "predictions", uint8 [b h w].
+
+    >>> from jaxseg.nn.unet import evaluation
+    >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
+    >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
+    >>> nnx.jit(eval_step)(evaluation(UNet((4, 8), rngs=nnx.Rngs(0))), batch)["predictions"].shape
+    (1, 4, 4)
+    """
     value, logits = loss_fn(model, batch, loss, normalize)
     predictions = most_probable(logits)
     confusion = confusion_matrix(predictions, batch["mask"], logits.shape[-1])
@@ -171,13 +178,111 @@ def eval_step(
 
 
 def predict_step(model: UNet, image: Images, *, normalize: Normalize = normalize) -> UInt8[Array, "b h w"]:
-    """The most probable class of every pixel; `model` in evaluation."""
+    """Most probable class of every pixel; `model` in evaluation.
+
+    >>> from jaxseg.nn.unet import evaluation
+    >>> net = evaluation(UNet((4, 8), rngs=nnx.Rngs(0)))
+    >>> nnx.jit(predict_step)(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
+    (1, 4, 4)
+    """
     return most_probable(model(normalize(image))).astype(jnp.uint8)
 
 
 def probability_step(model: UNet, image: Images, *, normalize: Normalize = normalize) -> Float[Array, "b h w k"]:
-    """The probability of every class, float32, at every pixel; `model` in evaluation."""
+    """Probability (float32) of every class at every pixel; `model` in evaluation.
+
+    >>> from jaxseg.nn.unet import evaluation
+    >>> net = evaluation(UNet((4, 8), rngs=nnx.Rngs(0)))
+    >>> nnx.jit(probability_step)(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
+    (1, 4, 4, 2)
+    """
     return jax.nn.softmax(model(normalize(image))).astype(jnp.float32)
 
 
-# Compiled -------------------------------------------------------------------------------------------------------------
+# Gradient accumulation ------------------------------------------------------------------------------------------------
+
+
+def accumulated_gradients(
+    parts: int, model: UNet, batch: Batch, key: jax.Array, loss: Loss, normalize: Normalize
+) -> tuple[jax.Array, jax.Array, nnx.State]:
+    """Gradient accumulation over `parts` micro-batches. BatchNorm sees each separately.
+
+    - `parts`: number of micro-batches; must divide b
+    - others and result: as in `gradients`
+
+    A micro-batch is weighted with its share of the pixels that are not ignored. Where all have the same number this is
+    PyTorch's `(loss / parts).backward()`; elsewhere it is still the mean over the whole batch. Losses that are not a
+    plain mean over these pixels (class weights, Dice) are computed within each micro-batch, as in PyTorch. A
+    micro-batch without a valid sample changes nothing. Raises ValueError if `parts` does not divide b.
+
+    >>> image, mask = np.zeros((2, 4, 4, 3), np.uint8), jnp.zeros((2, 4, 4), jnp.uint8)
+    >>> batch = {"image": image, "mask": mask, "valid": np.array([True, True])}
+    >>> net, loss = UNet((4, 8), rngs=nnx.Rngs(0)), losses.cross_entropy
+    >>> found = lambda net: accumulated_gradients(2, net, batch, jax.random.key(0), loss, normalize)[:2]
+    >>> [x.shape for x in nnx.eval_shape(found, net)]  # of the loss and the confusion matrix
+    [(), (2, 2)]
+    """
+    if len(batch["mask"]) % parts:
+        raise ValueError(f"a batch of {len(batch['mask'])} cannot be cut into {parts} equal parts")
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+    def add(carry, part):
+        (rest, total), (batch, share, key) = jax.lax.optimization_barrier(
+            (carry, part)
+        )  # one micro-batch after the other
+        net = nnx.merge(graphdef, params, rest, copy=True)
+        value, confusion, grads = gradients(net, batch, key, loss, normalize)
+        total = jax.tree.map(lambda total, grad: total + share.astype(grad.dtype) * grad, total, grads)
+        return (nnx.state(net, nnx.Not(nnx.Param)), total), (share * value, confusion)
+
+    start = (rest, jax.tree.map(jnp.zeros_like, params))
+    given = (cut, shares(cut["mask"]), jax.random.split(key, parts))
+    # unrolled on a CPU, where XLA's convolutions in a loop are 10 to 15 times slower
+    (rest, grads), (values, confusions) = jax.lax.scan(add, start, given, unroll=jax.default_backend() == "cpu")
+    nnx.update(model, rest)
+    return values.sum(), confusions.sum(0), grads
+
+
+def shares(masks: UInt8[Array, "parts b h w"]) -> Float[Array, "parts"]:
+    """Each micro-batch's share of the pixels that are not ignored; 0 for all if there are none.
+
+    >>> [round(float(share), 2) for share in shares(jnp.array([[[[0, 1]]], [[[0, 255]]]], jnp.uint8))]
+    [0.67, 0.33]
+    """
+    pixels = (masks != IGNORE_INDEX).sum((1, 2, 3))
+    return pixels / jnp.maximum(pixels.sum(), 1)
+
+
+# Images and keys ------------------------------------------------------------------------------------------------------
+
+PARTS = {"uint8": (255, float.fromhex("0x1.0101p-8")), "uint16": (65535, 2.0**-16), "int16": (32767, 2.0**-15)}
+"""Largest value of each integer type, and the leading bits of its reciprocal."""
+
+
+def unit(image: Num[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    """Scales to float32: uint8 / 255, uint16 / 65535, int16 / 32767, floats as they are; exact to the bit.
+
+    XLA turns a division by 255 into a product with 1/255, one ulp off for 126 of the 256 values. Here 1/255 is the sum
+    of its leading 17 bits, whose product with a byte is exact (below 2**24), and the rest. Raises ValueError for
+    another type.
+
+    >>> unit(np.array([0, 51, 255], np.uint8)).tolist() == [0, np.float32(0.2), 1]
+    True
+    """
+    x = jnp.asarray(image).astype(jnp.float32)
+    if jnp.issubdtype(image.dtype, jnp.floating):
+        return x
+    if image.dtype.name not in PARTS:
+        raise ValueError(f"images of type {image.dtype}; expected {', '.join(PARTS)} or floats")
+    most, part = PARTS[image.dtype.name]
+    return x * jnp.float32(part) + x * jnp.float32(1 / most - part)
+
+
+def step_key(seed: int, step: jax.typing.ArrayLike) -> jax.Array:
+    """JAX key of a step. Follows from the run's seed and the step's number, so a resumed run draws the same.
+
+    >>> bool(step_key(0, 3) == step_key(0, 3)), bool(step_key(0, 3) == step_key(0, 4))
+    (True, False)
+    """
+    return jax.random.fold_in(jax.random.key(seed), step)

@@ -1,19 +1,16 @@
-"""3x3 convolution in the form that is fastest where it runs; every form is the same sum in another order.
+"""3x3 convolution in the form that is fastest on its platform. All forms are the same sum in another order.
 
-On a CPU, XLA hands convolutions to YNNPACK, which reaches PyTorch's speed on one core if they are put to it well. It
-refuses those with 16 channels and fewer, which are `packed`. It divides one among cores by channels of the output only,
-64 at a time: narrower ones are cut into `pieces`. And the gradient of a kernel, a convolution with an image for a
-kernel, is fast only where that is a piece of one image that fits into a core's cache, and the larger number of channels
-is that of the output; where both numbers are large, and images small, `kernel_gradient_by_product` is faster. Where
-there are many pieces the program has those of a few images, in a loop: it takes less time to compile and less memory.
+On a CPU, XLA hands convolutions to YNNPACK. Two forms are faster there than the plain one:
 
-Elsewhere it is the plain form but for two things, see `forward_on_gpu` and `kernel_gradient_on_gpu`. The platform is
-that for which the program is compiled, so one that is compiled for a GPU on a machine without one is that of a GPU.
+- `packed` computes neighboring pixels as channels. YNNPACK refuses convolutions with 16 channels or fewer.
+- `kernel_gradient_in_bands` loops over bands of rows that fit into a core's cache. The gradient of a kernel is a
+  convolution with an image for a kernel, and slow where that image is large.
+
+Elsewhere the form is plain, except for `forward_on_gpu` and `kernel_gradient_on_gpu`. The platform is the one that
+the program is compiled for.
 """
 
 import math
-from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,27 +23,13 @@ Output = Float[Array, "b h w o"]
 Kernel = Float[Array, "3 3 i o"]
 
 ALIGNED = 8
-"""With fewer channels of the input cuDNN is slower: it reads 16 bytes at a time, so many in bfloat16."""
+"""Channels below which cuDNN is slower: it reads 16 bytes at a time, 8 values in bfloat16."""
 REFUSED = 16
-"""Up to so many channels on both sides YNNPACK takes no convolution."""
-SHARED = 128
-"""From so many channels of the output on, YNNPACK employs more cores than one."""
-PIECES = 10
-"""XLA shares independent operations among cores where more than eight of them are ready."""
-LOOPED = PIECES // 2
-"""Pieces of a kernel's gradient that are together in a loop, if it has more than PIECES: two operands of each are ready
-at once."""
-LEAST_ROWS = 8
-"""Of a piece, whose neighboring rows are read with it."""
+"""Most channels on both sides with which YNNPACK refuses a convolution."""
 CACHED = 2**19
-"""Values of a piece's operands, 2 MiB: the gradient of the kernel takes 1.5 to 1.8 times as long with twice as many."""
-MOST_PIECES = 100
-"""Of an image, for a kernel's gradient: each takes 30 ms to compile."""
+"""Most values in a band's operands, 2 MiB in float32."""
 WHOLE = 2**17
-"""Up to so many values of a batch and of its output a convolution is not cut: that would save less than a millisecond.
-"""
-WIDE = 256
-"""From so many channels on both sides the product is the faster gradient of a kernel."""
+"""Most values in a batch and its output for which a loop over bands saves less than a millisecond."""
 
 
 @jax.custom_vjp
@@ -67,7 +50,7 @@ def _backward(residuals, g):
 conv3x3.defvjp(_forward, _backward)
 
 
-@jax.jit  # so that it is traced once for each shape: a third of the time before a step that is found compiled
+@jax.jit  # traced once per shape
 def _convolved(x, kernel):
     return lax.platform_dependent(x, kernel, cpu=forward_on_cpu, default=forward_on_gpu)
 
@@ -80,7 +63,7 @@ def _kernel_gradient(x, g):
 def plain(
     x: Image, kernel: Float[Array, "3 columns i o"], rows: tuple[int, int] = (1, 1), stride: int = 1
 ) -> Float[Array, "b h2 w2 o"]:
-    """As it is written everywhere. `rows` of zeros go above and below, a column on each side; `stride` in a row."""
+    """The ordinary convolution, with `rows` of zeros above and below, a column on each side, `stride` along rows."""
     return lax.conv_general_dilated(x, kernel, (1, stride), (rows, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -95,7 +78,7 @@ def kernel_gradient(x: Image, g: Output) -> Kernel:
 
 
 def forward_on_gpu(x: Image, kernel: Kernel) -> Output:
-    """`plain`, with channels of zeros for images of a few."""
+    """`plain`, with channels of zeros added below `ALIGNED`."""
     return plain(_filled(x), _filled(kernel, axis=2))
 
 
@@ -109,79 +92,54 @@ def kernel_gradient_on_gpu(x: Image, g: Output) -> Kernel:
 
 
 def _filled(x: Float[Array, "..."], axis: int = 3) -> Float[Array, "..."]:
-    """With `ALIGNED` channels at least, those that are added 0."""
+    """Pads `axis` with zeros to `ALIGNED` channels."""
     more = max(ALIGNED - x.shape[axis], 0)
     return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)]) if more else x
 
 
-# On a CPU. XLA computes bfloat16 in float32 there; so do these, in the forms of float32, which halves the time --------
+# On a CPU, where bfloat16 is computed in float32 and rounded once -----------------------------------------------------
 
 
 def forward_on_cpu(x: Image, kernel: Kernel) -> Output:
-    """`plain` or `packed`, whole or in `pieces`, by shape."""
-    inputs, outputs = kernel.shape[2:]
+    """`packed` where YNNPACK refuses `plain`, otherwise `plain`."""
     if x.dtype == jnp.bfloat16:
         return forward_on_cpu(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
-    pixels = _packing(x.shape[2], inputs, outputs)
-    form = plain if pixels == 1 else partial(packed, pixels=pixels)
-    if outputs >= SHARED or math.prod(x.shape[:3]) * (inputs + outputs) <= WHOLE:
-        return form(x, kernel)
-    x = lax.optimization_barrier(x)  # or what x is made of would be computed anew for every piece
-    cut = pieces(x.shape, PIECES, PIECES)
-    parts = [[x[part.images, part.read] for part in bands] for bands in cut]
-    done = [[form(x, kernel, part.padding) for x, part in zip(*both)] for both in zip(parts, cut)]
-    y = jnp.concatenate([jnp.concatenate(bands, axis=1) for bands in done])
-    return lax.optimization_barrier((y, parts))[0]  # or a piece would wait for another's memory
+    pixels = _packing(x.shape[2], *kernel.shape[2:])
+    return plain(x, kernel) if pixels == 1 else packed(x, kernel, pixels=pixels)
 
 
 def kernel_gradient_on_cpu(x: Image, g: Output) -> Kernel:
-    """`kernel_gradient` of `pieces`, `plain` or `packed`, or `kernel_gradient_by_product`, by shape."""
+    """`kernel_gradient_in_bands`, with the larger number of channels as that of the output."""
     if x.dtype == jnp.bfloat16:
         return kernel_gradient_on_cpu(x.astype(jnp.float32), g.astype(jnp.float32)).astype(x.dtype)
-    x, g = lax.optimization_barrier((x, g))
-    if min(x.shape[-1], g.shape[-1]) >= WIDE:
-        return kernel_gradient_by_product(x, g)
     if x.shape[-1] > g.shape[-1]:  # the same sum with image and gradient in each other's place
-        return kernel_gradient_by_pieces(g, x)[::-1, ::-1].swapaxes(2, 3)
-    return kernel_gradient_by_pieces(x, g)
+        return kernel_gradient_in_bands(g, x)[::-1, ::-1].swapaxes(2, 3)
+    return kernel_gradient_in_bands(x, g)
 
 
-def kernel_gradient_by_pieces(x: Image, g: Output) -> Kernel:
-    """`kernel_gradient` as a sum over `pieces` of single images, in a loop over a few images at a time."""
+def kernel_gradient_in_bands(x: Image, g: Output) -> Kernel:
+    """`kernel_gradient` as a sum over bands of rows of single images, in a loop with one band a turn."""
     b, h, w, inputs = x.shape
-    outputs, channels = g.shape[-1], inputs + g.shape[-1]
-    gradient = partial(packed_kernel_gradient, pixels=_packing(w, inputs, outputs))
-    if b * h * w * channels <= WHOLE:
-        return gradient(x, g)
-    together, bands = _together(b, min(math.ceil(h * w * channels / CACHED), MOST_PIECES))
+    outputs, values = g.shape[-1], h * w * (inputs + g.shape[-1])
+    pixels = _packing(w, inputs, outputs)
+    if b * values <= WHOLE:
+        return packed_kernel_gradient(x, g, pixels=pixels)
+    rows = max(1, h // math.ceil(values / CACHED))
+    bands = math.ceil(h / rows)
+    below = bands * rows - h  # rows of zeros that fill the last band: they add nothing
+    x = jnp.pad(x, ((0, 0), (1, below + 1), (0, 0), (0, 0)))
+    g = jnp.pad(g, ((0, 0), (0, below), (0, 0), (0, 0)))
 
-    def of_some(x, g):
-        return sum(
-            gradient(x[part.images, part.read], g[part.images, part.rows], part.padding)
-            for bands_of_one in pieces(x.shape, together, together * bands)
-            for part in bands_of_one
-        )
+    def add(turn, total):
+        image, start = turn // bands, turn % bands * rows
+        read = _band(x, image, start, rows + 2), _band(g, image, start, rows)
+        return total + packed_kernel_gradient(*lax.optimization_barrier(read), (0, 0), pixels)
 
-    if together == b:
-        return of_some(x, g)
-
-    def add(turn, total):  # not a scan over reshaped arrays, of which XLA would make copies
-        return total + of_some(*(lax.dynamic_slice_in_dim(a, turn * together, together) for a in (x, g)))
-
-    return lax.fori_loop(0, b // together, add, jnp.zeros((3, 3, inputs, outputs), x.dtype))
+    return lax.fori_loop(0, b * bands, add, jnp.zeros((3, 3, inputs, outputs), x.dtype))
 
 
-def _together(b: int, bands: int) -> tuple[int, int]:
-    """How many of `b` images make a turn of the loop, and of how many bands each, when `bands` fit into the cache.
-
-    All images where that is not too many pieces. Else at least LOOPED pieces and as few as there can be, with at most
-    twice the bands.
-    """
-    if b * bands <= PIECES:
-        return b, bands
-    some = [(n, max(bands, math.ceil(LOOPED / n))) for n in range(1, b) if b % n == 0]
-    few = [(n, cut) for n, cut in some if cut <= 2 * bands]
-    return min([*few, (b, bands)], key=lambda choice: (math.prod(choice), -choice[0]))
+def _band(x: Image, image: Array, start: Array, rows: int) -> Float[Array, "1 rows w i"]:
+    return lax.dynamic_slice(x, (image, start, 0, 0), (1, rows, *x.shape[2:]))
 
 
 def packed_kernel_gradient(
@@ -189,8 +147,8 @@ def packed_kernel_gradient(
 ) -> Kernel:
     """The gradient of `packed` by its kernel, for the gradient `g` of its output.
 
-    Its dimensions are in the order that XLA gives to those of every convolution, but not in a loop, where YNNPACK would
-    not have it in another: 20 times slower.
+    Dimensions are in the order that XLA gives those of every convolution. In a loop it keeps those that are given, and
+    in another order the gradient takes 20 times as long.
     """
     b, h, w, outputs = g.shape
     wide = lax.conv_general_dilated(
@@ -205,74 +163,19 @@ def packed_kernel_gradient(
     return sum(moved).transpose(1, 2, 0, 3)
 
 
-def kernel_gradient_by_product(x: Image, g: Output) -> Kernel:
-    """`kernel_gradient` as products of matrices: three columns of `x` side by side with three rows of `g`.
-
-    In groups of images, so that not all of the operands are in memory together.
-    """
-    inputs, outputs = x.shape[-1], g.shape[-1]
-
-    def product(x, g):
-        columns = _neighbors(x, 2, (0, 1, 2)).reshape(-1, 3 * inputs)
-        rows = _neighbors(g, 1, (2, 1, 0)).reshape(-1, 3 * outputs)
-        return lax.dot_general(columns, rows, (((0,), (0,)), ((), ())))
-
-    total = sum(product(x[group], g[group]) for group in _cut(len(x), PIECES))
-    return total.reshape(3, inputs, 3, outputs).transpose(2, 0, 1, 3)
-
-
-def _neighbors(x: Array, axis: int, order: tuple[int, int, int]) -> Array:
-    """[b h w 3 c]: along `axis` the pixel before (0), the pixel itself (1) and the one after (2); zero outside."""
-    n = x.shape[axis]
-    padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
-    return jnp.stack([lax.slice_in_dim(padded, i, i + n, axis=axis) for i in order], axis=3)
-
-
 def _packing(width: int, inputs: int, outputs: int) -> int:
-    """How many neighbors in a row to have `packed`: more than 1 where YNNPACK would refuse `plain`, and it can be."""
+    """Neighbors in a row to pack: more than 1 where YNNPACK refuses `plain` and they divide the width."""
     pixels = 4 if outputs <= REFUSED // 2 else 2
     refused = max(inputs, outputs) <= REFUSED or (inputs <= 4 and outputs <= 2 * REFUSED)
     return pixels if refused and width % pixels == 0 else 1
 
 
 def packed(x: Image, kernel: Kernel, rows: tuple[int, int] = (1, 1), pixels: int = 2) -> Float[Array, "b h2 w o"]:
-    """`plain` with so many neighbors in a row, which divide w, computed as so many times the channels.
+    """`plain`, computed with `pixels` neighbors in a row as channels; `pixels` divides w.
 
-    The kernel is wider by the neighbors, and the result lies in memory as that of `plain` does. Costs (pixels + 2) / 3
-    as many products, in a convolution with enough channels for wide registers.
+    The kernel is wider by the neighbors, and the result lies in memory as that of `plain` does. It takes
+    (pixels + 2) / 3 times the products, with enough channels for wide registers.
     """
     moved = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
     y = plain(x, jnp.concatenate(moved, axis=-1), rows, pixels)
     return y.reshape(*y.shape[:2], x.shape[2], kernel.shape[-1])
-
-
-class Piece(NamedTuple):
-    """A band of some images."""
-
-    images: slice
-    rows: slice
-    """Of the output."""
-    read: slice
-    """Of the input: a row more on each side, where there is one."""
-    padding: tuple[int, int]
-    """Rows of zeros above and below, where there is none."""
-
-
-def pieces(shape: tuple[int, ...], groups: int, least: int) -> list[list[Piece]]:
-    """Images `b h w c` cut into `groups`, one image at least in each, and these into bands: `least` pieces in all or a
-    few more, if there are rows enough."""
-    cut, h = _cut(shape[0], groups), shape[1]
-    bands = _cut(h, min(math.ceil(least / len(cut)), max(1, h // LEAST_ROWS)))
-    return [
-        [
-            Piece(group, band, slice(max(band.start - 1, 0), band.stop + 1), (int(not band.start), int(band.stop == h)))
-            for band in bands
-        ]
-        for group in cut
-    ]
-
-
-def _cut(n: int, parts: int) -> list[slice]:
-    """`n` things in `parts` as equal as can be, none of them empty."""
-    parts = min(n, parts)
-    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]

@@ -1,12 +1,11 @@
-"""Initial weights as `torch.nn.init` draws them: its names, gains, modes and reading of fans, in law (not number by
-number).
+"""Initial weights as in `torch.nn.init`: its names, gains, modes and fans.
 
-JAX's own `he_normal` and `glorot_normal` draw *truncated* normals, and its default for a bias is 0; PyTorch's are
-plain normals and U(-1/sqrt(fan_in), 1/sqrt(fan_in)). Each function here returns an initializer `(key, shape, dtype)
--> array`.
+The distributions are PyTorch's, the numbers are not. JAX's `he_normal` and `glorot_normal` draw *truncated* normals and
+its biases start at 0. PyTorch draws plain normals, and biases from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+Each function here returns an initializer `(key, shape, dtype) -> array`.
 
-Kernels are laid out `(h, w, in, out)`. PyTorch reads the fans of a transposed convolution off its weight `(in, out,
-h, w)` as if it were `(out, in, h, w)`, so there "fan_in" is `out * h * w`: ask for that with `transposed=True`.
+Kernels are `(h, w, in, out)`. For a transposed convolution PyTorch reads the fans off its weight `(in, out, h, w)` as
+if it were `(out, in, h, w)`, so "fan_in" is `out * h * w`. `transposed=True` does that.
 """
 
 import dataclasses
@@ -23,10 +22,13 @@ Mode = Literal["fan_in", "fan_out"]
 
 
 def calculate_gain(nonlinearity: str, param: float = 0.0) -> float:
-    """The factor that keeps the scale of activations through `nonlinearity`, as `torch.nn.init.calculate_gain`.
+    """Factor that keeps the scale of activations through `nonlinearity`: `torch.nn.init.calculate_gain`.
 
-    `param` is the negative slope of "leaky_relu" (PyTorch's own default there is 0.01; its `kaiming_*` pass 0).
-    Raises ValueError for any other name than those below.
+    `param` is the negative slope of "leaky_relu" (0.01 by default in PyTorch, whose `kaiming_*` pass 0).
+    Raises ValueError for an unknown name.
+
+    >>> round(calculate_gain("relu"), 4)
+    1.4142
     """
     gains = {
         "linear": 1.0,
@@ -44,7 +46,13 @@ def calculate_gain(nonlinearity: str, param: float = 0.0) -> float:
 
 
 def fans(shape: tuple[int, ...], transposed: bool = False) -> tuple[int, int]:
-    """(fan_in, fan_out) of a kernel `(h, w, in, out)`, as `torch.nn.init` counts them."""
+    """(fan_in, fan_out) of a kernel `(h, w, in, out)`, as `torch.nn.init` counts them.
+
+    Raises ValueError for fewer than two dimensions.
+
+    >>> fans((3, 3, 16, 32)), fans((2, 2, 16, 32), transposed=True)
+    ((144, 288), (128, 64))
+    """
     if len(shape) < 2:
         raise ValueError(f"fans need a kernel of 2 or more dimensions (..., in, out), found shape {shape}")
     *window, inputs, outputs = shape
@@ -54,21 +62,28 @@ def fans(shape: tuple[int, ...], transposed: bool = False) -> tuple[int, int]:
 
 
 def normal(std: float) -> Initializer:
-    """N(0, std^2), not truncated."""
+    """N(0, std^2), not truncated: `torch.nn.init.normal_`.
+
+    >>> normal(0.1)(jax.random.key(0), (3, 3, 1, 8)).shape
+    (3, 3, 1, 8)
+    """
     return _drawn(lambda rng, shape: rng.normal(0.0, std, shape))
 
 
 def uniform(bound: float) -> Initializer:
-    """U(-bound, bound)."""
+    """U(-bound, bound): `torch.nn.init.uniform_`.
+
+    >>> bool(abs(uniform(0.1)(jax.random.key(0), (100,))).max() <= 0.1)
+    True
+    """
     return _drawn(lambda rng, shape: rng.uniform(-bound, bound, shape))
 
 
 def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -> Initializer:
-    """An initializer whose numbers come from NumPy's Philox generator, seeded with the JAX key.
+    """Initializer that draws from NumPy's Philox generator, seeded with the JAX key.
 
-    `jax.random` would compile a program for every shape, 25 of them for a U-Net, which takes longer than everything
-    else before the first step; and these numbers are the same with every version of JAX. Works under `jit` and
-    `eval_shape` as well, as a callback.
+    `jax.random` compiles a program for every shape, 25 for a U-Net: longer than everything else before the first step.
+    These numbers are also the same with every version of JAX. Under `jit` and `eval_shape` it is a callback.
     """
 
     def init(key, shape, dtype=jnp.float32):
@@ -79,7 +94,7 @@ def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -
             return draw(rng, shape).astype(dtype)
 
         words = key if jnp.issubdtype(key.dtype, jnp.unsignedinteger) else jax.random.key_data(key)
-        if not isinstance(words, jax.core.Tracer):  # a callback is a program to compile, and no cache keeps it
+        if not isinstance(words, jax.core.Tracer):  # a callback is compiled anew each time, no cache keeps it
             return jax.device_put(on_host(words), may_alias=False)
         return jax.pure_callback(on_host, jax.ShapeDtypeStruct(shape, dtype), words, vmap_method="sequential")
 
@@ -87,7 +102,11 @@ def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -
 
 
 def constant(value: float) -> Initializer:
-    """Every element `value`."""
+    """Fills with `value`: `torch.nn.init.constant_`.
+
+    >>> constant(0.5)(jax.random.key(0), (2,)).tolist()
+    [0.5, 0.5]
+    """
     return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
 
 
@@ -106,14 +125,32 @@ def _kaiming(law, factor, a, mode, nonlinearity, transposed) -> Initializer:
 def kaiming_normal(
     a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "leaky_relu", *, transposed: bool = False
 ) -> Initializer:
-    """N(0, gain^2 / fan): `torch.nn.init.kaiming_normal_` (He et al. 2015, eq. 14). `a`: slope of leaky_relu."""
+    """N(0, gain^2 / fan): `torch.nn.init.kaiming_normal_` (He et al. 2015, eq. 14).
+
+    - `a`: negative slope of leaky_relu
+    - `mode`: "fan_in" or "fan_out"
+    - `nonlinearity`: a name that `calculate_gain` knows
+    - `transposed`: True for the kernel of a transposed convolution
+
+    Raises ValueError for another `mode` or `nonlinearity`.
+
+    >>> init = kaiming_normal(mode="fan_out", nonlinearity="relu")
+    >>> init(jax.random.key(0), (3, 3, 4, 8), jnp.float32).shape
+    (3, 3, 4, 8)
+    """
     return _kaiming(normal, 1.0, a, mode, nonlinearity, transposed)
 
 
 def kaiming_uniform(
     a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "leaky_relu", *, transposed: bool = False
 ) -> Initializer:
-    """U(-b, b) with b = gain sqrt(3 / fan): `torch.nn.init.kaiming_uniform_`. `a`: slope of leaky_relu."""
+    """U(-b, b) with b = gain sqrt(3 / fan): `torch.nn.init.kaiming_uniform_` (He et al. 2015).
+
+    Arguments and errors as in `kaiming_normal`.
+
+    >>> bool(abs(kaiming_uniform()(jax.random.key(0), (3, 4))).max() <= (2 * 3 / 3) ** 0.5)
+    True
+    """
     return _kaiming(uniform, math.sqrt(3.0), a, mode, nonlinearity, transposed)
 
 
@@ -125,32 +162,51 @@ def _xavier(law, factor, gain, transposed) -> Initializer:
 
 
 def xavier_normal(gain: float = 1.0, *, transposed: bool = False) -> Initializer:
-    """N(0, 2 gain^2 / (fan_in + fan_out)): `torch.nn.init.xavier_normal_` (Glorot and Bengio 2010)."""
+    """N(0, 2 gain^2 / (fan_in + fan_out)): `torch.nn.init.xavier_normal_` (Glorot and Bengio 2010).
+
+    >>> xavier_normal()(jax.random.key(0), (3, 3, 4, 8)).shape
+    (3, 3, 4, 8)
+    """
     return _xavier(normal, 1.0, gain, transposed)
 
 
 def xavier_uniform(gain: float = 1.0, *, transposed: bool = False) -> Initializer:
-    """U(-b, b) with b = gain sqrt(6 / (fan_in + fan_out)): `torch.nn.init.xavier_uniform_`."""
+    """U(-b, b) with b = gain sqrt(6 / (fan_in + fan_out)): `torch.nn.init.xavier_uniform_` (Glorot and Bengio 2010).
+
+    >>> bool(abs(xavier_uniform()(jax.random.key(0), (2, 4))).max() <= 1)
+    True
+    """
     return _xavier(uniform, math.sqrt(3.0), gain, transposed)
 
 
 def torch_default(*, transposed: bool = False) -> Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what `torch.nn.Conv2d` and `ConvTranspose2d` give their weights.
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default weights of `torch.nn.Conv2d` and `ConvTranspose2d`.
 
     PyTorch writes it as kaiming_uniform with a = sqrt(5).
+
+    >>> bool(abs(torch_default()(jax.random.key(0), (3, 3, 4, 8))).max() <= 1 / 6)
+    True
     """
     return kaiming_uniform(a=math.sqrt(5.0), transposed=transposed)
 
 
 def torch_default_bias(kernel_shape: tuple[int, ...], *, transposed: bool = False) -> Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) with the fan_in of the kernel `(h, w, in, out)` that the bias belongs to."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default bias, with the fan_in of its kernel `(h, w, in, out)`.
+
+    >>> bool(abs(torch_default_bias((3, 3, 4, 8))(jax.random.key(0), (8,))).max() <= 1 / 6)
+    True
+    """
     return uniform(1.0 / math.sqrt(fans(kernel_shape, transposed)[0]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Initial weights of a whole network: kernels of convolutions and of transposed ones. Biases stay at PyTorch's
-    default.
+    """Initial weights of a whole network; biases stay at PyTorch's default.
+
+    `conv` draws the kernels of convolutions, `up` those of transposed ones.
+
+    >>> RULES["article"].conv(jax.random.key(0), (1, 1, 4, 8)).shape
+    (1, 1, 4, 8)
     """
 
     conv: Initializer
@@ -158,7 +214,7 @@ class Rule:
 
 
 RULES = {
-    # The article asks `type(m) == nn.Conv2d`, so transposed convolutions stay as PyTorch made them.
+    # The article tests `type(m) == nn.Conv2d`, so transposed convolutions keep PyTorch's default.
     "article": Rule(kaiming_normal(mode="fan_out", nonlinearity="relu"), torch_default(transposed=True)),
     "torch_default": Rule(torch_default(), torch_default(transposed=True)),
     "kaiming_normal": Rule(kaiming_normal(nonlinearity="relu"), kaiming_normal(nonlinearity="relu", transposed=True)),

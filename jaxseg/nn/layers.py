@@ -1,4 +1,4 @@
-"""The layers of which Flax has none with PyTorch's meaning. Images are `b h w c`."""
+"""Layers with PyTorch's meaning that Flax does not have. Images are `b h w c`."""
 
 from functools import partial
 
@@ -13,11 +13,24 @@ from jaxseg.nn.initializers import RULES, Rule, torch_default_bias
 
 
 class BatchNorm(nnx.Module):
-    """BatchNorm over `b h w` as `torch.nn.BatchNorm2d` computes it; `nnx.BatchNorm` differs in three ways.
+    """BatchNorm over `b h w`: `torch.nn.BatchNorm2d` (Ioffe and Szegedy 2015).
 
-    The batch is normalized with its biased variance, about a value near the mean; the running variance takes the
-    *unbiased* one; the statistics have the parameters' dtype. `momentum` is the weight of the *new* value, PyTorch's
-    convention (Flax would say 0.9). Evaluation is a view: `nnx.view(model, use_running_average=True)`.
+    - `features`: c
+    - `momentum`: weight of the *new* value in the running statistics, PyTorch's convention (Flax: 0.9)
+    - `eps`: added to the variance
+    - `dtype`: of the result
+    - `param_dtype`: of parameters and statistics
+
+    Differs from `nnx.BatchNorm` in three ways. The batch is normalized with its biased variance, computed about a value
+    near the mean. The running variance takes the *unbiased* one. Statistics have the parameters' dtype.
+    For evaluation take a view: `nnx.view(model, use_running_average=True)`.
+
+    >>> norm = BatchNorm(2)
+    >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]]).reshape(2, 1, 1, 2)
+    >>> norm(x).round(2).reshape(2, 2).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
+    >>> [round(float(mean), 2) for mean in norm.mean]  # a tenth of the batch's mean
+    [0.2, 2.0]
     """
 
     def __init__(
@@ -31,23 +44,26 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def set_view(self, use_running_average: bool | None = None):
-        """For `nnx.view`."""
+        """Called by `nnx.view`: True evaluates with the running statistics."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array | np.ndarray, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """Normalizes `x`; in training, samples that are not `valid` take no part in the statistics.
+        """Normalizes `x`. In training, only `valid` samples count in the statistics.
 
-        That makes a short batch, padded to the full shape, the same as the short batch itself; one without any valid
-        sample moves nothing.
-        Raises ValueError in training when there is one value per channel, as PyTorch does.
+        - `x`: [b h w c]
+        - `valid`: bool [b]; all are valid if not given
+
+        A short batch that is padded to the full shape thus gives what the short batch gives. A batch without a valid
+        sample leaves the running statistics as they are. Raises ValueError in training when there is one value per
+        channel, as PyTorch does.
         """
         return self._apply(_normalized, x, valid)
 
     def _apply(self, function, x, valid):
-        """`function`, which is `_normalized` or has its arguments."""
+        """Calls `function`, which has the arguments of `_normalized`, with the statistics and parameters."""
         x = x.astype(self.mean.dtype)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
@@ -56,7 +72,7 @@ class BatchNorm(nnx.Module):
         return function(x, mean, var, self.scale[...], self.bias[...], self.eps).astype(self.dtype)
 
     def _statistics(self, x, valid):
-        """Mean and biased variance of the batch; moves the running ones."""
+        """Mean and biased variance of the batch; updates the running statistics."""
         b, h, w, _ = x.shape
         if b * h * w == 1:
             raise ValueError(
@@ -65,7 +81,7 @@ class BatchNorm(nnx.Module):
             )
         valid = jnp.ones(b, bool) if valid is None else jnp.asarray(valid)
         mean, var, unbiased = _moments(x, valid)
-        # not `[...] =`, which asks a tracer for its sharding, and an error that is long to word is the answer
+        # not `[...] =`: it asks a tracer for its sharding and builds a long error message, which is slow
         self.mean.set_value(_moved(self.mean[...], mean, valid, self.momentum))
         self.var.set_value(_moved(self.var[...], unbiased, valid, self.momentum))
         return mean, var
@@ -74,23 +90,35 @@ class BatchNorm(nnx.Module):
 def norm_relu(
     norm: BatchNorm, x: Float[Array, "b h w c"], valid: Bool[Array | np.ndarray, " b"] | None = None
 ) -> Float[Array, "b h w c"]:
-    """`plain_norm_relu`, with a gradient that XLA computes with less traffic to memory: see `_normalized_relu`."""
+    """BatchNorm and ReLU: `plain_norm_relu` with a gradient that moves less memory, see `_normalized_relu`.
+
+    - `norm`: the layer, whose running statistics are updated in training
+    - `x`: [b h w c]
+    - `valid`: bool [b], see `BatchNorm.__call__`
+
+    >>> norm_relu(BatchNorm(1), jnp.array([1.0, 3.0]).reshape(2, 1, 1, 1)).round(2).ravel().tolist()
+    [0.0, 1.0]
+    """
     return norm._apply(_normalized_relu, x, valid)
 
 
 def plain_norm_relu(
     norm: BatchNorm, x: Float[Array, "b h w c"], valid: Bool[Array | np.ndarray, " b"] | None = None
 ) -> Float[Array, "b h w c"]:
-    """BatchNorm and ReLU, as it is written everywhere."""
+    """ReLU of BatchNorm, the ordinary way. Arguments as in `norm_relu`.
+
+    >>> plain_norm_relu(BatchNorm(1), jnp.array([1.0, 3.0]).reshape(2, 1, 1, 1)).round(2).ravel().tolist()
+    [0.0, 1.0]
+    """
     return jax.nn.relu(norm(x, valid))
 
 
 def _filled(value: float, features: int, dtype) -> Float[Array, " features"]:
-    """`jnp.full`, which is a program to compile for each size, 5 for a U-Net."""
+    """An array of `value`, made on the host: `jnp.full` compiles a program for each size."""
     return jax.device_put(np.full(features, value, dtype), may_alias=False)
 
 
-# What `jax.jit` stands before is traced once for each shape, of which a U-Net has one at each level.
+# Jitted so that each is traced once per shape.
 
 
 @partial(jax.jit, static_argnums=5)
@@ -102,9 +130,9 @@ def _normalized(x, mean, var, scale, bias, eps):
 def _normalized_relu(x, mean, var, scale, bias, eps):
     """ReLU of `_normalized`.
 
-    The gradient that ReLU lets through is needed twice, for sums over all pixels and, with these, for the gradient of
-    x. XLA would write it to memory in between, once for every layer; it computes it twice where it is written in two
-    ways.
+    The backward pass needs the gradient that ReLU lets through twice: for sums over all pixels, and then for the
+    gradient of x. XLA would write it to memory in between, once for every layer. Two different expressions make it
+    compute the gradient twice instead.
     """
     return jax.nn.relu(_normalized(x, mean, var, scale, bias, eps))
 
@@ -131,7 +159,7 @@ def _normalized_relu_gradients(x, mean, var, scale, bias, g, eps):
 
 
 def _pixel_sums(*images):
-    """Of each channel."""
+    """Sums over `b h w`, one per channel, for each of `images`."""
     return tuple(x.sum((0, 1, 2)) for x in images)
 
 
@@ -142,7 +170,7 @@ def _moved(running, new, valid, momentum):
 
 
 NEAR = 4
-"""Every so many rows and columns have a pixel that says where about the mean is."""
+"""Stride of the pixels that estimate the mean."""
 
 
 @jax.jit
@@ -151,10 +179,10 @@ def _moments(
 ) -> tuple[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
     """Mean, biased and unbiased variance, in one pass over all pixels.
 
-    They are the moments about `near` (shifted data, Chan, Golub and LeVeque 1983), which is a constant for the
-    gradient. It is the mean of a share p of the pixels of each image, at least 1/16: however they are chosen, its
-    distance from the mean of all is at most sqrt(var (1 - p) / p), so that rounding is less than 16 times that of two
-    passes, and the usual amount where those pixels are like the others.
+    Moments are taken about `near` (shifted data, Chan, Golub and LeVeque 1983), a constant for the gradient. `near` is
+    the mean of a share p >= 1/16 of each image's pixels. Its distance from the mean of all is at most sqrt(var (1 - p)
+    / p). Rounding is therefore less than 16 times that of two passes, and equal to it where those pixels are like the
+    others.
     """
     weight = valid.astype(x.dtype)
     some = x[:, ::NEAR, ::NEAR]
@@ -163,15 +191,15 @@ def _moments(
     (near,) = _sums(weight / (count * (some.shape[1] * some.shape[2])), jax.lax.stop_gradient(some))
     centered = x - _channels(near)
     rest, squares = (total / n for total in _sums(weight, centered, jnp.square(centered)))
-    var = jnp.maximum(squares - jnp.square(rest), 0)  # by rounding below 0
+    var = jnp.maximum(squares - jnp.square(rest), 0)  # rounding may make it negative
     return near + rest, var, var * (n / (n - 1))
 
 
 @jax.jit
 def _sums(weight: Float[Array, " b"], *images: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], ...]:
-    """Of each of `images` over all pixels, each with its sample's weight.
+    """Weighted sum over all pixels for each of `images`; a pixel has its sample's weight.
 
-    A GPU multiplies on the way to the sum; XLA on a CPU would first fill an array of x's size with the weights.
+    A GPU multiplies on the way to the sum. XLA on a CPU would first fill an array of x's size with the weights.
     """
 
     def by_pixel(weight, *images):
@@ -193,11 +221,10 @@ def _max_pool_even(x):
 
 
 def _largest(x):
-    """The largest value of each window, and its place (uint8): 0 to 3 in row-major order, the first of equals; 4 for
-    NaN.
+    """Maximum of each 2x2 window, and its place (uint8): 0 to 3 in row-major order, the first among equals; 4 for NaN.
 
-    The place by comparisons of the pixels with one another. Where XLA on a CPU computed x once more for them they
-    differed in the last bit from the maximum, none was equal to it, and the gradient was lost.
+    The place comes from comparing pixels with each other, not with the maximum. XLA on a CPU may recompute x for that
+    comparison with another last bit; then no pixel equals the maximum and the gradient is lost.
     """
     n, h, w, channels = x.shape
     windows = x.reshape(n, h // 2, 2, w // 2, 2, channels)
@@ -218,10 +245,13 @@ _max_pool_even.defvjp(_largest, _max_pool_bwd)
 
 
 def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
-    """2x2 max-pooling, as `torch.nn.MaxPool2d(2)`: an odd last row or column is left out.
+    """2x2 max-pooling: `torch.nn.MaxPool2d(2)`. Drops an odd last row or column.
 
-    Of equal values the first in row-major order gets the gradient, as in PyTorch. Written with comparisons, because
-    the gradient of `lax.reduce_window` is a scatter, which is slow on CPU and GPU alike.
+    Among equal values the first in row-major order gets the gradient, as in PyTorch. Written with comparisons: the
+    gradient of `lax.reduce_window` is a scatter, slow on CPU and GPU.
+
+    >>> max_pool(jnp.array([[1.0, 2.0, 9.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)).ravel().tolist()
+    [4.0]
     """
     _, h, w, _ = x.shape
     return _max_pool_even(x[:, : h // 2 * 2, : w // 2 * 2])
@@ -230,8 +260,12 @@ def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
 class Conv(nnx.Module):
     """Convolution that keeps the size: `torch.nn.Conv2d(in_features, out_features, kernel_size, padding="same")`.
 
+    - `in_features`, `out_features`: channels of input and output
     - `kernel_size`: 1 or 3; ValueError for others
-    - `rule`: draws the kernel [h w i o]; PyTorch's default if not given. The bias is always PyTorch's default.
+    - `rule`: draws the kernel [h w i o]; PyTorch's default if not given. The bias is always PyTorch's default
+    - `use_bias`: False for no bias
+    - `dtype`: of the computation
+    - `param_dtype`: of kernel and bias
 
     >>> conv = Conv(3, 8, kernel_size=3, rngs=nnx.Rngs(0))
     >>> conv(jnp.ones((2, 16, 16, 3))).shape
@@ -259,27 +293,27 @@ class Conv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """The same height and width."""
+        """Convolves `x` with zero padding; height and width stay."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         y = conv3x3(x, kernel) if len(kernel) == 3 else _conv1x1(x, kernel)
         return y if self.bias is None else _add_bias(y, self.bias[...])
 
 
 def _conv1x1(x: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"]) -> Float[Array, "b h w o"]:
-    """A product of two matrices.
+    """1x1 convolution as one matrix product.
 
-    Of more dimensions XLA on a CPU takes the gradient of a bfloat16 kernel for one whose sum it need not keep in
-    float32: in jax 0.11 it is 3 to 6 % off.
+    With more dimensions XLA on a CPU sums the gradient of a bfloat16 kernel in less than float32: 3 to 6 % off in jax
+    0.11.
     """
     *pixels, inputs = x.shape
     return (x.reshape(-1, inputs) @ kernel[0, 0]).reshape(*pixels, -1)
 
 
 def _add_bias(y: Float[Array, "b h w o"], bias: Float[Array, " o"]) -> Float[Array, "b h w o"]:
-    """y + bias in the type of `bias`, rounded to that of `y`.
+    """y + bias in the dtype of `bias`, rounded to that of `y`.
 
-    The gradient of a bias is a sum over all pixels. XLA on a CPU adds bfloat16 to bfloat16 one after the other, until
-    the sum is so large that nothing moves it: of 16,384 pixels it loses nine tenths. Here the summands are float32.
+    The gradient of a bias is a sum over all pixels. XLA on a CPU adds bfloat16 to bfloat16 one by one, until the sum is
+    too large to grow: of 16,384 pixels nine tenths are lost. Here the summands are float32.
     """
     return (y.astype(bias.dtype) + _channels(bias)).astype(y.dtype)
 
@@ -287,9 +321,14 @@ def _add_bias(y: Float[Array, "b h w o"], bias: Float[Array, " o"]) -> Float[Arr
 class UpConv(nnx.Module):
     """2x2 transposed convolution of stride 2: `torch.nn.ConvTranspose2d(in_features, out_features, 2, 2)`.
 
+    - `in_features`, `out_features`: channels of input and output
+    - `rule`: draws the kernel [2 2 i o]; PyTorch's default if not given. The bias is always PyTorch's default
+    - `dtype`: of the computation
+    - `param_dtype`: of kernel and bias
+
     Windows do not overlap, so it is one matrix product and a rearrangement: exact, and much faster under XLA than a
-    dilated convolution. `kernel[i, j]` makes the output pixels (2y + i, 2x + j); PyTorch's weight `(in, out, h, w)`
-    is its transpose (2, 3, 0, 1).
+    dilated convolution. `kernel[i, j]` makes the output pixels (2y + i, 2x + j). PyTorch's weight `(in, out, h, w)` is
+    its transpose (2, 3, 0, 1).
 
     >>> up = UpConv(8, 4, rngs=nnx.Rngs(0))
     >>> up(jnp.ones((2, 16, 16, 8))).shape
@@ -312,17 +351,22 @@ class UpConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b 2*h 2*w o"]:
-        """Twice the height and width."""
+        """Doubles height and width."""
         b, h, w, inputs = x.shape
         kernel = self.kernel[...].astype(self.dtype).transpose(2, 0, 1, 3)
-        y = x.astype(self.dtype).reshape(-1, inputs) @ kernel.reshape(inputs, -1)  # XLA is slow at this by einsum
+        y = x.astype(self.dtype).reshape(-1, inputs) @ kernel.reshape(inputs, -1)  # einsum is slow under XLA
         y = y.reshape(b, h, w, 2, 2, -1).swapaxes(2, 3)
         return _add_bias(y.reshape(b, 2 * h, 2 * w, -1), self.bias[...])
 
 
 def upsample_bilinear(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Twice the size, as `torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)`, which `jax.image`
-    lacks.
+    """Doubles height and width: `torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)`.
+
+    `jax.image` has no aligned corners.
+
+    >>> up = upsample_bilinear(jnp.array([0.0, 3.0]).reshape(1, 1, 2, 1))
+    >>> [round(float(x), 3) for x in up[0, 0, :, 0]]
+    [0.0, 1.0, 2.0, 3.0]
     """
     _, h, w, _ = x.shape
     rows, columns = (jnp.asarray(_interpolation(n), x.dtype) for n in (h, w))

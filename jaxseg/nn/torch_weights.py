@@ -1,8 +1,7 @@
-"""PyTorch state_dict <-> Flax, for U-Nets with milesial's names: a table of rules, and every key that fits none is an
-error.
+"""PyTorch state_dict <-> Flax, for U-Nets with milesial's names. A table of rules; a key that fits none is an error.
 
-    from_torch(net, read_pth(Path("unet.pth")))
-    model.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(net).items()})
+from_torch(net, read_pth(Path("unet.pth")))
+model.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(net).items()})
 """
 
 import re
@@ -15,8 +14,7 @@ from flax import nnx
 
 from jaxseg.base.errors import UserError
 
-# Flax path -> PyTorch name, first match each; then the leaf: PyTorch's name and the axes of a Flax array in PyTorch's
-# order.
+# Flax path -> PyTorch name by the first match; then each leaf: PyTorch's name, and the Flax axes in PyTorch's order.
 PATHS = [
     (r"down\.0\.", r"inc."),
     (r"down\.(\d+)\.", r"down\1.maxpool_conv.1."),
@@ -38,13 +36,18 @@ LEAVES = [
     (r".*mean", "running_mean", (0,)),
     (r".*var", "running_var", (0,)),
 ]
-UNUSED = re.compile(
-    r"(^|\.)num_batches_tracked$|^mask_values$"
-)  # a counter that matters to no result; milesial's note of labels
+# a counter that no result depends on, and milesial's list of labels
+UNUSED = re.compile(r"(^|\.)num_batches_tracked$|^mask_values$")
 
 
 def torch_name(path: tuple) -> tuple[str, tuple[int, ...]]:
-    """PyTorch's name of the array at a Flax path, and the axes of the Flax array in PyTorch's order."""
+    """PyTorch's name of the array at a Flax path, and the axes of the Flax array in PyTorch's order.
+
+    Raises KeyError for a path that no rule knows.
+
+    >>> torch_name(("down", 1, "conv2", "kernel"))
+    ('down1.maxpool_conv.1.double_conv.3.weight', (3, 2, 0, 1))
+    """
     name = ".".join(map(str, path))
     for pattern, replacement in PATHS:
         if re.match(pattern, name):
@@ -61,7 +64,15 @@ def torch_name(path: tuple) -> tuple[str, tuple[int, ...]]:
 
 
 def to_torch(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
-    """Copies of the arrays of a U-Net, or of a State with its paths (gradients, say), as PyTorch names them."""
+    """Copies the arrays of a U-Net into NumPy arrays under PyTorch's names, in PyTorch's layout.
+
+    `tree` is a U-Net, or a State with its paths, such as its gradients. Raises KeyError for a path that no rule knows.
+
+    >>> from jaxseg.nn.unet import UNet
+    >>> state = to_torch(UNet((4, 8), in_channels=3, classes=2, rngs=nnx.Rngs(0)))
+    >>> state["outc.conv.weight"].shape
+    (2, 4, 1, 1)
+    """
     out = {}
     state = tree if isinstance(tree, nnx.State) else nnx.state(tree)
     for path, variable in nnx.to_flat_state(state):
@@ -71,10 +82,16 @@ def to_torch(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
 
 
 def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
-    """Puts PyTorch weights (tensors or arrays) into `net`, in its own dtypes.
+    """Copies PyTorch weights (tensors or arrays) into `net`, cast to the dtypes of `net`.
 
-    Raises UserError listing every missing key, every key that belongs nowhere, and every shape that differs; then
-    nothing is changed.
+    Raises UserError, a ValueError, listing every missing key, every unknown key and every shape that differs. `net` is
+    then unchanged.
+
+    >>> from jaxseg.nn.unet import UNet
+    >>> net, other = (UNet((4, 8), rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    >>> from_torch(net, to_torch(other))
+    >>> bool((net.head.kernel[...] == other.head.kernel[...]).all())
+    True
     """
     given = {name: np.asarray(value) for name, value in state_dict.items() if not UNUSED.search(name)}
     problems, named, fitting = [], set(), []
@@ -94,25 +111,29 @@ def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
     if problems:
         raise UserError("the PyTorch weights do not fit:\n" + "\n".join(f"  {problem}" for problem in problems))
     for variable, array in fitting:
-        variable[...] = jnp.array(array, variable.dtype, copy=True)  # JAX would go on using PyTorch's memory
+        variable[...] = jnp.array(array, variable.dtype, copy=True)  # without a copy JAX would share PyTorch's memory
 
 
 def read_pth(path: Path) -> dict[str, object]:
-    """The state_dict in a PyTorch file, as NumPy arrays; `DataParallel`'s prefix "module." is left out.
+    """Reads the state_dict in a PyTorch file as NumPy arrays, floats as float32.
 
-    Raises UserError without PyTorch, and when the file is missing or holds something else.
+    Drops `DataParallel`'s prefix "module.".
+
+    Raises UserError, a ValueError, if PyTorch is not installed, the file is missing or holds something else.
+
+    >>> state = read_pth(Path("unet.pth"))  # doctest: +SKIP
     """
     try:
         import torch
     except ImportError:
-        raise UserError(f"{path}: to read it takes PyTorch: pip install torch") from None
+        raise UserError(f"{path}: reading it needs PyTorch: pip install torch") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # pickle's, zipfile's and torch's own
         reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{path}: is no file of torch.save(model.state_dict(), ...) ({reason})") from None
+        raise UserError(f"{path}: not a file of torch.save(model.state_dict(), ...) ({reason})") from None
     if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state_dict; save one with torch.save(model.state_dict(), {path.name!r})")
     tensors = {name: x.float() if x.is_floating_point() else x for name, x in state.items() if torch.is_tensor(x)}
@@ -121,7 +142,13 @@ def read_pth(path: Path) -> dict[str, object]:
 
 
 def architecture(state: Mapping[str, object]) -> dict[str, object]:
-    """What a state_dict with milesial's names says of its network, by jaxseg's flags; empty for other names."""
+    """Architecture that a state_dict with milesial's names belongs to, by jaxseg's flags; empty for other names.
+
+    >>> from jaxseg.nn.unet import UNet
+    >>> found = architecture(to_torch(UNet((4, 8), in_channels=3, classes=2, rngs=nnx.Rngs(0))))
+    >>> found["--widths"], found["--upsample"], found["channels"], found["classes"]
+    ([4, 8], 'transpose', 3, 2)
+    """
     names = ["inc.double_conv.0.weight", *(f"down{i}.maxpool_conv.1.double_conv.0.weight" for i in range(1, 20))]
     kernels = [np.asarray(state[name]) for name in names if name in state]
     if not kernels or "outc.conv.weight" not in state:

@@ -1,8 +1,8 @@
 """The U-Net. Images are `b h w c`.
 
-Layout as in milesial's network: (3x3 convolution, BatchNorm, ReLU) twice at every level, 2x2 max-pooling down, a 2x2
-transposed convolution or bilinear interpolation up, the skip connection first in the concatenation, a 1x1 convolution
-at the end.
+Layout as in milesial's Pytorch-UNet. Every level has (3x3 convolution, BatchNorm, ReLU) twice. Down: 2x2 max-pooling.
+Up: a 2x2 transposed convolution or bilinear interpolation, then the skip connection first in the concatenation.
+The head is a 1x1 convolution.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,20 @@ from jaxseg.nn.layers import BatchNorm, Conv, UpConv, max_pool, norm_relu, upsam
 
 
 class ConvBlock(nnx.Module):
-    """3x3 convolution, BatchNorm, ReLU; twice. Padding keeps the size."""
+    """3x3 convolution, BatchNorm, ReLU; twice. Keeps height and width.
+
+    - `in_features`, `out_features`: channels of input and output
+    - `middle`: channels between the two convolutions; `out_features` if not given
+    - `rule`: initial weights of the convolutions
+    - `conv_bias`: True for biases in the convolutions
+    - `dtype`: of the computation
+    - `param_dtype`: of parameters and statistics
+
+    >>> from jaxseg.nn.initializers import RULES
+    >>> block = ConvBlock(3, 8, rule=RULES["article"], rngs=nnx.Rngs(0))
+    >>> block(jnp.ones((2, 4, 4, 3))).shape
+    (2, 4, 4, 8)
+    """
 
     def __init__(
         self,
@@ -45,13 +58,25 @@ class ConvBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w i"], valid: Bool[Array | np.ndarray, " b"] | None = None
     ) -> Float[Array, "b h w o"]:
-        """The same height and width; `valid` is for BatchNorm."""
+        """Features `b h w o`. `valid` marks the samples that count in BatchNorm's statistics."""
         x = norm_relu(self.norm1, self.conv1(x), valid)
         return norm_relu(self.norm2, self.conv2(x), valid)
 
 
 class Up(nnx.Module):
-    """Doubles the size, joins the skip connection, and a ConvBlock."""
+    """Doubles height and width, concatenates the skip connection, then applies a ConvBlock.
+
+    - `below`: channels of the level below
+    - `skip`: channels of the skip connection
+    - `outputs`: channels of the result
+    - `upsample`: "transpose" or "bilinear"
+    - `rule`, `conv_bias`, and `dtype` and `param_dtype` in `kinds`: as in `ConvBlock`
+
+    >>> from jaxseg.nn.initializers import RULES
+    >>> up = Up(8, 4, 4, upsample="transpose", rule=RULES["article"], conv_bias=True, rngs=nnx.Rngs(0))
+    >>> up(jnp.ones((1, 2, 2, 8)), jnp.ones((1, 5, 5, 4))).shape
+    (1, 5, 5, 4)
+    """
 
     def __init__(
         self,
@@ -80,25 +105,38 @@ class Up(nnx.Module):
         skip: Float[Array, "b h2 w2 s"],
         valid: Bool[Array | np.ndarray, " b"] | None = None,
     ) -> Float[Array, "b h2 w2 o"]:
-        """`x` from below joined with `skip` from the same level, whose height and width the result has."""
+        """Joins `x` from below with `skip` from the same level. The result has the height and width of `skip`."""
         x = upsample_bilinear(x) if self.up is None else self.up(x)
         rows, columns = skip.shape[1] - x.shape[1], skip.shape[2] - x.shape[2]
-        if rows or columns:  # the pooling below left out an odd row or column
+        if rows or columns:  # pooling dropped an odd row or column
             x = jnp.pad(x, [(0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)])
         return self.block(jnp.concatenate([skip, x], axis=-1), valid)
 
 
 class UNet(nnx.Module):
-    """U-Net (Ronneberger et al. 2015) with BatchNorm and kept size: `b h w c` -> logits `b h w k`, any height and
-    width.
+    """U-Net (Ronneberger et al. 2015) with BatchNorm. Keeps height and width: images `b h w c` -> logits `b h w k`.
 
-    `widths`: channels at each level, so `len(widths) - 1` steps down; an image needs at least 2**steps pixels a side.
-    `upsample`: "transpose" (UpConv), or "bilinear" with the halved widths of milesial's network. `conv_bias`: biases
-    in the 3x3 convolutions. `init`: a name in `initializers.RULES`. `dropout`: share of the features at the end of the
-    contracting path that fall in training, element by element, the others scaled up (`torch.nn.Dropout`). `remat`:
-    every level is computed again on the way back instead of being kept. `dtype` is the computation's, `param_dtype`
-    that of parameters and statistics; logits have at least float32. Raises ValueError for an image that is too small
-    or has another number of channels, and in training with dropout but no `key`.
+    - `widths`: channels at each level, two levels or more. Each step down halves the sides, so an image needs at least
+      2**(len(widths) - 1) pixels a side
+    - `in_channels`: c
+    - `classes`: k
+    - `upsample`: "transpose" for UpConv, "bilinear" for interpolation with the halved widths of milesial's network
+    - `conv_bias`: True for biases in the 3x3 convolutions
+    - `init`: a name in `initializers.RULES`
+    - `dropout`: 0 to 1, the probability that a feature at the end of the contracting path is dropped in training,
+      element by element, the others scaled up (`torch.nn.Dropout`)
+    - `remat`: True to recompute each level in the backward pass (`jax.checkpoint`): less memory, more time
+    - `dtype`: of the computation; logits are at least float32
+    - `param_dtype`: of parameters and statistics
+    - `rngs`: draws the weights from its `params` stream
+
+    Raises ValueError for fewer than two levels and for another `upsample`.
+
+    >>> net = UNet((4, 8), in_channels=3, classes=2, rngs=nnx.Rngs(0))
+    >>> net(jnp.zeros((1, 4, 6, 3))).shape
+    (1, 4, 6, 2)
+    >>> net.least_side, net.parameters
+    (2, 1786)
     """
 
     def __init__(
@@ -125,7 +163,7 @@ class UNet(nnx.Module):
         kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         halved = 2 if upsample == "bilinear" else 1
         encoder = [*widths[:-1], widths[-1] // halved]
-        decoder = [widths[0], *(width // halved for width in widths[1:-1])]  # what each Up puts out
+        decoder = [widths[0], *(width // halved for width in widths[1:-1])]  # outputs of each Up
         self.in_channels, self.remat = in_channels, remat
         self.down = nnx.List(
             ConvBlock(i, o, rule=rule, conv_bias=conv_bias, **kinds) for i, o in zip([in_channels, *encoder], encoder)
@@ -140,12 +178,12 @@ class UNet(nnx.Module):
 
     @property
     def least_side(self) -> int:
-        """Pixels a side that an image needs at least."""
+        """Smallest height and width of an image, in pixels."""
         return 2 ** len(self.up)
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learned."""
+        """Number of learned parameters."""
         return sum(p.size for p in jax.tree.leaves(nnx.state(self, nnx.Param)))
 
     def __call__(
@@ -154,8 +192,14 @@ class UNet(nnx.Module):
         valid: Bool[Array | np.ndarray, " b"] | None = None,
         key: jax.Array | None = None,
     ) -> Float[Array, "b h w k"]:
-        """Logits of images as `step.normalize` gives them; `valid` marks the samples that are no padding (see
-        BatchNorm), `key` is the randomness of dropout in training.
+        """Logits `b h w k`, at least float32.
+
+        - `x`: images [b h w c] as `jaxseg.learn.step.normalize` returns them
+        - `valid`: bool [b], False for samples that only pad the batch (see `BatchNorm`); all are valid if not given
+        - `key`: JAX key for dropout in training
+
+        Raises ValueError for an image that is too small, for another number of channels, and in training with dropout
+        if `key` is missing.
         """
         least = self.least_side
         if min(x.shape[1:3]) < least or x.shape[3] != self.in_channels:
@@ -180,12 +224,27 @@ def _call(block: nnx.Module, *args) -> Array:
 
 
 def evaluation(net: UNet) -> UNet:
-    """`net` in evaluation: a view that shares its weights, uses its running statistics and drops nothing out."""
+    """View of `net` for evaluation: shares its weights, uses its running statistics, drops nothing.
+
+    >>> net = UNet((4, 8), rngs=nnx.Rngs(0))
+    >>> evaluation(net).down[0].norm1.use_running_average, net.down[0].norm1.use_running_average
+    (True, False)
+    """
     return nnx.view(net, use_running_average=True, deterministic=True)
 
 
 def unet_from(settings: Model, *, in_channels: int, classes: int, seed: int) -> UNet:
-    """The U-Net that `settings` describe, its weights drawn from `seed`."""
+    """Builds the U-Net that `settings` describe.
+
+    - `settings`: widths, upsampling, initializer, dropout, precision
+    - `in_channels`: channels of an image
+    - `classes`: channels of the logits
+    - `seed`: of the initial weights
+
+    >>> net = unet_from(Model(widths=(4, 8)), in_channels=3, classes=2, seed=0)
+    >>> net.in_channels, net.head.kernel.shape
+    (3, (1, 1, 4, 2))
+    """
     return UNet(
         settings.widths,
         in_channels,

@@ -41,8 +41,8 @@ def network_convolutions(rng: np.random.Generator, quick: bool) -> Groups:
             arguments |= {} if number % 2 else {"bias": normal(rng, 4)}
             name = f"{h}x{w}, {'no bias' if number % 2 else 'bias'}"
             cases[name] = Case(pairs.conv, partial(F.conv2d, padding=size // 2), arguments)
-    forms = {"17 to 20 channels, in pieces": (17, 20, 124, 128), "20 to 17 channels, in pieces": (20, 17, 124, 128)}
-    forms |= {"8 channels, packed": (8, 8, 31, 32), "256 channels": (256, 256, 5, 4)}
+    forms = {"17 to 20 channels, in bands": (17, 20, 124, 128), "20 to 17 channels, in bands": (20, 17, 124, 128)}
+    forms |= {"8 channels, packed": (8, 8, 31, 32)}
     groups["convolution 3x3 in the forms of a CPU"] = {
         name: Case(
             pairs.conv,

@@ -159,14 +159,14 @@ def without_bias(right):
     return wrong
 
 
-def one_way(right):
-    """The neighbors of the gradient's rows in the order of the image's columns."""
-    return lambda x, axis, order: right(x, axis, (0, 1, 2))
-
-
 def alone(right):
-    """Pieces of an image with zeros around, where they have neighbors."""
-    return lambda *how: [[part._replace(read=part.rows, padding=(1, 1)) for part in bands] for bands in right(*how)]
+    """Bands of an image with zeros around, where they have neighbors."""
+
+    def wrong(x, image, start, rows):
+        band = right(x, image, start, rows)
+        return band.at[:, jnp.array([0, -1])].set(0)
+
+    return wrong
 
 
 def in_order(right):
@@ -263,8 +263,7 @@ MISTAKES = [
     mistake("convolution: pads by wrapping round", unet.Conv, "__call__", padded(1, 1, mode="wrap")),
     mistake("convolution: pads by reflection", unet.Conv, "__call__", padded(1, 1, mode="reflect")),
     mistake("convolution: pads right and below only", unet.Conv, "__call__", padded(0, 2)),
-    mistake("convolution: neighbors in one order", convolution, "_neighbors", one_way),
-    mistake("convolution: pieces without their neighbors", convolution, "pieces", alone),
+    mistake("convolution: bands without their neighbors", convolution, "_band", alone),
     mistake("convolution: packed pixels in another order", convolution, "packed", in_order),
     mistake("convolution: gradient of packed pixels", convolution, "packed_kernel_gradient", gradient_in_order),
     mistake("convolution: gradient of the turned kernel", convolution, "kernel_gradient_on_cpu", unturned),

@@ -1,11 +1,10 @@
-"""jaxseg's contenders, for `workers.Worker`: a step of training or prediction, an epoch, the ceilings under JAX."""
+"""jaxseg's contenders, for `workers.Worker`: a training step and an epoch."""
 
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -15,12 +14,10 @@ from benchmarks.workers import peak_mib, timed
 from jaxseg.base.config import Model, Optimization
 from jaxseg.data.feed.pipeline import to_device
 from jaxseg.learn import losses, optimizers, schedules
-from jaxseg.learn.compiled import compile_predict_step, compile_train_step
+from jaxseg.learn.compiled import compile_train_step
 from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
 from jaxseg.training.steps import Signals, run_steps
-
-TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 def network(task: Task) -> unet.UNet:
@@ -38,7 +35,7 @@ def training(net: unet.UNet, task: Task):
 
 
 class Step:
-    """One batch over and over, on the device from the start: training, or prediction of classes.
+    """One batch over and over, on the device from the start.
 
     Ready once the first step is done. `weights`: file to which to write the initial weights, for the others.
     """
@@ -49,15 +46,10 @@ class Step:
         if weights is not None:
             np.savez(weights, **to_torch(net))
         batch = jax.device_put(task.made_up_batch())
-        if task.train:
-            self._step = partial(training(net, task), batch)
-        else:
-            self._step = partial(compile_predict_step(net), batch["image"])
+        self._step = partial(training(net, task), batch)
         self._before, self._images, self._device = before, task.batch, devices[0]
         first = timed(self._once, 1)
-        self.facts = {"first_seconds": first["seconds"]}
-        if task.train:
-            self.facts["first_loss"] = float(self._result["loss"])
+        self.facts = {"first_seconds": first["seconds"], "first_loss": float(self._result["loss"])}
 
     def _once(self) -> None:
         self._result = jax.block_until_ready(self._step())
@@ -109,19 +101,3 @@ class Epoch:
         if self._pipeline is None:
             return (self._batch for _ in range(self._steps))
         return to_device(self._pipeline.epoch(self._epoch))
-
-
-class Ceiling:
-    """A large matrix product in "f32" or "bf16" (whatever the device makes of float32), or a "copy"."""
-
-    def __init__(self, kind: str, size: int):
-        if kind == "copy":
-            x = jnp.ones(size * size, jnp.float32)
-            self._work, self._count = partial(jax.jit(jnp.negative), x), 2 * x.nbytes
-        else:
-            x = jax.random.normal(jax.random.key(0), (size, size), TYPES[kind])  # ones would cost a GPU less power
-            self._work, self._count = partial(jax.jit(jnp.matmul), x, x), 2 * size**3
-
-    def turn(self, times: int) -> dict:
-        """Counts FLOPs, or bytes read and written."""
-        return timed(lambda: jax.block_until_ready([self._work() for _ in range(times)]), times * self._count)

@@ -7,8 +7,8 @@ from typing import Literal
 from benchmarks.match import Rules
 from jaxseg.base.errors import UserError
 
-Section = Literal["step", "pipeline", "epoch", "prediction", "startup"]
-SECTIONS: tuple[Section, ...] = ("step", "pipeline", "epoch", "prediction", "startup")
+Section = Literal["step", "pipeline", "epoch", "startup"]
+SECTIONS: tuple[Section, ...] = ("step", "pipeline", "epoch", "startup")
 Precision = Literal["f32", "bf16"]
 
 
@@ -46,7 +46,7 @@ class Options:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """A GPU if both frameworks see one."""
     out: Path | None = None
-    """Folder for benchmark.json and benchmark.png; benchmark-<date>-<time> if not given."""
+    """Folder for benchmark.json; benchmark-<date>-<time> if not given."""
     quick: bool = False
     """A tiny network and few rounds: whether all of it works, in a minute or two. The figures mean nothing."""
 

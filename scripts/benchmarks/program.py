@@ -32,9 +32,7 @@ class Entry(NamedTuple):
 
 def program(plan: Plan, temporary: Path) -> Iterator[Entry]:
     """The comparisons of the sections that were asked for, in order; files go into `temporary`."""
-    sections = {"step": steps, "pipeline": pipeline, "epoch": epochs, "prediction": predictions, "startup": startup}
-    if {"step", "prediction"} & set(plan.options.only):
-        yield from ceilings(plan)
+    sections = {"step": steps, "pipeline": pipeline, "epoch": epochs, "startup": startup}
     for name, section in sections.items():
         if name in plan.options.only:
             yield from section(plan, temporary)
@@ -55,26 +53,11 @@ def worker(plan: Plan, temporary: Path, target: str, **arguments) -> Callable[[]
     return start
 
 
-def ceilings(plan: Plan) -> Iterator[Entry]:
-    """What this machine can do: a matrix product in each precision, and a copy; each framework's own."""
-    sizes = {"f32": 8192, "bf16": 8192, "copy": 16384} if plan.gpu else {"f32": 1536, "bf16": 1536, "copy": 8192}
-    rules = Rules(2, 2) if plan.options.quick else Rules(5, 20, 3.0)
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in (*plan.options.precisions, "copy"):
-            sides = {"JAX": "jax_side:Ceiling", "PyTorch": "torch_side:Ceiling"}
-            size = sizes[kind] // 4 if plan.options.quick else sizes[kind]
-            entrants = {
-                name: worker(plan, Path(folder), target, kind=kind, size=size) for name, target in sides.items()
-            }
-            unit = "bytes" if kind == "copy" else "FLOP"
-            yield Entry(Match("ceilings", {"what": kind, "size": size}, unit), entrants, rules)
-
-
-def tasks(plan: Plan, *, train: bool) -> Iterator[Task]:
+def tasks(plan: Plan) -> Iterator[Task]:
     """Every configuration."""
     o = plan.options
     for precision, base, batch in itertools.product(o.precisions, plan.bases, plan.batches):
-        yield Task(base, batch, plan.side, precision, train=train, conv_bias=o.conv_bias)
+        yield Task(base, batch, plan.side, precision, conv_bias=o.conv_bias)
 
 
 def torch_ways(plan: Plan) -> dict[str, dict]:
@@ -91,7 +74,7 @@ def steps(plan: Plan, temporary: Path) -> Iterator[Entry]:
     ways = torch_ways(plan)
     with ThreadPoolExecutor() as pool:
         ready = compiled_ahead(plan, temporary, pool) if plan.options.ahead else {}
-        for number, task in enumerate(tasks(plan, train=True)):
+        for number, task in enumerate(tasks(plan)):
             weights = temporary / f"weights-{number}.npz"
             with_weights = {"task": task, "weights": weights}
             entrants = {"jaxseg": worker(plan, temporary, "jax_side:Step", **with_weights)}
@@ -111,7 +94,7 @@ def compiled_ahead(plan: Plan, temporary: Path, pool: ThreadPoolExecutor) -> dic
     compiled = [how for how in torch_ways(plan).values() if "compiled" in how]
     return {
         (task, how["compiled"]): pool.submit(compile_one, task, how)
-        for task, how in itertools.product(tasks(plan, train=True), compiled)
+        for task, how in itertools.product(tasks(plan), compiled)
     }
 
 
@@ -120,16 +103,6 @@ def after(other: Future | None, start: Callable[[], Contender]) -> Contender:
     if other is not None:
         other.result()
     return start()
-
-
-def predictions(plan: Plan, temporary: Path) -> Iterator[Entry]:
-    """Classes of every pixel of a batch of tiles, by running statistics."""
-    for task in tasks(plan, train=False):
-        entrants = {"jaxseg": worker(plan, temporary, "jax_side:Step", task=task)}
-        for name, how in torch_ways(plan).items():
-            name = name.removesuffix(", fused Adam")
-            entrants[name] = worker(plan, temporary, "torch_side:Step", task=task, **how)
-        yield Entry(Match("prediction", dataclasses.asdict(task), "images"), entrants, plan.rules)
 
 
 def pipeline(plan: Plan, temporary: Path) -> Iterator[Entry]:

@@ -12,9 +12,8 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from benchmarks import flops, match
+from benchmarks import match
 from benchmarks.match import Match, Outcome
-from benchmarks.task import Task
 from jaxseg.base import files
 
 JAXSEG = "jaxseg"
@@ -28,18 +27,7 @@ def write(folder: Path, record: dict) -> None:
     files.replace(folder / "benchmark.json", text.encode())
 
 
-def ceilings_of(matches: list[Match]) -> dict[str, float]:
-    """ "f32" and "bf16" in FLOP/s, "copy" in bytes/s: the best round of the better framework."""
-    found = {}
-    for played in matches:
-        costs = [match.costs(outcome) for outcome in played.outcomes.values() if outcome.turns]
-        costs = np.concatenate(costs) if costs else np.array([])
-        if played.section == "ceilings" and not np.isnan(costs).all():
-            found[played.configuration["what"]] = float(1 / np.nanmin(costs))
-    return found
-
-
-def figures(played: Match, ceilings: dict[str, float]) -> dict[str, dict]:
+def figures(played: Match) -> dict[str, dict]:
     """Of each contender its "rate" (quartiles), how it compares to the measure of its section ("ratio", quartiles, and
     "best_ratio"), and what the section is about besides; None for what is not known.
     """
@@ -50,8 +38,8 @@ def figures(played: Match, ceilings: dict[str, float]) -> dict[str, dict]:
         found[name] = {"rate": rate} | match.against(outcome, played.outcomes.get(measure))
         if rate is None:
             continue
-        if played.section in ("step", "prediction"):
-            found[name] |= of_step(played, outcome, rate[1], ceilings)
+        if played.section == "step":
+            found[name] |= of_step(played, outcome, rate[1])
         if played.section == "epoch":
             waited = [turn["waited"] / turn["seconds"] for turn in outcome.turns if turn and "waited" in turn]
             found[name]["waited"] = float(np.median(waited)) if waited else None
@@ -65,34 +53,19 @@ AGAINST = {"pipeline": "decoder alone", "epoch": "jaxseg, the step alone"}
 """To whom the others are compared; elsewhere it is the fastest of PyTorch."""
 
 
-def of_step(played: Match, outcome: Outcome, rate: float, ceilings: dict[str, float]) -> dict:
-    """Seconds of compilation, cores used, FLOP/s, share of the roofline; None where something was not measured."""
-    task = Task(**played.configuration)
-    count = flops.training_flops if task.train else flops.forward_flops
-    seconds = flops.training_seconds if task.train else flops.forward_seconds
-    roofline = None
-    if task.precision in ceilings and "copy" in ceilings:
-        ceiling = flops.Machine(ceilings[task.precision], ceilings["copy"])
-        least = seconds(ceiling, task.widths, task.side, task.batch, {"f32": 4, "bf16": 2}[task.precision])
-        roofline = rate * least / task.batch
+def of_step(played: Match, outcome: Outcome, rate: float) -> dict:
+    """Seconds of compilation, peak memory and cores used; None where something was not measured."""
     cores = match.quartiles(match.costs(outcome, "cpu_seconds") / match.costs(outcome))
     return {
-        "compile_seconds": max(0.0, outcome.facts["first_seconds"] - task.batch / rate),
+        "compile_seconds": max(0.0, outcome.facts["first_seconds"] - played.configuration["batch"] / rate),
         "peak_mib": outcome.facts.get("peak_mib"),
         "cores": cores[1],
-        "flops": rate * count(task.widths, task.side),
-        "roofline": roofline,
     }
 
 
-def notes(played: Match, found: dict[str, dict]) -> list[str]:
-    """What a reader must know: who failed, who is faster than can be, whose first loss is another than jaxseg's."""
+def notes(played: Match) -> list[str]:
+    """What a reader must know: who failed, and whose first loss differs from jaxseg's."""
     lines = [f"{name}: {outcome.failed}" for name, outcome in played.outcomes.items() if outcome.failed]
-    lines += [
-        f"{name}: {of['roofline']:.0%} of the roofline; the machine was busier when its ceilings were measured"
-        for name, of in found.items()
-        if (of.get("roofline") or 0) > 1
-    ]
     losses = {name: outcome.facts.get("first_loss") for name, outcome in played.outcomes.items()}
     if (ours := losses.pop(JAXSEG, None)) is not None:
         lines += [
@@ -103,7 +76,7 @@ def notes(played: Match, found: dict[str, dict]) -> list[str]:
     return lines
 
 
-UNSAID = ("train", "conv_bias", "levels", "learning_rate")
+UNSAID = ("conv_bias", "levels", "learning_rate")
 """What titles leave out of a configuration."""
 WIDTH = 130
 """Columns of a table."""
@@ -160,14 +133,10 @@ STEP = {
     "by best\nturns": BEST,
     "compile\ns": _number("compile_seconds", ".1f"),
     "peak\nMiB": _number("peak_mib", ".0f"),
-    "GFLOP/s": _number("flops", ".0f", 1e-9),
-    "of the\nroofline": _number("roofline", ".0%"),
     "CPU\ncores": _number("cores", ".1f"),
 }
 COLUMNS = {
-    "ceilings": {"G/s": _rate(1e-9)},
     "step": STEP,
-    "prediction": STEP,
     "pipeline": {"pairs/s": _rate(), "x decoder": _ratio, "by best\nturns": BEST},
     "epoch": {
         "images/s": _rate(),

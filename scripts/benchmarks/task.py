@@ -1,4 +1,4 @@
-"""What both sides are given: the network, the batch, the kind of step."""
+"""The network and the batch of both sides."""
 
 import dataclasses
 
@@ -15,8 +15,6 @@ class Task:
     side: int
     precision: str
     """"f32", in which a GPU may use TF32 on both sides, or "bf16": autocast, parameters in float32."""
-    train: bool = True
-    """An update by Adam; or the classes of every pixel, by running statistics."""
     conv_bias: bool = True
     levels: int = 5
     learning_rate: float = 1e-3

@@ -16,8 +16,6 @@ from benchmarks.workers import peak_mib, timed
 from jaxseg.base.config import IGNORE_INDEX
 from parity.reference.unet import UNet
 
-TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-
 
 def choose_device(tuned: bool = True) -> torch.device:
     """The GPU if there is one; sets what is global in PyTorch. Not `tuned`: cuDNN does not try its kernels out."""
@@ -39,7 +37,7 @@ class Network:
     """The U-Net with its step, on the device.
 
     `layout`: "contiguous" or "channels_last". `fused`: Adam in one kernel. `compiled`: a mode of torch.compile, which
-    is given everything from the uint8 images to the loss or the classes; None for eager. `tuned`: see `choose_device`.
+    is given everything from the uint8 images to the loss; None for eager. `tuned`: see `choose_device`.
     """
 
     def __init__(
@@ -57,22 +55,18 @@ class Network:
         if weights is not None:
             with np.load(weights) as arrays:
                 self._model.load_state_dict({name: torch.from_numpy(x) for name, x in arrays.items()}, strict=False)
-        self._model.to(self.device, memory_format=self._layout).train(task.train)
+        self._model.to(self.device, memory_format=self._layout).train()
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=task.learning_rate, fused=fused)
-        ask = self._loss if task.train else self._classes
-        self._ask = torch.compile(ask, mode=compiled, dynamic=False) if compiled else ask
+        self._ask = torch.compile(self._loss, mode=compiled, dynamic=False) if compiled else self._loss
 
     def put(self, image: np.ndarray, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Images uint8 [b h w c] and masks uint8 [b h w] on the device."""
         return torch.from_numpy(image).to(self.device), torch.from_numpy(mask).to(self.device)
 
     def step(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The loss, before an update; or the classes. Images uint8 [b h w c] or float [b c h w], 0 to 1."""
+        """The loss, before an update. Images uint8 [b h w c] or float [b c h w], 0 to 1."""
         if self._compiled == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
-        if not self._task.train:
-            with torch.inference_mode():
-                return self._ask(image)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._ask(image, mask)
         loss.backward()
@@ -88,9 +82,6 @@ class Network:
     def _loss(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self._logits(image).float(), mask.long(), ignore_index=IGNORE_INDEX)
 
-    def _classes(self, image: torch.Tensor) -> torch.Tensor:
-        return self._logits(image).argmax(1).to(torch.uint8)
-
 
 class Step:
     """One batch over and over, on the device from the start; `how` is `Network`'s. Ready once a step is done."""
@@ -101,8 +92,7 @@ class Step:
         self._device, self._images = self._network.device, task.batch
         self._batch = self._network.put(batch["image"], batch["mask"])
         self.facts = {"first_seconds": timed(lambda: self._run(1), 1)["seconds"]}
-        if task.train:
-            self.facts["first_loss"] = float(self._result)
+        self.facts["first_loss"] = float(self._result)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
@@ -143,27 +133,3 @@ class Epoch:
             wait(self._network.device)
 
         return timed(work, times * self._steps * self._images)
-
-
-class Ceiling:
-    """A large matrix product in "f32" (TF32 on a GPU) or "bf16", or a "copy"."""
-
-    def __init__(self, kind: str, size: int):
-        self._device = choose_device()
-        if kind == "copy":
-            x = torch.ones(size * size, device=self._device)
-            y = torch.empty_like(x)
-            self._work, self._count = lambda: torch.neg(x, out=y), 2 * x.nbytes
-        else:
-            x = torch.randn((size, size), dtype=TYPES[kind], device=self._device)  # ones would cost a GPU less power
-            self._work, self._count = lambda: x @ x, 2 * size**3
-
-    def turn(self, times: int) -> dict:
-        """Counts FLOPs, or bytes read and written."""
-
-        def work():
-            for _ in range(times):
-                self._work()
-            wait(self._device)
-
-        return timed(work, times * self._count)

@@ -1,14 +1,17 @@
-"""Pictures in memory -> pixels: PNG, JPEG, WebP, BMP, PNM and JPEG 2000 by OpenCV, palettes and GIF by Pillow.
+"""Decodes pictures in memory: PNG, JPEG, WebP, BMP, PNM and JPEG 2000 by OpenCV, palettes and GIF by Pillow.
 
-What a file is follows from its content, never from its name. Decoders that meet a truncated file may give the half that
-is there and say nothing, so the ends and checksums of PNG and the markers of JPEG are looked at first; the other
-formats' decoders do it themselves.
+A file's content says what it is, never its name. Some decoders return half a picture for a truncated file and say
+nothing, so the checksums and the end of a PNG and the markers of a JPEG are checked first. Other formats' decoders
+check themselves.
 """
 
 import contextlib
 import io
 import re
+import struct
+import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,16 +19,13 @@ from jaxtyping import Shaped, UInt8
 from PIL import BmpImagePlugin, GifImagePlugin, Jpeg2KImagePlugin, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
-from jaxseg.data.read import png
-from jaxseg.data.read.header import Header, Unreadable
-
 # What OpenCV has to say about a file is in our errors. The first name is that of OpenCV 4.
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 
 MOST_PIXELS, LONGEST_SIDE = 2**30, 2**20  # OpenCV's limits
-JPEG = b"\xff\xd8\xff"
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 PLUGINS: dict[bytes, type[ImageFile]] = {
-    png.SIGNATURE: PngImagePlugin.PngImageFile,
+    PNG: PngImagePlugin.PngImageFile,
     b"BM": BmpImagePlugin.BmpImageFile,
     b"GIF8": GifImagePlugin.GifImageFile,
     b"RIFF": WebPImagePlugin.WebPImageFile,
@@ -35,7 +35,24 @@ PLUGINS: dict[bytes, type[ImageFile]] = {
 }
 """First bytes of a file, and Pillow's reader of its header. Called directly, it has no opinion on the size."""
 
+_CHUNK, _CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
+_PNG_HEADER = struct.Struct(">IIBB").unpack_from  # width, height, bits, color type
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # without stuffed zeros, fill bytes and restart markers
+
+
+class Unreadable(ValueError):
+    """Why a file's pixels cannot be read: the reason alone, without the file's name."""
+
+
+class Header(NamedTuple):
+    """What a picture says of itself before its pixels are read."""
+
+    width: int
+    height: int
+    bits: int = 8
+    """Bits of a sample, where they are fewer than 8."""
+    alpha: bool = False
+    palette: bool = False
 
 
 def read(data: bytes, indices: bool = False) -> Shaped[np.ndarray, "h w c"]:
@@ -50,7 +67,7 @@ def read(data: bytes, indices: bool = False) -> Shaped[np.ndarray, "h w c"]:
         return _pillow(data, indices)
     # ANYCOLOR drops an alpha, UNCHANGED keeps it but does not apply the orientation.
     how = cv2.IMREAD_UNCHANGED if header.alpha else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    pixels = _opencv(png.inflate(data) if data.startswith(png.SIGNATURE) else data, how)
+    pixels = _opencv(data, how)
     if header.alpha:
         pixels = turn(pixels, _orientation(data))
         if pixels.ndim == 3 and pixels.shape[2] == 4 and _is_gray_and_opaque(pixels):
@@ -83,8 +100,8 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _open(data: bytes) -> tuple[Header, bytes]:
     """The header, and what is to be decoded."""
-    if data.startswith(png.SIGNATURE):
-        header, data = png.check(data)
+    if data.startswith(PNG):
+        header, data = check_png(data)
     elif data.startswith(JPEG):
         header = _jpeg_header(data)
     else:
@@ -94,6 +111,40 @@ def _open(data: bytes) -> tuple[Header, bytes]:
         header = Header(*picture.size, 1 if picture.mode == "1" else 8, alpha, picture.mode == "P" or gif)
     _check_size(header, data)
     return header, data
+
+
+def check_png(data: bytes) -> tuple[Header, bytes]:
+    """Returns a PNG's header, and the file without the chunks that change no pixel, of which libpng complains.
+
+    Raises Unreadable when a chunk is cut off, missing, or differs from its checksum.
+    """
+    view, kept, kinds = memoryview(data), [data[: len(PNG)]], []
+    for kind, at, end in _chunks(data):
+        if kind == b"IDAT" or not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):
+            if zlib.crc32(view[at + 4 : end - 4]) != _CHECKSUM(data, end - 4)[0]:
+                raise Unreadable(f"is damaged: the checksum of the chunk at byte {at} is wrong")
+            kept.append(view[at:end])
+        kinds.append(kind)
+    if kinds[0] != b"IHDR" or b"IDAT" not in kinds or len(kept[1]) != 25:
+        raise Unreadable("is no whole PNG: it has no header or no pixels")
+    width, height, bits, color = _PNG_HEADER(data, 16)
+    alpha = color in (4, 6) or (color == 3 and b"tRNS" in kinds)
+    header = Header(width, height, min(bits, 8), alpha, palette=color == 3)
+    return header, data if len(kept) == len(kinds) + 1 else b"".join(kept)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, first byte and end of each chunk, up to IEND. Raises Unreadable when one is cut off."""
+    at, size, kind = len(PNG), len(data), b""
+    while kind != b"IEND":  # 16 or so: libpng writes 8 KiB in each
+        if at + 12 > size:
+            raise Unreadable(f"is cut off after {size} bytes: a PNG ends with IEND")
+        length, kind = _CHUNK(data, at)
+        end = at + 12 + length
+        if end > size:
+            raise Unreadable(f"is cut off after {size} bytes, in a chunk that ends at {end}")
+        yield kind, at, end
+        at = end
 
 
 def _jpeg_header(data: bytes) -> Header:
@@ -131,7 +182,7 @@ def _check_size(header: Header, data: bytes) -> None:
         most = "2^30, or 2^20 on a side,"
         raise Unreadable(f"claims {width}x{height} pixels; more than {most} cannot be read: cut it into tiles")
     # What a byte can hold at most: of deflate 1032, of GIF's LZW 2731.
-    dense = {png.SIGNATURE[:4]: 1040 * 8 / header.bits, b"GIF8": 2800}.get(data[:4])
+    dense = {PNG[:4]: 1040 * 8 / header.bits, b"GIF8": 2800}.get(data[:4])
     if dense is not None and width * height > dense * len(data):
         raise Unreadable(f"claims {width}x{height} pixels, which {len(data)} bytes cannot hold")
 

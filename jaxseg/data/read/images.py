@@ -11,7 +11,7 @@ from jaxtyping import Shaped, UInt8
 
 from jaxseg.base.errors import problem
 from jaxseg.data.read import decode, tiff
-from jaxseg.data.read.header import Unreadable
+from jaxseg.data.read.decode import Unreadable
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import TiffImagePlugin
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
 
-from jaxseg.data.read.decode import turn
-from jaxseg.data.read.header import Unreadable
+from jaxseg.data.read.decode import Unreadable, turn
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NODATA, ORIENTATION = 42113, 274  # tags
