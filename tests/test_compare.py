@@ -31,11 +31,11 @@ def close(found, expected, gate=1e-12, **options):
         (0, math.nan, False),
     ],
 )
-def test_a_row_passes_when_its_figure_is_finite_and_at_most_its_gate(figure, gate, passed):
+def test_row_passes_if_its_figure_is_finite_and_at_most_its_gate(figure, gate, passed):
     assert compare.at_most(Q, "name", figure, gate).passed is passed
 
 
-def test_worst_of_fails_when_one_row_fails_and_shows_that_one():
+def test_worst_of_fails_and_names_the_failing_row():
     rows = [compare.at_most(Q, "a", 1, 2), compare.at_most(Q, "b", math.nan, 5), compare.at_most(Q, "c", 4, 4)]
     row = compare.worst_of(Q, "all", rows)
     assert not row.passed
@@ -44,7 +44,7 @@ def test_worst_of_fails_when_one_row_fails_and_shows_that_one():
     assert not compare.worst_of(Q, "all", []).passed
 
 
-def test_worst_of_shows_the_failing_row_even_when_a_passing_one_comes_nearer_to_its_gate():
+def test_worst_of_names_a_failing_row_before_a_passing_row_near_its_gate():
     failing, passing = compare.at_most(Q, "no gate", 1, math.inf), compare.at_most(Q, "near", 1.9, 2)
     row = compare.worst_of(Q, "all", [passing, failing])
     assert not row.passed
@@ -54,7 +54,7 @@ def test_worst_of_shows_the_failing_row_even_when_a_passing_one_comes_nearer_to_
 # Arrays
 
 
-def test_equal_arrays_are_zero_apart_by_every_measure():
+def test_equal_arrays_have_distance_zero_by_every_measure():
     for measure in (compare.relative_l2, compare.max_abs, compare.ulps):
         assert measure(X, X) == 0
         assert close({"a": X, "b": -X}, {"a": X, "b": -X}, measure=measure).passed
@@ -76,7 +76,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 @pytest.mark.parametrize("measure", [compare.relative_l2, compare.max_abs, compare.ulps])
-def test_what_cannot_be_compared_fails(case, measure):
+def test_mismatched_empty_or_nonfinite_arrays_fail(case, measure):
     found, expected = BROKEN[case]
     assert math.isnan(measure(found, expected))
     for each in (True, False):
@@ -86,19 +86,19 @@ def test_what_cannot_be_compared_fails(case, measure):
     assert not compare.equal_bytes(Q, "name", found, expected).passed
 
 
-def test_a_mismatch_names_every_offender():
+def test_mismatch_names_every_offending_array():
     row = close({"a": X, "b": X * np.nan, "d": X}, {"a": X.T, "b": X, "c": X})
     assert all(part in row.worst for part in ("missing 'c'", "unexpected 'd'", "a: shape (3, 4)", "b: 12 not finite"))
 
 
-def test_relative_l2_is_the_norm_of_the_difference_over_the_norm_expected():
+def test_relative_l2_divides_by_the_norm_of_the_expected_arrays():
     assert compare.relative_l2(np.array([3.0, 4.0]), np.array([3.0, 3.0])) == pytest.approx(1 / math.sqrt(18))
     assert compare.relative_l2({"a": X, "b": 2 * X}, {"a": X, "b": X}) == pytest.approx(1 / math.sqrt(2))
     assert compare.relative_l2(np.ones(2), np.zeros(2)) == math.inf
     assert compare.relative_l2(np.ones(4), np.zeros(4), floor=100.0) == pytest.approx(0.02)
 
 
-def test_a_small_array_that_is_wrong_hides_in_the_whole_but_not_in_each():
+def test_wrong_small_array_passes_in_the_total_norm_and_fails_with_each():
     expected = {"large": np.full(1000, 1e6), "small": np.array([1e-3])}
     found = {"large": np.full(1000, 1e6), "small": np.array([2e-3])}
     assert close(found, expected, 1e-9).passed
@@ -107,7 +107,7 @@ def test_a_small_array_that_is_wrong_hides_in_the_whole_but_not_in_each():
     assert row.figure == pytest.approx(1)
 
 
-def test_the_worst_element_is_named_with_both_values():
+def test_worst_element_is_named_with_both_values():
     found = {"a": X.copy(), "b": X.copy()}
     found["b"][1, 2] += 0.5
     row = close(found, {"a": X, "b": X}, measure=compare.max_abs)
@@ -116,7 +116,7 @@ def test_the_worst_element_is_named_with_both_values():
 
 
 @given(hnp.arrays(np.float32, (3, 4), elements=st.floats(-1e6, 1e6, width=32)), st.integers(0, 11), st.integers(0, 31))
-def test_equal_bytes_sees_any_one_bit(x, element, bit):
+def test_equal_bytes_detects_any_single_flipped_bit(x, element, bit):
     flipped = x.copy()
     flipped.view(np.uint32).flat[element] ^= np.uint32(1 << bit)
     assume(np.isfinite(flipped).all())
@@ -126,14 +126,14 @@ def test_equal_bytes_sees_any_one_bit(x, element, bit):
     assert not row.passed
 
 
-def test_equal_bytes_wants_equal_types_and_tells_the_zeros_apart():
+def test_equal_bytes_distinguishes_dtypes_and_signed_zeros():
     assert not compare.equal_bytes(Q, "name", X, X.astype(np.float32)).passed
     assert not compare.equal_bytes(Q, "name", np.array([-0.0]), np.array([0.0])).passed
     assert compare.equal_bytes(Q, "name", np.array(3), np.array(3)).passed
 
 
 @given(st.floats(-(2.0**100), 2.0**100, width=32), st.integers(0, 50))
-def test_ulps_count_the_floats_between(value, steps):
+def test_ulps_equal_the_number_of_float_steps(value, steps):
     x = y = np.float32(value)
     for _ in range(steps):
         y = np.nextafter(y, np.float32(np.inf))
@@ -141,7 +141,7 @@ def test_ulps_count_the_floats_between(value, steps):
     assert compare.ulps(np.array([-y]), np.array([-x])) == steps
 
 
-def test_ulps_cross_zero_and_the_whole_range():
+def test_ulps_are_right_across_zero_and_the_whole_range():
     tiny = np.finfo(np.float64).smallest_subnormal
     assert compare.ulps(np.array([tiny]), np.array([-tiny])) == 2
     assert compare.ulps(np.array([0.0]), np.array([-0.0])) == 0
@@ -149,7 +149,7 @@ def test_ulps_cross_zero_and_the_whole_range():
     assert compare.ulps(np.array([largest]), np.array([-largest])) == pytest.approx(2 * 0x7FEFFFFFFFFFFFFF)
 
 
-def test_ulps_leave_out_what_lies_below_the_floor_on_both_sides():
+def test_ulps_ignore_elements_below_the_floor_on_both_sides():
     found, expected = np.array([1.0, 1e-9]), np.array([1.0, -1e-9])
     assert compare.ulps(found, expected) > 1e9
     assert compare.ulps(found, expected, floor=1e-6) == 0
@@ -158,13 +158,13 @@ def test_ulps_leave_out_what_lies_below_the_floor_on_both_sides():
     assert not close(found, expected, 1e300, measure=partial(compare.ulps, floor=10.0)).passed
 
 
-def test_ulps_of_unequal_or_integer_types_are_an_error():
+def test_ulps_of_unequal_or_integer_dtypes_raise_type_error():
     for pair in ((X, X.astype(np.float32)), (np.arange(3), np.arange(3))):
         with pytest.raises(TypeError, match="float32 or float64"):
             compare.ulps(*pair)
 
 
-def test_known_zeros_may_be_noise_and_nothing_more():
+def test_known_zeros_pass_as_noise_and_fail_above_the_gate():
     whole = {"kernel": np.full(100, 0.1), "bias": np.full(4, 1e-17)}
     zeros = {"bias": whole["bias"]}
     assert compare.known_zero(Q, "name", zeros, whole, 1e-12).passed
@@ -174,7 +174,7 @@ def test_known_zeros_may_be_noise_and_nothing_more():
     assert not compare.known_zero(Q, "name", {"bias": np.zeros(4)}, {"kernel": np.zeros(9)}, 1e-12).passed
 
 
-def test_an_envelope_is_the_largest_baseline_times_the_factor():
+def test_envelope_allows_the_largest_baseline_times_the_factor():
     baselines = {"permuted": 1e-5, "one ulp": 2e-5}
     row = compare.envelope(Q, "name", 5e-5, baselines)
     assert row.passed
@@ -184,6 +184,6 @@ def test_an_envelope_is_the_largest_baseline_times_the_factor():
 
 
 @pytest.mark.parametrize("baselines", [{}, {"a": 0.0}, {"a": math.nan, "b": 1.0}, {"a": 1.0, "b": math.inf}])
-def test_an_envelope_of_nothing_contains_nothing(baselines):
+def test_envelope_without_usable_baselines_fails(baselines):
     assert not compare.envelope(Q, "name", 0.0, baselines).passed
     assert not compare.envelope(Q, "name", math.nan, {"a": 1.0}).passed

@@ -11,7 +11,7 @@ ALPHA = 1e-8
 
 
 def draws_tests(law):
-    """The tests that a tensor said to follow `law` has to pass."""
+    """Tests that draws of `law` have to pass."""
     if isinstance(law, laws.Normal):
         reach = partial(laws.truncation, Q, "reach", sigma=law.sigma, alpha=ALPHA)
     else:
@@ -28,30 +28,30 @@ def failed(draws, law):
 
 
 @pytest.mark.parametrize("n", [1000, 50_000])
-def test_draws_of_the_law_pass(rng, n):
+def test_draws_of_the_claimed_law_pass(rng, n):
     assert failed(rng.normal(0, 0.3, n), laws.Normal(0.3)) == set()
     assert failed(rng.uniform(-0.3, 0.3, n), laws.Uniform(0.3)) == set()
 
 
 def truncated(rng, sigma, n):
-    """As jax.nn.initializers.variance_scaling draws: cut at two, then rescaled."""
+    """Draws as jax.nn.initializers.variance_scaling does: cut at two, then rescaled."""
     x = rng.normal(size=4 * n)
     return x[np.abs(x) < 2][:n] * sigma / 0.87962566103423978
 
 
-def test_a_truncated_normal_fails_where_a_shape_test_of_a_small_layer_passes_it(rng):
+def test_truncated_normal_of_a_small_layer_fails_the_reach_test_alone(rng):
     law = laws.Normal(0.1)
     for _ in range(20):
         draws = truncated(rng, 0.1, 2304)
         assert failed(draws, law) == {"reach"}
 
 
-def test_truncation_is_seen_when_rounding_carries_a_draw_past_the_end(rng):
+def test_truncation_is_detected_with_a_draw_rounded_past_the_end(rng):
     draws = np.append(truncated(rng, 1.0, 5000), laws.TRUNCATION * (1 + 1e-7))
     assert "reach" in failed(draws, laws.Normal(1.0))
 
 
-def test_another_fan_fails(rng):
+def test_scale_of_another_fan_fails(rng):
     """fan_in for fan_out where twice as many channels come in: a factor of sqrt(2)."""
     assert "spread" in failed(rng.normal(0, 0.1 / math.sqrt(2), 1000), laws.Normal(0.1))
     assert {"spread", "reach"} <= failed(rng.uniform(-0.1, 0.1, 1000), laws.Uniform(0.1 * math.sqrt(2)))
@@ -63,32 +63,32 @@ def test_another_shape_of_the_same_scale_fails(rng):
     assert {"reach", "shape"} <= failed(rng.normal(0, 1, 5000), laws.Uniform(math.sqrt(3)))
 
 
-def test_zeros_for_a_bias_fail():
+def test_zero_biases_fail_every_test():
     assert {"spread", "reach", "shape"} <= failed(np.zeros(64), laws.Uniform(0.1))
 
 
 @pytest.mark.parametrize("law", [laws.Normal(1.0), laws.Uniform(1.0)])
-def test_nan_and_nothing_fail_every_test_of_draws(rng, law):
+def test_nan_and_empty_draws_fail_every_test(rng, law):
     bad = rng.uniform(-1, 1, 5000)
     bad[7] = np.nan
     for draws in (bad, np.array([])):
         assert failed(draws, law) == {"spread", "reach", "shape"}
 
 
-def test_uniform_draws_may_not_leave_the_bound_by_more_than_a_rounding(rng):
+def test_support_allows_a_rounding_past_the_bound_and_no_more(rng):
     draws = rng.uniform(-1, 1, 5000)
     inside = partial(laws.support, Q, "name", bound=1.0, alpha=ALPHA)
     assert inside(np.append(draws, 1 + 2**-24)).passed
     assert not inside(np.append(draws, 1 + 1e-5)).passed
 
 
-def test_the_truncation_detector_knows_its_false_alarms():
-    """The figures are those of 216, 576 and 2304 weights: 3x3 kernels of 24, 64 and 256 channels in times out."""
+def test_truncation_false_alarm_rates_match_known_figures():
+    """Rates of 216, 576 and 2304 weights: 3x3 kernels with 24, 64 and 256 pairs of channels."""
     rates = [laws.truncation_false_alarm(n) for n in (216, 576, 2304)]
     assert rates == pytest.approx([6.6e-3, 1.5e-6, 5e-24], rel=0.1)
 
 
-def test_too_few_draws_to_see_truncation_fail(rng):
+def test_truncation_fails_with_too_few_draws(rng):
     row = laws.truncation(Q, "name", rng.normal(size=216), 1.0, ALPHA)
     assert not row.passed
     assert "too few" in row.worst
@@ -97,8 +97,8 @@ def test_too_few_draws_to_see_truncation_fail(rng):
 
 @pytest.mark.parametrize("n", [1, 8, 300])
 @pytest.mark.parametrize("law", [laws.Normal(2.0), laws.Uniform(2.0)])
-def test_the_chance_of_a_spread_is_never_understated(rng, law, n):
-    """Of correct draws, at most one in twenty has a chance below a twentieth; for the normal, about that many."""
+def test_chance_of_spread_is_not_understated_for_correct_draws(rng, law, n):
+    """At most one in twenty correct draws has a chance below 0.05; for the normal about one in twenty."""
     draws = rng.normal(0, 2, (2000, n)) if isinstance(law, laws.Normal) else rng.uniform(-2, 2, (2000, n))
     ratios = np.square(draws / law.sigma).mean(axis=1)
     rate = np.mean([law.chance_of_spread(ratio, n) < 0.05 for ratio in ratios])
@@ -107,7 +107,7 @@ def test_the_chance_of_a_spread_is_never_understated(rng, law, n):
         assert rate > 0.035
 
 
-def test_the_chance_of_a_spread_falls_with_the_distance():
+def test_chance_of_spread_falls_with_the_distance():
     for law in (laws.Normal(1.0), laws.Uniform(1.0)):
         chances = [law.chance_of_spread(ratio, 500) for ratio in (1.0, 1.05, 1.1, 1.3, 1.6, 2.9)]
         assert chances == sorted(chances, reverse=True)
@@ -117,7 +117,7 @@ def test_the_chance_of_a_spread_falls_with_the_distance():
     assert laws.Uniform(1.0).chance_of_spread(3.5, 1) == 0  # outside of the support
 
 
-def test_two_samples_of_one_law_pass_and_of_two_fail(rng):
+def test_two_samples_pass_with_one_law_and_fail_with_two(rng):
     same = partial(laws.kolmogorov_smirnov, Q, "name", rng.normal(size=200_000), alpha=ALPHA)
     assert same(rng.normal(size=300_000)).passed
     assert not same(truncated(rng, 1.0, 300_000)).passed  # a pool of all layers is large enough to see it
@@ -126,7 +126,7 @@ def test_two_samples_of_one_law_pass_and_of_two_fail(rng):
 
 
 @pytest.mark.parametrize(("p", "passed"), [(1.0, True), (2e-8, True), (1e-9, False), (0.0, False), (math.nan, False)])
-def test_a_chance_becomes_a_surprise(p, passed):
+def test_chance_row_passes_down_to_alpha(p, passed):
     row = laws.chance(Q, "name", p, ALPHA)
     assert row.passed is passed
     assert row.gate == pytest.approx(8)
@@ -136,12 +136,12 @@ def independent(draws):
     return laws.independent(Q, "name", draws, ALPHA)
 
 
-def test_tensors_drawn_apart_are_independent_whatever_their_laws(rng):
+def test_separately_drawn_tensors_are_independent_under_any_laws(rng):
     draws = {"a": rng.normal(size=(8, 3, 5)), "b": rng.uniform(-1, 1, (4, 100)), "c": rng.normal(0, 9, (8, 7))}
     assert independent(draws).passed
 
 
-def test_a_tensor_drawn_from_the_numbers_of_another_is_seen_in_another_shape_and_scale(rng):
+def test_reused_random_numbers_are_detected_in_another_shape_and_scale(rng):
     a, b = rng.normal(size=(8, 3, 5)), rng.normal(size=(8, 40))
     b[:, :15] = 0.1 * a.reshape(8, 15)
     row = independent({"a": a, "b": b, "c": rng.normal(size=(8, 40))})
@@ -150,19 +150,19 @@ def test_a_tensor_drawn_from_the_numbers_of_another_is_seen_in_another_shape_and
     assert not independent({"a": a, "b": -b}).passed
 
 
-def test_builds_that_repeat_each_other_are_seen(rng):
+def test_repeated_builds_are_detected(rng):
     row = independent({"a": np.repeat(rng.normal(size=(1, 10)), 8, axis=0)})
     assert not row.passed
     assert row.worst.startswith("a, in two builds: 70 of 70")
 
 
-def test_independence_of_one_tensor_drawn_once_cannot_be_told(rng):
+def test_independence_fails_with_nothing_to_compare_or_nan(rng):
     assert not independent({"a": rng.normal(size=(1, 500))}).passed
     assert not independent({}).passed
     assert not independent({"a": np.full((2, 500), np.nan), "b": rng.normal(size=(2, 500))}).passed
 
 
-def test_the_chances_of_correct_draws_are_no_smaller_than_they_say(rng):
+def test_p_values_of_correct_draws_are_not_understated(rng):
     """Exact tests pass one in ten of correct draws below 0.1; 0.155 of 400 is 3.7 standard deviations more."""
     normal, uniform = laws.Normal(1.0), laws.Uniform(1.0)
     tests = {
@@ -183,7 +183,7 @@ READINGS = {
 }
 
 
-def test_the_fan_rule_finds_the_kernel_that_follows_another_reading():
+def test_fan_rule_names_the_kernel_with_another_reading():
     rule = partial(laws.fan_rule, Q, "name", readings=READINGS)
     assert rule({"same channels": 1.01, "decoder": 0.99}).passed
     row = rule({"same channels": 1.01, "decoder": 0.71})
@@ -194,7 +194,7 @@ def test_the_fan_rule_finds_the_kernel_that_follows_another_reading():
     assert not rule({"decoder": 0.99}).passed
 
 
-def test_the_fan_rule_fails_when_no_kernel_can_tell():
+def test_fan_rule_fails_if_no_kernel_distinguishes_the_readings():
     only = {"same channels": READINGS["same channels"]}
     assert not laws.fan_rule(Q, "name", {"same channels": 1.0}, only).passed
     assert not laws.fan_rule(Q, "name", {}, {}).passed

@@ -21,7 +21,7 @@ MILESIAL = (64, 128, 256, 512, 1024)
 
 @pytest.fixture(autouse=True)
 def seeded_and_single_threaded():
-    """Threads that wait for each other in turns make small tensors a hundred times slower on a busy machine."""
+    """Seeds torch and uses one thread: threads make small tensors a hundred times slower on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.random.fork_rng():
@@ -47,7 +47,7 @@ def write_tiles(root, count, size=32, seed=0):
 # Dataset
 
 
-def test_images_stay_bgr_and_are_divided_by_255(tmp_path):
+def test_dataset_images_stay_bgr_and_are_divided_by_255(tmp_path):
     root = write_tiles(tmp_path, 1)
     image, mask = TileDataset(root / "train", root / "Ltrain")[0]
     pixels = cv2.imread(str(root / "train" / "tile0.png"))
@@ -55,15 +55,15 @@ def test_images_stay_bgr_and_are_divided_by_255(tmp_path):
     np.testing.assert_array_equal(image.numpy(), pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
 
 
-def test_to_tensor_divides_every_byte_truly():
+def test_to_tensor_equals_true_division_for_every_byte():
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
     np.testing.assert_array_equal(to_tensor(every).numpy().ravel(), np.arange(256, dtype=np.float32) / np.float32(255))
 
 
-def test_only_gray_255_of_a_mask_becomes_1(tmp_path):
+def test_dataset_masks_are_1_only_at_gray_255(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    # white, almost white, two whites but for one channel (their gray is 255 by rounding, and 254), colors, black
+    # white, almost white, two with one channel below 255 (gray 255 by rounding, and 254), colors, black
     colors = [
         [255, 255, 255],
         [254, 254, 254],
@@ -79,7 +79,7 @@ def test_only_gray_255_of_a_mask_becomes_1(tmp_path):
     assert mask.tolist() == [[1, 0, 1, 0, 0, 0, 0]]
 
 
-def test_masks_are_found_by_the_name_up_to_its_first_dot_and_tiles_are_sorted(tmp_path):
+def test_dataset_sorts_tiles_and_finds_masks_by_the_name_before_the_first_dot(tmp_path):
     root = write_tiles(tmp_path, 3)
     os.rename(root / "train" / "tile0.png", root / "train" / "tile0.2024.png")
     dataset = TileDataset(root / "train", root / "Ltrain")
@@ -89,14 +89,14 @@ def test_masks_are_found_by_the_name_up_to_its_first_dot_and_tiles_are_sorted(tm
     )
 
 
-def test_a_missing_mask_is_named(tmp_path):
+def test_missing_mask_is_named_in_the_error(tmp_path):
     root = write_tiles(tmp_path, 1)
     (root / "Ltrain" / "tile0_mask.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"tile0_mask\.png"):
         TileDataset(root / "train", root / "Ltrain")[0]
 
 
-def test_the_loader_keeps_the_last_short_batch_and_shuffles():
+def test_loader_keeps_the_short_last_batch_and_shuffles():
     data = [(torch.tensor(i), torch.tensor(-i)) for i in range(12)]
     batches = [images for images, _ in loader(data)]
     assert [len(batch) for batch in batches] == [5, 5, 2]
@@ -105,7 +105,7 @@ def test_the_loader_keeps_the_last_short_batch_and_shuffles():
     assert order != list(range(12))
 
 
-def test_the_loader_replays_an_order():
+def test_loader_follows_a_given_order():
     data = [(torch.tensor(i), torch.tensor(-i)) for i in range(12)]
     order = np.random.default_rng(0).permutation(12)
     images, masks = (torch.cat(part) for part in zip(*loader(data, 4, order), strict=True))
@@ -116,7 +116,7 @@ def test_the_loader_replays_an_order():
 # Initial weights
 
 
-def test_convolutions_at_any_depth_get_kaiming_normal_by_fan_out_and_norms_1_and_0():
+def test_init_weights_sets_convolutions_to_kaiming_fan_out_and_norms_to_1_and_0():
     model = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2d(4, 64, 3)), nn.BatchNorm2d(64)))
     norm = model[0][1]
     nn.init.normal_(norm.weight)
@@ -130,7 +130,7 @@ def test_convolutions_at_any_depth_get_kaiming_normal_by_fan_out_and_norms_1_and
     assert torch.equal(model[0][0][0].bias, bias)
 
 
-def test_transposed_convolutions_and_other_subclasses_keep_what_pytorch_gave_them():
+def test_init_weights_leaves_transposed_convolutions_and_subclasses_unchanged():
     class Other(nn.Conv2d):
         pass
 
@@ -143,30 +143,30 @@ def test_transposed_convolutions_and_other_subclasses_keep_what_pytorch_gave_the
 # Learning rate
 
 
-def test_the_scheduler_is_a_running_product_of_cosines():
+def test_article_scheduler_is_a_running_product_of_cosines():
     scheduler = WarmupCosineScheduler(1e-2)
     rates = np.array([scheduler(epoch) for epoch in range(45)])
     factors = (1 + np.cos(np.pi * np.arange(36) / 35)) / 2
     warm_up = 1e-9 + (1e-2 - 1e-9) * np.arange(5) / 5
     expected = np.concatenate([warm_up, 1e-9 + (1e-2 - 1e-9) * np.cumprod(factors), np.full(4, 1e-9)])
     np.testing.assert_allclose(rates, expected, rtol=1e-13)
-    # the first epochs and some that parity is known to turn on, to five digits
+    # the first epochs and some others, to five digits
     known = {0: 1e-9, 4: 8.0e-3, 5: 1e-2, 6: 9.9799e-3, 9: 9.4114e-3, 20: 7.2028e-4, 40: 1e-9, 44: 1e-9}
     assert {epoch: rates[epoch] for epoch in known} == pytest.approx(known, rel=1e-4)
 
 
-def test_asking_the_scheduler_twice_lowers_the_rate():
+def test_article_scheduler_called_twice_lowers_the_rate():
     scheduler = WarmupCosineScheduler(1e-2)
     for epoch in range(9):
         scheduler(epoch)
     assert [scheduler(9), scheduler(9)] == pytest.approx([9.4114e-3, 9.1113e-3], rel=1e-4)
 
 
-def test_a_fresh_scheduler_at_epoch_20_starts_far_too_high():
+def test_fresh_article_scheduler_at_epoch_20_is_far_too_high():
     assert WarmupCosineScheduler(1e-2)(20) == pytest.approx(6.11e-3, rel=1e-3)
 
 
-def test_the_textbook_curve_goes_through_its_corners():
+def test_textbook_curve_has_the_right_rates_at_its_corners():
     rates = [textbook_warmup_cosine(epoch, 1e-2) for epoch in (0, 2.5, 5, 22.5, 40, 60)]
     assert rates == pytest.approx([1e-9, 5e-3, 1e-2, 5e-3, 1e-9, 1e-9], rel=1e-6)
     assert textbook_warmup_cosine(0, 1.0, warmup=0) == 1.0
@@ -176,7 +176,7 @@ def test_the_textbook_curve_goes_through_its_corners():
 
 
 def milesial_names(transposed):
-    """Names of the parameters in milesial's network, written out from its classes."""
+    """Parameter names of milesial's network, from its classes."""
     blocks = ["inc.double_conv", *(f"down{i}.maxpool_conv.1.double_conv" for i in range(1, 5))]
     ups = [f"up{i}.conv.double_conv" for i in range(1, 5)]
     names = [f"{block}.{i}.weight" for block in blocks + ups for i in (0, 1, 3, 4)]
@@ -195,7 +195,7 @@ FIRST_UP = {"up1.conv.double_conv.0.weight": (512, 1024, 3, 3)}
         ("bilinear", 17_263_042, {**FIRST_UP, "up1.conv.double_conv.3.weight": (256, 512, 3, 3)}),
     ],
 )
-def test_names_shapes_and_count_of_parameters_are_milesials(upsample, parameters, shapes):
+def test_parameter_names_shapes_and_count_equal_milesials(upsample, parameters, shapes):
     with torch.device("meta"):
         model = UNet(3, 2, MILESIAL, upsample, conv_bias=False)
     found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -207,19 +207,19 @@ def test_names_shapes_and_count_of_parameters_are_milesials(upsample, parameters
 @pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
 @pytest.mark.parametrize("widths", [(4, 6), (4, 6, 10), (2, 4, 8, 16, 32)])
 @pytest.mark.parametrize("size", [(16, 16), (37, 29)])
-def test_logits_have_the_size_of_the_image(upsample, widths, size):
+def test_logits_have_the_height_and_width_of_the_image(upsample, widths, size):
     model = UNet(4, 3, widths, upsample)
     assert model(torch.rand(2, 4, *size)).shape == (2, 3, *size)
 
 
-def test_an_odd_skip_pads_what_comes_up_on_the_right_and_below_and_goes_first():
+def test_up_pads_right_and_below_and_puts_the_skip_first():
     skip, below = torch.full((1, 1, 3, 5), 2.0), torch.ones(1, 1, 2, 4)
     joined = Up(nn.Identity(), nn.Identity())(below, skip)
     assert torch.equal(joined[:, :1], skip)
     assert joined[0, 1].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
 
 
-def test_hooks_may_keep_what_a_norm_returned():
+def test_relu_leaves_the_recorded_norm_output_unchanged():
     model = UNet(widths=(4, 8))
     kept = []
     model.inc.double_conv[1].register_forward_hook(lambda module, inputs, output: kept.append(output))
@@ -228,7 +228,7 @@ def test_hooks_may_keep_what_a_norm_returned():
 
 
 @pytest.mark.parametrize("options", [{"widths": (16,)}, {"upsample": "nearest"}])
-def test_impossible_networks_are_refused(options):
+def test_invalid_unet_options_raise_value_error(options):
     with pytest.raises(ValueError, match="expected two or more widths"):
         UNet(**options)
 
@@ -236,7 +236,7 @@ def test_impossible_networks_are_refused(options):
 # Training
 
 
-def test_a_step_returns_the_loss_before_it_and_descends():
+def test_training_step_returns_the_loss_before_it_and_descends():
     model = UNet(widths=(4, 8)).apply(init_weights)
     images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
     chosen = torch.log_softmax(model(images), dim=1).gather(1, masks[:, None])
@@ -249,14 +249,14 @@ def test_a_step_returns_the_loss_before_it_and_descends():
     assert not torch.equal(before["outc.conv.bias"], model.outc.conv.bias)
 
 
-def test_the_learning_rate_goes_into_every_group():
+def test_set_learning_rate_reaches_every_parameter_group():
     groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (1.0, 2.0)]
     optimizer = torch.optim.SGD(groups)
     training.set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-def test_clipping_bounds_the_gradient_of_all_parameters_together():
+def test_clip_norm_bounds_the_norm_of_all_gradients_together():
     model = UNet(widths=(4, 8)).apply(init_weights)
     images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -265,7 +265,7 @@ def test_clipping_bounds_the_gradient_of_all_parameters_together():
     assert moved.norm().item() == pytest.approx(1e-2, rel=1e-3)
 
 
-def test_the_confusion_matrix_has_the_truth_in_rows_and_leaves_out_ignored_pixels():
+def test_confusion_matrix_has_truth_in_rows_and_skips_ignored_pixels():
     masks, predictions = torch.tensor([[0, 0, 1], [1, 255, 0]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
     assert training.confusion_matrix(masks, predictions).tolist() == [[1, 2], [0, 2]]
 
@@ -274,7 +274,7 @@ def test_the_confusion_matrix_has_the_truth_in_rows_and_leaves_out_ignored_pixel
 
 
 def batch_of(count, padded=0, size=16, seed=0):
-    """As the pipeline gives it; `padded` samples more that do not count."""
+    """Batch in the pipeline's form, with `padded` samples of padding."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (count + padded, size, size, 3), np.uint8)
     mask = (image[..., 0] > 128).astype(np.uint8)
@@ -296,7 +296,7 @@ def weights(side):
     return {name: value.clone() for name, value in side.model.state_dict().items()}
 
 
-def test_it_starts_from_copies_of_exactly_the_given_weights():
+def test_reference_starts_from_copies_of_exactly_the_given_weights():
     side = reference()
     given = {name: tensor.clone().numpy() for name, tensor in weights(side).items()}
     side.step(batch_of(2))
@@ -310,7 +310,7 @@ def test_it_starts_from_copies_of_exactly_the_given_weights():
             side.start(wrong)
 
 
-def test_a_fresh_start_forgets_the_optimizer_and_the_schedule():
+def test_reference_start_resets_optimizer_and_schedule():
     side = reference(optimizer="adam", schedule="warmup_cosine", epochs=4, steps_per_epoch=3)
     given = {name: value.numpy() for name, value in weights(side).items()}
     first = [side.step(batch_of(2, seed=i)) for i in range(5)]
@@ -320,7 +320,7 @@ def test_a_fresh_start_forgets_the_optimizer_and_the_schedule():
     assert side.rates == rates
 
 
-def test_padding_takes_no_part():
+def test_reference_ignores_padding():
     short, padded = reference(), reference()
     assert short.step(batch_of(3)) == padded.step(batch_of(3, padded=2))
     assert all(torch.equal(value, weights(padded)[name]) for name, value in weights(short).items())
@@ -329,7 +329,7 @@ def test_padding_takes_no_part():
     assert found["confusion"].sum() == 3 * 16 * 16
 
 
-def test_evaluation_changes_nothing_and_uses_running_statistics():
+def test_reference_evaluation_uses_running_statistics_and_changes_nothing():
     side = reference()
     before, (first, second) = weights(side), (batch_of(3, seed=i) for i in range(2))
     together = {key: np.concatenate([first[key], second[key]]) for key in first}
@@ -338,7 +338,7 @@ def test_evaluation_changes_nothing_and_uses_running_statistics():
     assert all(torch.equal(value, before[name]) for name, value in weights(side).items())
 
 
-def test_it_clips_when_the_recipe_says_so():
+def test_reference_clips_as_the_recipe_says():
     side = reference(optimizer="sgd", learning_rate=0.1, clip_norm=1e-2)
     before = [parameter.detach().clone() for parameter in side.model.parameters()]
     side.step(batch_of(2))
@@ -346,12 +346,12 @@ def test_it_clips_when_the_recipe_says_so():
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_it_trains_in_channels_last_with_the_rates_of_its_schedule():
+def test_reference_trains_in_channels_last_with_the_rates_of_its_schedule():
     side = reference(schedule="article", epochs=8, steps_per_epoch=2, learning_rate=0.1)
     before = [parameter.detach().clone() for parameter in side.model.parameters()]
     losses = [side.step(batch_of(3))]
     moved = [(a - b).abs().max() for a, b in zip(side.model.parameters(), before)]
-    assert max(moved) < 1e-6  # by the 1e-9 of the first epoch
+    assert max(moved) < 1e-6  # the first epoch has the rate 1e-9
     losses += [side.step(batch_of(3)) for _ in range(15)]
     assert losses[-1] < 0.8 * losses[0]
     assert side.model.inc.double_conv[0].weight.is_contiguous(memory_format=torch.channels_last)

@@ -1,1 +1,4 @@
-"""One module a question; each has `run(settings) -> Answer`, and says at its head why its gates are what they are."""
+"""One module for each question, with `run(settings) -> Answer`; its head gives the reasons for its gates.
+
+`batch_norm`, `convolution`, `normalization`, `dropping` and `optimizer_state` are parts of larger questions.
+"""

@@ -1,8 +1,7 @@
-"""The part of the layers question about BatchNorm; see `parity/checks/layers.py` for the command and the gates.
+"""BatchNorm, a part of the layers question; `parity/checks/layers.py` explains the gates.
 
-A mean that is r standard deviations from 0 takes digits from both sides, and allows r times the gate in what
-BatchNorm puts out and in its gradients. In float32 jaxseg may be 3 times as far from PyTorch's float64 as PyTorch's
-own float32 is, or than half an ulp where PyTorch was lucky.
+A mean of r standard deviations costs both sides digits, so outputs and gradients have r times the gate. In float32
+jaxseg's distance from PyTorch's float64 may be 3 times that of PyTorch's float32, or of half an ulp if that is larger.
 """
 
 import math
@@ -34,7 +33,7 @@ PARTS: dict[str, Callable[[str], bool]] = {
 
 
 def float64_rows(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
-    """Training, padding, evaluation, and what is refused."""
+    """Rows for training, padding, evaluation, dtypes, and the error for one value per channel."""
     steps, *shape = (2, 3, 4, 5) if quick else (10, 4, 9, 8)
     few, notes, valid = "BatchNorm: two values per channel", {}, np.arange(shape[0]) != 1
     groups = {"training": case(rng, (steps, *shape), RATIOS)}
@@ -44,7 +43,7 @@ def float64_rows(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
         (few, (2, 1, 1), {}, "the unbiased variance is twice the biased"),
     ):
         notes[name], groups[name] = note, case(rng, (1 if quick else steps, *size), **options)
-    groups[few].arguments["x"][:, 0] += 20  # a difference near 0 would lose its digits
+    groups[few].arguments["x"][:, 0] += 20  # two values close together would lose digits
     sides = pairs.both({name: {"": group} for name, group in groups.items()})
     for part, wanted in PARTS.items():
         rows = []
@@ -53,7 +52,7 @@ def float64_rows(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
             gate = GATE * (1 if part.startswith("running") else ratio)
             rows.append(compare.close(QUESTION, f"mean/std {ratio}", *here, gate, each=True))
         yield compare.worst_of(QUESTION, f"BatchNorm in training: {part}", rows, note=NOTE)
-    sides[few] = pairs.only(sides[few], lambda what: what != "d x")  # 0 but for eps: all of it is rounding
+    sides[few] = pairs.only(sides[few], lambda what: what != "d x")  # 0 except for eps, so it is all rounding
     for name, note in notes.items():
         yield compare.close(QUESTION, name, *sides[name], GATE, each=True, note=note)
     yield types()
@@ -61,14 +60,18 @@ def float64_rows(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
 
 
 def at(number: int) -> slice:
-    """Channels of the ratio with this number."""
+    """Channels of ratio `number` of RATIOS."""
     return slice(EACH * number, EACH * (number + 1))
 
 
 def case(
     rng: np.random.Generator, shape: tuple[int, ...], ratios: tuple[int, ...] = (1,), each: int = EACH, **options
 ) -> Case:
-    """Batches of `shape` [steps b h w] with means of `ratios` standard deviations, either side of 0."""
+    """Case with batches of `shape` [steps b h w], whose means are `ratios` standard deviations on either side of 0.
+
+    each: channels with each ratio.
+    options: of BatchNorm on both sides.
+    """
     steps, b, h, w = shape
     c = each * len(ratios)
     mean = np.repeat(ratios, each) * rng.choice([-1.0, 1.0], c)
@@ -79,7 +82,7 @@ def case(
 
 
 def types() -> Row:
-    """Statistics have the parameters' type, whatever is computed in."""
+    """Row that passes if statistics have the dtype of the parameters, whatever dtype is computed in."""
     wrong = []
     for computed, kept in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
 
@@ -96,7 +99,7 @@ def types() -> Row:
 
 
 def one_value() -> Row:
-    """Refused on both sides in training."""
+    """Row that passes if both sides raise ValueError for one value per channel in training."""
     silent = []
     for side, train in {
         "jaxseg": lambda: jax.eval_shape(lambda x: unet.BatchNorm(4)(x), jax.ShapeDtypeStruct((1, 1, 1, 4), float)),
@@ -112,9 +115,9 @@ def one_value() -> Row:
 
 
 def float32_rows(rng: np.random.Generator, quick: bool) -> tuple[list[Row], list[dict]]:
-    """The rows, and for every ratio and result the distances of jaxseg and of PyTorch from float64.
+    """Rows, and for the evidence the distances of both sides from float64, for each ratio and result.
 
-    The last channels do not vary, have a scale of 1 and no bias.
+    The last channels are constant, with scale 1 and bias 0.
     """
     made = case(rng, (2, 4, 16, 16) if quick else (4, 4, 64, 64), (*RATIOS, 0))
     still = at(len(RATIOS))
@@ -132,17 +135,17 @@ def float32_rows(rng: np.random.Generator, quick: bool) -> tuple[list[Row], list
                 judged.append(no_farther(f"mean/std {ratio}: {what}", found, expected))
         rows.append(compare.worst_of(QUESTION, f"float32: BatchNorm {part}", judged, note=NOTE))
     narrow = pairs.float32({"": case(rng, (2, 4, 12, 13), RATIOS[-1:], each=2)})
-    note = f"mean/std {RATIOS[-1]}; XLA adds up a long column of few channels one by one"
+    note = f"mean/std {RATIOS[-1]}; with few channels XLA sums a long column one by one"
     found, expected = pairs.distances(narrow)[": y"]
     baselines = {"PyTorch": expected, "half an ulp of the mean": 2**-15}
     rows.append(compare.envelope(QUESTION, "float32: BatchNorm of two channels", found, baselines, note=note))
     found, expected = (float(np.abs(side[": y"][:, :, still]).max()) for side in three[:2])
     baselines = {"PyTorch": expected, "an ulp of the mean": 2**-16 / math.sqrt(1e-5)}
-    note = f"{found:.1e}, PyTorch {expected:.1e}; 0 but for the mean's rounding, times 1 / sqrt(eps)"
+    note = f"{found:.1e}, PyTorch {expected:.1e}; 0 except for the mean's rounding times 1 / sqrt(eps)"
     rows.append(compare.envelope(QUESTION, "float32: BatchNorm of a constant", found, baselines, note=note))
     return rows, evidence
 
 
 def no_farther(name: str, found: float, expected: float) -> Row:
-    """jaxseg's distance from float64, `found`, is at most 3 times PyTorch's."""
+    """Row for jaxseg's distance from float64, `found`: at most 3 times PyTorch's, `expected`."""
     return compare.envelope(QUESTION, name, found, {"PyTorch": expected, "half an ulp": 2**-24})

@@ -1,12 +1,13 @@
-"""Are the batches the reference's, byte for byte?
+"""The data question: are the batches the reference's, byte for byte?
 
-Both sides read the same folder, jaxseg through its pipeline (decode, order, batch, transfer, normalize on the device)
-and the reference through its DataLoader: once in the order of the files, once in jaxseg's shuffled order replayed
-there. A second, made-up folder has what real ones seldom have: names with dots, masks with antialiased borders and in
-color, a JPEG. Every color there is (in the quick form each channel at every fifth value, 140,608) is written to a file
-and read as a mask. Nothing is computed in floating point but one division by 255, which has one right answer, so the
-gate is equality. Not seen: what both sides share, which is OpenCV's decoder and, but for the colors, its conversion to
-gray.
+Both sides read the same folder. jaxseg uses its pipeline (decode, order, batch, transfer, normalize on the device), the
+reference its DataLoader: once in the order of the files, once in jaxseg's shuffled order. A second, made-up folder has
+rare cases: names with dots, masks with antialiased borders or in color, a JPEG. Every color (in the quick form each
+channel at every fifth value, 140,608 colors) is written to a file and read as a mask.
+
+The gate is equality: the only floating-point operation is a division by 255, which has one right answer.
+
+Not seen: what both sides share, which is OpenCV's decoder and, except for the colors, its conversion to gray.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ from parity.twins.awkward import NAMES, make_awkward
 
 QUESTION = "data"
 BATCH_SIZE = 5  # the article's
-HASHED = 3  # batches
+HASHED = 3  # batches with a sha256
 SPLITS = ("train", "val")
 
 Arrays = dict[str, np.ndarray]
@@ -45,21 +46,25 @@ Pairs = tuple[samples.Pair, ...]
 
 
 class Batch(NamedTuple):
-    """A batch on both sides, jaxseg's first: {"image": [b h w c], "mask": uint8 [b h w]}, without padding."""
+    """A batch on both sides, jaxseg's first, without padding: {"image": [b h w c], "mask": uint8 [b h w]}."""
 
     name: str
     bytes: Sides
     """Images in uint8."""
     normalized: Sides
-    """Images in float32, as the network gets them."""
+    """Images in float32, as they enter the network."""
 
 
 def run(settings: Settings) -> Answer:
-    """The data question, on the folder `settings.data` with train/ Ltrain/ val/ Lval/.
+    """Answers the data question on the folder `settings.data` with train/ Ltrain/ val/ Lval/.
 
-    Evidence: {"hashes": {"uint8" and "float32": [sha256 of each of the first batches: jaxseg's, the reference's]},
-    "lost": [{"file", "lost": mask pixels, "share": of all its pixels}, the worst 20], "colors": {formula: for how many
-    colors it differs from OpenCV's}, of "all"}.
+    Evidence:
+
+    - "hashes": {"uint8" and "float32": [[jaxseg's sha256, the reference's] of each of the first batches]}
+    - "lost": [{"file", "lost": mask pixels, "share": of all pixels of the file}], the worst 20
+    - "colors": {formula: number of colors that differ from OpenCV's, "all": number of colors}
+
+    Raises UserError if the folder has another layout.
     """
     root, seed = settings.data, settings.seed
     if not all((root / folder).is_dir() for folder in ("train", "Ltrain", "val", "Lval")):
@@ -82,7 +87,7 @@ def run(settings: Settings) -> Answer:
 
 
 def _pairs(root: Path, seed: int = 0) -> tuple[Pairs, Pairs]:
-    """Of training and of validation, as jaxseg finds them."""
+    """Training pairs and validation pairs, as jaxseg finds them."""
     split = folders.find_split(Data(data=root), seed)
     return split.training, split.validation
 
@@ -95,7 +100,7 @@ def _plain(pairs: Pairs) -> pipeline.Pipeline:
 
 
 def bytes_row() -> Row:
-    """All 256 values of a byte, normalized inside a compiled function, against a division by 255."""
+    """Row for all 256 values of a byte, normalized in a compiled function, against a division by 255."""
     values = np.arange(256, dtype=np.uint8)
     found = jax.jit(step.normalize)(values)
     expected = to_tensor(values.reshape(16, 16, 1)).numpy().ravel()
@@ -105,7 +110,7 @@ def bytes_row() -> Row:
 
 
 def batches(ours: pipeline.Pipeline, root: Path, split: str, epoch: int) -> Iterator[Batch]:
-    """jaxseg's batches beside the reference's in the same order. jaxseg's have been on the device."""
+    """Batches of jaxseg, which have been on the device, with the reference's in the same order."""
     dataset, order = TileDataset(root / split, root / f"L{split}"), ours.order(epoch).tolist()
     compiled = jax.jit(step.normalize)
 
@@ -128,7 +133,7 @@ def batches(ours: pipeline.Pipeline, root: Path, split: str, epoch: int) -> Iter
 
 
 def batches_row(name: str, ours: pipeline.Pipeline, root: Path, split: str, epoch: int = 0) -> Row:
-    """Every batch of an epoch, as bytes and normalized."""
+    """Row for every batch of an epoch, as bytes and normalized."""
     rows = []
     for batch in batches(ours, root, split, epoch):
         rows.append(compare.equal_bytes(QUESTION, f"{batch.name}, uint8", *batch.bytes))
@@ -141,7 +146,7 @@ def batches_row(name: str, ours: pipeline.Pipeline, root: Path, split: str, epoc
 
 
 def hashed(ours: pipeline.Pipeline, root: Path) -> tuple[list[Row], dict]:
-    """sha256 of the first batches, and the hashes."""
+    """Rows for the sha256 of the first batches, and the hashes for the evidence."""
     first = list(itertools.islice(batches(ours, root, "train", epoch=0), HASHED))
     rows, hashes = [], {}
     for kind, pairs in (
@@ -157,12 +162,12 @@ def hashed(ours: pipeline.Pipeline, root: Path) -> tuple[list[Row], dict]:
 
 
 def sha256(batch: Arrays) -> str:
-    """Of the bytes of the images, then those of the masks."""
+    """sha256 of the bytes of the images followed by those of the masks."""
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in batch.values())).hexdigest()
 
 
 def shuffled_rows(training: Pairs, root: Path, seed: int) -> list[Row]:
-    """A shuffled epoch replayed by the reference, and what makes it an order."""
+    """Rows for a shuffled epoch replayed by the reference, and for the properties of a shuffled order."""
     ours = pipeline.Pipeline(training, batch_size=BATCH_SIZE, shuffle=True, seed=seed, workers=2)
     orders = {f"epoch {epoch}": ours.order(epoch) for epoch in range(41)}
     first, *others = orders.values()
@@ -180,7 +185,7 @@ def shuffled_rows(training: Pairs, root: Path, seed: int) -> list[Row]:
 
 
 def lost_pixels(root: Path) -> tuple[Row, list[dict]]:
-    """Mask pixels that `// 255` throws away, counted by file here and by jaxseg's survey; and the files."""
+    """Row for the mask pixels that `// 255` loses, counted here and by jaxseg's survey; and the files."""
     pairs = _pairs(root)
     found = {split: np.array(sum(map(_surveyed, of))) for split, of in zip(SPLITS, pairs)}
     files, expected, pixels = [], {}, 0
@@ -204,7 +209,7 @@ def _lost(gray: np.ndarray) -> int:
 
 
 def _surveyed(pair: samples.Pair) -> int:
-    """The same from the values that jaxseg's survey counts in a mask; without its cache, which would hide mistakes."""
+    """Lost pixels of a mask, from the values that jaxseg's survey counts; its cache would hide mistakes."""
     facts = survey.look(pair, Data(), colors=True)
     if facts.mask is None:
         raise DataError("Cannot read the tiles.", [f"{pair.mask}: {facts.mask_error}"])
@@ -214,9 +219,9 @@ def _surveyed(pair: samples.Pair) -> int:
 
 
 def every_color(folder: Path, pace: int) -> tuple[list[Row], dict[str, int]]:
-    """Every color, or those whose channels are multiples of `pace`, read from files as a mask is.
+    """Rows for every color whose channels are multiples of `pace`, read from files as masks.
 
-    And for how many of them other ways to gray differ from OpenCV's.
+    Also returns for how many colors each other formula for gray differs from OpenCV's.
     """
     folder.mkdir()
     values = np.arange(0, 256, pace, dtype=np.uint8)
@@ -237,13 +242,13 @@ def every_color(folder: Path, pace: int) -> tuple[list[Row], dict[str, int]]:
         for name, formula in OTHER_GRAYS.items():
             differing[name] += int((formula(colors) != expected).sum())
     others = ", ".join(f"{name} {count}" for name, count in differing.items() if name != "all")
-    note = f"against (3735 B + 19235 G + 9798 R + 2^14) >> 15, from which differ: {others}"
+    note = f"against (3735 B + 19235 G + 9798 R + 2^14) >> 15; colors where others differ: {others}"
     named = [compare.worst_of(QUESTION, f"{name} of {differing['all']} colors", of, note) for name, of in rows.items()]
     return [*named, gray_stays_gray(folder / "gray.bmp")], differing
 
 
 def gray_stays_gray(file: Path) -> Row:
-    """Gray (v, v, v) is v."""
+    """Row that passes if the gray of (v, v, v) is v."""
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     file.write_bytes(cv2.imencode(".bmp", cv2.merge([values] * 3))[1].tobytes())
     return compare.equal_bytes(QUESTION, "gray (v, v, v) is v", samples.read_gray(file), values)
@@ -253,7 +258,7 @@ def gray_stays_gray(file: Path) -> Row:
 
 
 def awkward_rows(root: Path, seed: int) -> list[Row]:
-    """Names with dots, antialiased masks, masks in color; then a mask that is not there, and one that is no picture."""
+    """Rows for names with dots, antialiased masks, masks in color, and for missing and broken masks."""
     make_awkward(root, seed)
     _, validation = _pairs(root, seed)
     rows = [batches_row("awkward names and masks", _plain(validation), root, "val"), lost_pixels(root)[0]]
@@ -270,20 +275,20 @@ def awkward_rows(root: Path, seed: int) -> list[Row]:
         "the reference, missing": not names(mask, FileNotFoundError, lambda: read_all(root, "val")),
     }
     wrong = [name for name, is_silent in silent.items() if is_silent]
-    note = f"{len(silent)} ways to meet one, each an error with the name of the mask, or of the image that lacks it"
+    note = f"{len(silent)} cases, each an error that names the mask, or the image that lacks one"
     rows.append(compare.at_most(QUESTION, "missing and broken masks are named", len(wrong), 0, note, ", ".join(wrong)))
     return rows
 
 
 def read_all(root: Path, split: str) -> None:
-    """Every tile, as the reference reads it."""
+    """Reads every tile of a split by the reference."""
     dataset = TileDataset(root / split, root / f"L{split}")
     for index in range(len(dataset)):
         dataset.read(index)
 
 
 def names(file: Path, error: type[Exception], do: Callable[[], object]) -> bool:
-    """Whether `do` raises this error with the file's name in it."""
+    """True if `do` raises this error with the file's name in its message."""
     try:
         do()
     except error as raised:

@@ -1,26 +1,24 @@
-"""Does jaxseg, in float32, stay as close to PyTorch as PyTorch does to itself?
+"""The divergence question: in float32, does jaxseg stay as close to PyTorch as PyTorch stays to itself?
 
-In float32 roundings grow, and over fifty steps no fixed tolerance means anything: changes to the reference that ought
-not to matter (samples of a batch in another order, one weight moved by one ulp, channels_last, another number of
-threads) carry it as far. So the figure is a ratio: jaxseg's distance from the reference over the largest distance of
-the reference from itself, and the gate is 3. A run of which nothing at all is changed ends on the same bits, on both
-sides; that has a row of its own.
+Roundings grow in float32, and over fifty steps no fixed tolerance has a meaning. Changes to the reference that should
+not matter move it as far: samples in another order, one weight moved by one ulp, channels_last, another number of
+threads. So the figure is a ratio, jaxseg's distance from the reference over the largest distance of the reference from
+itself, and the gate is 3. A run repeated without any change ends on the same bits on both sides; a row shows that.
 
-Distances do not grow smoothly. A ReLU or a pooling window of which the two sides choose different branches puts
-gradients off by a thousandth where rounding does by a millionth, and the distance jumps. So
+Distances do not grow smoothly. Where the two sides take different branches of a ReLU or a pooling window, gradients
+are off by a thousandth, where rounding makes a millionth, and the distance jumps. So there are three kinds of rows:
 
-- distances after all steps are compared as the largest over several seeds, on both sides: jumps come to all, but not
-  at the same step;
-- the first step is compared as the median over several batches, before any jump. It is the sharp one: one gradient
-  that is wrong by 1e-4 shows there, where fifty steps would hide it. So channels_last is no part of its envelope: on a
-  CPU PyTorch's BatchNorm finds variances 1e-4 off in that layout, a hundred times further than all else moves it;
-- a log of branches says at which step and in which layer the two first chose differently, and that the distance jumps
-  only there: in a step without such a branch it must not grow tenfold (momentum alone doubles it at most).
+- After all steps: the largest distance over several seeds, on both sides, because jumps come at different steps.
+- After the first update: the median over several batches, before any jump. This is the sharpest test. A gradient that
+  is wrong by 1e-4 shows here, and fifty steps would hide it. channels_last is no baseline here: on a CPU PyTorch's
+  BatchNorm has variances 1e-4 off in that layout, a hundred times more than any other change makes.
+- Branches: a log of the step and layer where the two sides first differ. In a step without a differing branch the
+  distance must not grow tenfold (momentum alone at most doubles it).
 
-The same recipe in float64 does not diverge at all, and is gated at 1e-12 as in the training question.
+The same recipe in float64 does not diverge; its gate is 1e-12 as in the training question.
 
-Not seen here: which side is nearer to the truth (see precision), and mistakes that change the meaning by less than
-float32 rounds (see model and training, which are float64).
+Not seen: which side is nearer to the truth (see precision), and wrong formulas that change results by less than
+float32 rounds (see model and training, which use float64).
 """
 
 import copy
@@ -48,28 +46,28 @@ GATE, GROWTH = 3.0, 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How much is asked."""
+    """Recipes and numbers of steps and batches."""
 
     recipes: tuple[Recipe, ...]
-    """The first has its branches logged."""
+    """Recipes; the branches of the first are logged."""
     steps: int
     every: int
-    """Steps between two looks; the first step is always looked at."""
+    """Steps between two measurements; the first step is always measured."""
     batch: int
-    """Samples in each."""
+    """Samples in a batch."""
     batches: int
-    """Each by itself for the first step, then over and over."""
+    """Number of batches: each alone for the first update, then all in turn."""
     threads: tuple[str, ...]
-    """The recipes, by name, under which the number of threads is changed too: slow where other programs compute."""
+    """Names of the recipes that vary the number of threads too, which is slow on a busy machine."""
 
     @property
     def looks(self) -> list[int]:
-        """The steps after which distances are taken."""
+        """Steps after which distances are measured."""
         return sorted({1, *range(self.every, self.steps + 1, self.every)})
 
 
 def recipe(name: str, optimizer: str, learning_rate: float, widths: tuple[int, ...], side: int) -> Recipe:
-    """At a constant rate; without convolution biases, whose gradients are nothing but noise."""
+    """A recipe at a constant rate, without convolution biases, whose gradients are noise."""
     optimization = Optimization(optimizer=optimizer, learning_rate=learning_rate, schedule="constant", epochs=1)
     return Recipe(name, optimization, widths, conv_bias=False, size=(side, side))
 
@@ -97,15 +95,16 @@ QUICK = Form(
 
 
 def run(settings: Settings) -> Answer:
-    """The divergence question, on the CPU.
+    """Answers the divergence question on the CPU.
 
-    evidence: {"recipes": [{"name", "steps": [...], "jaxseg": [[of each step] of each seed], "variations": {name: the
-    same}, "ratio": [of each seed, after all steps], "others": {quantity: {"jaxseg", "variations"}}}],
-    "flips": {"steps": [...], "distance": [...], "layers": [...], "counts": [[of each layer] of each step], "first":
-    {"step", "layer", "count"} or {}, "one_ulp": {"distance", "counts", "first"}}}.
-    Distances are relative l2, from PyTorch: of the parameters, and of the quantities in "others"; "argmax flips"
-    is the share of pixels whose predicted class differs. "one_ulp" is PyTorch and itself with a weight moved by an
-    ulp. A recipe whose name ends in "float64" has one seed.
+    Evidence:
+
+    - "recipes": [{"name", "steps", "jaxseg", "variations", "ratio", "others"}]. "jaxseg" has the distances of the
+      parameters, a list over steps for each seed; "variations" has such lists by name. "ratio" is that of each seed
+      after all steps. "others" is {quantity: {"jaxseg", "variations"}}. A name that ends in "float64" has one seed
+    - "flips": the log of branches (see `branches.log`); "one_ulp" compares PyTorch with itself, one weight moved
+
+    Distances are relative l2 from PyTorch; "argmax flips" is the share of pixels with another predicted class.
     """
     return Answer(QUESTION, *measure(settings, "cpu"))
 
@@ -113,8 +112,11 @@ def run(settings: Settings) -> Answer:
 def measure(
     settings: Settings, device: str, question: str = QUESTION, allowed: Mapping[str, float] | None = None
 ) -> tuple[tuple[Row, ...], dict]:
-    """Rows and evidence with both frameworks on `device`, "cpu" or "gpu". `allowed`: distances of the first update, by
-    name, that are right even where PyTorch is nearer to itself.
+    """Rows and evidence with both frameworks on one device.
+
+    device: "cpu" or "gpu".
+    question: that the rows belong to.
+    allowed: distances of the first update by name that are as acceptable as PyTorch's from itself.
     """
     form = QUICK if settings.quick else FULL
     seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
@@ -140,11 +142,11 @@ def measure(
     return tuple(rows), {"recipes": recipes, "flips": flips}
 
 
-# Both sides, and PyTorch with something changed -----------------------------------------------------------------------
+# Both sides, and variations of PyTorch --------------------------------------------------------------------------------
 
 
 class Sides:
-    """jaxseg and the reference for a recipe, each to be trained from any weights on any batches."""
+    """jaxseg and the reference for a recipe; each trains from any weights on any batches."""
 
     def __init__(self, recipe: Recipe, form: Form, seed: int, dtype: str, device: str, watched: bool = False):
         self.recipe, self.form, self.dtype, self.device = recipe, form, dtype, device
@@ -158,7 +160,7 @@ class Sides:
         self.variations = {name: vary for name, vary in VARIATIONS.items() if threads or name != "threads"}
 
     def begin(self, seed: int) -> tuple[Weights, list[pairs.Batch], pairs.Batch]:
-        """Of a seed: the weights, the batches, and one to evaluate on."""
+        """Weights, batches, and a batch for evaluation, all of `seed`."""
         _, reference = self.recipe.networks(seed, self.dtype)
         *data, held_out = pairs.batches(seed, [self.form.batch] * (self.form.batches + 1), *self.recipe.size)
         return pairs.arrays(reference.state_dict()), data, held_out
@@ -168,23 +170,23 @@ class Sides:
 
 Snapshot = Mapping[str, Mapping[str, np.ndarray]]
 Curves = dict[str, list[list[float]]]
-"""Of each quantity, for each seed, at each look."""
+"""Distances of each quantity: for each seed, at each measured step."""
 
 
 @dataclasses.dataclass
 class Found:
-    """What training from several seeds gave."""
+    """Distances from training with several seeds."""
 
     jaxseg: Curves
     variations: dict[str, Curves]
     first: dict[str, list[float]]
-    """Distances of the first update, of each batch: under "jaxseg" and the names of the variations."""
+    """Distances of the first update for each batch, by "jaxseg" and names of variations."""
     again: dict[str, tuple[Snapshot, Snapshot]]
-    """The end of the first seed's run and of the same run again, of "jaxseg" and "PyTorch"."""
+    """Last snapshots of the first seed's run and of its repetition, by "jaxseg" and "PyTorch"."""
 
 
 def trajectories(sides: Sides, seeds: range) -> Found:
-    """Trains both sides, and the reference with something changed, from every seed."""
+    """Trains both sides, and the reference with each variation, from every seed."""
     form, names = sides.form, (*QUANTITIES, "argmax flips")
     jaxseg, variations = ({name: [] for name in names}), {}
     first = {"jaxseg": []} | {name: [] for name in sides.variations}
@@ -212,7 +214,7 @@ def trajectories(sides: Sides, seeds: range) -> Found:
 def trajectory(
     side: Ours | Theirs, form: Form, weights: Weights, data: list[pairs.Batch], held_out: pairs.Batch
 ) -> list[Snapshot]:
-    """Trains a side from `weights` on `data`, over and over; what it is at every look."""
+    """Trains a side from `weights` on `data` in turn; returns a snapshot at each measured step."""
     side.start(weights)
     found = []
     for step, batch in zip(range(1, form.steps + 1), itertools.cycle(data)):
@@ -224,7 +226,7 @@ def trajectory(
 
 
 def distance(quantity: str, found: Snapshot, expected: Snapshot) -> float:
-    """Relative l2, or the share of pixels whose class differs."""
+    """Relative l2 distance, or for "argmax flips" the share of pixels with another class."""
     if quantity == "argmax flips":
         classes = (snapshot["evaluation logits"]["logits"].argmax(1) for snapshot in (found, expected))
         return float(np.not_equal(*classes).mean())
@@ -232,7 +234,7 @@ def distance(quantity: str, found: Snapshot, expected: Snapshot) -> float:
 
 
 def first_steps(sides: Sides, weights: Weights, data: list[pairs.Batch]) -> dict[str, list[float]]:
-    """Distances of the first update, of every batch by itself from the same weights."""
+    """Distances of the first update, for each batch alone from the same weights."""
 
     def updates(side, weights: Weights, data: list[pairs.Batch]) -> list[Weights]:
         found = []
@@ -251,9 +253,9 @@ def first_steps(sides: Sides, weights: Weights, data: list[pairs.Batch]) -> dict
 
 
 def recipe_rows(question: str, sides: Sides, found: Found, allowed: Mapping[str, float]) -> list[Row]:
-    """The first step, the last, and the same again."""
+    """Rows for the first update, for all steps, and for a repetition of the run."""
     name, steps = sides.recipe.name, sides.form.steps
-    # NumPy's median and max, because Python's pass over a NaN
+    # NumPy's median and max, because Python's ignore a NaN
     medians = {key: float(np.median(distances)) for key, distances in found.first.items()}
     rough = medians.pop("channels_last", math.nan)
     note = f"median of {sides.form.batches} batches, over PyTorch's distance from itself; channels_last: {rough:.3g}"
@@ -296,7 +298,7 @@ def _largest(curves: list[list[float]]) -> float:
 
 
 def _ratios(found: Found, quantity: str) -> list[float]:
-    """Of each seed: jaxseg's distance after all steps over the largest of PyTorch's from itself."""
+    """jaxseg's distance after all steps over the largest of PyTorch's from itself, for each seed."""
     ends = np.array([[curve[-1] for curve in curves[quantity]] for curves in found.variations.values()])
     ours = np.array([curve[-1] for curve in found.jaxseg[quantity]])
     return (ours / ends.max(0)).tolist()
@@ -309,7 +311,7 @@ def _spread(ratios: list[float]) -> str:
 
 
 def evidence(name: str, form: Form, found: Found) -> dict:
-    """See `run`."""
+    """Evidence of a recipe for `run`."""
 
     def curves(quantity: str) -> dict:
         variations = {key: curves[quantity] for key, curves in found.variations.items()}
@@ -324,7 +326,7 @@ def evidence(name: str, form: Form, found: Found) -> dict:
 
 
 def branch_log(sides: Sides, seed: int) -> dict:
-    """The run of `seed` step by step beside PyTorch and PyTorch with one weight moved: see `branches.log`."""
+    """Log of branches in the run of `seed`: jaxseg, PyTorch, and PyTorch with one weight moved (see `branches.log`)."""
     weights, data, _ = sides.begin(seed)
     twin = Theirs(sides.recipe.optimization, copy.deepcopy(sides.theirs.model), sides.form.steps)
     with VARIATIONS["one ulp"](twin, weights, data) as (moved, _):
@@ -335,7 +337,7 @@ def branch_log(sides: Sides, seed: int) -> dict:
 
 
 def branch_row(question: str, recipe: Recipe, flips: Mapping) -> Row:
-    """The distance jumps only where a branch differs: between jaxseg and PyTorch, and PyTorch and its twin."""
+    """Row that passes if the distance, to jaxseg and to PyTorch's twin, jumps only where a branch differs."""
     told, quiet = [], []
     for who, log in (("jaxseg", flips), ("PyTorch an ulp away", flips["one_ulp"])):
         loud, silent = branches.growths(log)

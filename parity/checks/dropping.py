@@ -1,9 +1,8 @@
-"""The part of the model question about dropout and recomputation; see `parity/checks/model.py` for the command and
-the gate.
+"""Dropout and recomputation (remat), a part of the model question (`parity/checks/model.py`).
 
-One more pass of a network, with half of the features at the bottom dropped and every level computed again on the way
-back. The reference drops the same features, those that `jax.random.bernoulli` draws from the key; and XLA on a CPU,
-which would see through the recomputation and leave it out, is told not to.
+One more pass of a network drops half of the deepest features and recomputes every level in the backward pass. The
+reference drops the same features, which `jax.random.bernoulli` draws from the key. An XLA option keeps the
+recomputation, which XLA would otherwise optimize away on a CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +30,13 @@ def rows(
     losses: tuple[Callable, Callable],
     bottom: tuple[int, ...],
 ) -> Iterator[Row]:
-    """`row(what, found, expected, note)` of a network with RATE and `remat`.
+    """Rows for a network with dropout of RATE and `remat`.
 
-    losses: jaxseg's and the reference's; bottom: shape [b c h w] of the deepest features.
+    row: makes a row from (what, found, expected, note).
+    net, reference: the network on both sides.
+    batch: may be padded.
+    losses: jaxseg's and the reference's.
+    bottom: shape [b c h w] of the deepest features.
     """
     key, (_, c, h, w), samples = jax.random.key(1), bottom, len(batch["valid"])
     kept = pairs.nchw(jax.random.bernoulli(key, 1 - RATE, (samples, h, w, c)))[batch["valid"]]
@@ -42,14 +45,16 @@ def rows(
     expected = passes.theirs(reference, batch, "float64", losses[1])
     hook.remove()
     logits, gradients, statistics = trained(net, batch, losses[0], key)
-    yield row("dropout, recomputed: logits", logits, expected.logits, f"{1 - kept.mean():.0%} of {kept[0].size} fall")
+    yield row(
+        "dropout, recomputed: logits", logits, expected.logits, f"{1 - kept.mean():.0%} of {kept[0].size} dropped"
+    )
     gradients = {name: gradients[name] for name in expected.gradients}
     yield row("dropout, recomputed: gradients", gradients, expected.gradients)
     yield row("dropout, recomputed: running statistics", statistics, expected.statistics, "moved once")
 
 
 def trained(net: UNet, batch: pairs.Batch, loss: Callable, key: jax.Array) -> tuple[np.ndarray, dict, dict]:
-    """Logits [b k h w] of the valid samples, and by PyTorch's names all gradients and the running statistics."""
+    """Logits [b k h w] of the valid samples, all gradients and the running statistics, by PyTorch's names."""
     graph, parameters, rest = nnx.split(net, nnx.Param, ...)
 
     @partial(jax.jit, compiler_options=passes.UNOPTIMIZED | compiled.KEEP_BARRIERS)

@@ -1,14 +1,17 @@
-"""Does all that hold on a GPU? One pass and many steps again, both frameworks on one, in float32 and bfloat16.
+"""The gpu question: do `precision` and `divergence` hold with both frameworks on a GPU, in float32 and bfloat16?
 
-On a GPU either side may compute float32 convolutions and products in TF32, which keeps 10 bits of 23: PyTorch does for
-convolutions unless told otherwise, JAX for products too. So float32 is asked twice: with TF32 switched off on both
-sides, which is the certificate, and with each side's own defaults, in rows that say so. Figures and gates are those of
-`precision` and `divergence`: PyTorch's own error on the same GPU. With defaults PyTorch may have none of TF32: cuDNN
-chooses among its kernels, and for networks as narrow as these it takes float32, where XLA takes TF32. So there half an
-ulp of TF32 is as good as PyTorch's own error. bfloat16 is asked once, as TF32 has no part in it; there, unlike on a
-CPU, autocast gives the loss its logits in float32.
+A GPU may compute float32 convolutions and matrix products in TF32, which keeps 10 of 23 bits. PyTorch does so for
+convolutions by default, JAX for products too. So float32 is asked twice:
 
-Not run where either framework sees no GPU.
+- with TF32 switched off on both sides, the strict comparison
+- with each side's own defaults, in rows whose names say so
+
+Figures and gates are those of `precision` and `divergence`: PyTorch's own error on the same GPU. With its defaults
+PyTorch may use no TF32 at all: for networks this narrow cuDNN chooses float32 kernels, and XLA chooses TF32. Half an
+ulp of TF32 is therefore also a baseline there. bfloat16 does not depend on TF32 and is asked once. Unlike on a CPU,
+autocast gives the loss float32 logits.
+
+Not run if either framework sees no GPU.
 """
 
 import contextlib
@@ -24,14 +27,16 @@ from parity.judge.answer import Answer, Settings
 
 QUESTION = "gpu"
 TF32 = {"half an ulp of TF32": 2.0**-11}
-"""What rounding a factor to 10 bits does to it."""
+"""Largest relative error from rounding a factor to 10 bits."""
 
 
 def run(settings: Settings) -> Answer:
-    """The gpu question. Raises UserError if `settings.device` is "gpu" and a side sees none.
+    """Answers the gpu question. Raises UserError if `settings.device` is "gpu" and a framework sees no GPU.
 
-    evidence: {"switches": {"exact" and "default": {name: value}}, "exact" and "default": {"precision": evidence of
-    that question, "divergence": likewise}}.
+    Evidence, for the forms "exact" and "default":
+
+    - "switches": {form: {name: value}}
+    - form: {"precision": evidence of that question, "divergence": evidence of that question}
     """
     if settings.device == "cpu":
         return Answer(QUESTION, (), not_run="--device cpu was asked for")
@@ -43,7 +48,7 @@ def run(settings: Settings) -> Answer:
 
 
 def no_gpu() -> str:
-    """Which of the frameworks sees no GPU, or nothing."""
+    """Text that names each framework without a GPU; empty if both see one."""
     missing = [] if torch.cuda.is_available() else [f"PyTorch {torch.__version__} sees no GPU"]
     kinds = sorted({device.platform for device in jax.devices()})
     if "gpu" not in kinds:
@@ -52,7 +57,7 @@ def no_gpu() -> str:
 
 
 def measure(settings: Settings, device: str) -> Answer:
-    """Both forms with both frameworks on `device`."""
+    """Answer from both forms with both frameworks on `device`."""
     rows, evidence = [], {"switches": {}}
     forms = (
         ("exact", without_tf32, "", ("float32", "bfloat16"), {}),
@@ -70,13 +75,13 @@ def measure(settings: Settings, device: str) -> Answer:
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """float32 means float32 on both sides."""
+    """Context without TF32, so float32 means float32 on both sides."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:
             backend.allow_tf32 = False
-        with jax.default_matmul_precision("highest"):  # of convolutions as well
+        with jax.default_matmul_precision("highest"):  # applies to convolutions as well
             yield
     finally:
         for backend, allowed in zip(backends, before):
@@ -84,7 +89,7 @@ def without_tf32() -> Iterator[None]:
 
 
 def switches() -> dict[str, str]:
-    """What either side may do in less than float32, at this moment."""
+    """Current switches by which either side may compute in less than float32."""
     return {
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
         "torch.backends.cuda.matmul.allow_tf32": str(torch.backends.cuda.matmul.allow_tf32),

@@ -1,21 +1,25 @@
-"""Do initial weights follow the laws that PyTorch's do, layer by layer?
+"""The init question: do initial weights follow PyTorch's laws, layer by layer?
 
-The two draw from different generators, so laws are compared, not numbers. Two laws differ in scale, in shape or in
-reach, and each has its test: the standard deviation (exact: chi-squared, or Chernoff's bound for the uniform), whether
-a normal is plain (JAX's own initializers cut theirs at 2.27 standard deviations, which a Kolmogorov-Smirnov test of
-one small layer misses 87 times in 100) or a uniform ends where it should, and Kolmogorov-Smirnov for the rest. Which
-of a kernel's fans sets the scale has a row of its own, for the sake of the transposed convolutions, which PyTorch
-reads as (out, in, h, w); and one looks for tensors that were drawn from the same numbers. The laws are written out in
-`reference/initialization.py` with `torch.nn.init`'s own gains and fans, and PyTorch's draws have to pass a test of
-them too, so that a law misread there cannot pass.
+The two sides draw from different generators, so laws are compared, not numbers. Laws differ in scale, reach or shape:
 
-Tested are the U-Net by the article's rule, tensor by tensor in many builds; a U-Net by every other rule, its tensors
-pooled by kind; and every initializer alone, with every kind of argument, for every kind of layer.
+- scale: the standard deviation, tested exactly by chi-squared, or by Chernoff's bound for a uniform
+- reach: a normal is not truncated, a uniform ends at its bound. JAX's own normals end at 2.27 standard deviations, and
+  a Kolmogorov-Smirnov test of one small layer misses that 87 times in 100
+- shape: Kolmogorov-Smirnov
+- fans: which fan of a kernel sets its scale. PyTorch reads transposed kernels as (out, in, h, w)
+- independence: no two tensors were drawn from the same numbers
 
-Gates: correct code fails in one run of a million. That rate is shared by all tests of a run (Bonferroni), and a row
-shows the largest surprise, -log10 of the chance, among the tests it stands for; `scripts/false_alarms.py` measures
-the rate. For the fans the nearest other reading is 7 standard errors away or more, which adds nothing to it. Not seen:
-a scale wrong by less than 4.5 / sqrt(draws), and dependence other than of signs at the same place.
+`reference/initialization.py` states the laws, with the gains and fans of `torch.nn.init`. PyTorch's draws are tested
+against them too, so a wrong law there fails.
+
+Tested are the U-Net by the article's rule, tensor by tensor in many builds; a U-Net by every other rule, with tensors
+pooled by kind; and every single initializer, with each kind of argument, for each kind of layer.
+
+Gates: correct code fails in one run in a million. All tests of a run share that rate (Bonferroni). A row shows the
+largest surprise, -log10 of the chance, among its tests. `scripts/false_alarms.py` measures the rate. The fans add
+nothing to it: the nearest other reading is 7 standard errors away or more.
+
+Not seen: a scale wrong by less than 4.5 / sqrt(draws), and dependence other than of signs at the same place.
 """
 
 import inspect
@@ -43,18 +47,22 @@ FALSE_ALARMS = 1e-6  # chance that a run fails on correct code
 
 
 class Test(NamedTuple):
-    """One test with a chance, the row in which it is reported, and what kind of test it is."""
+    """A statistical test, the row that reports it, and its kind."""
 
     row: str
     kind: str
-    run: Callable[[float], Row]  # with the rate of false alarms it may have
+    run: Callable[[float], Row]  # of the allowed rate of false alarms
 
 
 def run(settings: Settings) -> Answer:
-    """The init question; another seed draws other weights on both sides.
+    """Answers the init question; another seed draws other weights on both sides.
 
-    Evidence: {"tests": how many, "false_alarm": rate for a run, "histograms": [{"name", "law": "normal" or "uniform",
-    "sigma" or "bound", "edges": [bins + 1], "jaxseg", "torch", and for one tensor "jax_he_normal": densities [bins]}]}.
+    Evidence:
+
+    - "tests": number of tests
+    - "false_alarm": rate for a run
+    - "histograms": [{"name", "law", "sigma" or "bound", "edges", "jaxseg", "torch"}], where "law" is "normal" or
+      "uniform", edges are [bins + 1] and densities [bins]; one tensor also has "jax_he_normal"
     """
     with jax.enable_x64(False):
         sample = Sampler(QUICK if settings.quick else FULL)(settings.seed)
@@ -66,25 +74,25 @@ def run(settings: Settings) -> Answer:
 
 
 def judge(tests: Iterable[Test]) -> list[tuple[Test, Row]]:
-    """The verdict of every test of a run, each of which may fail with its share of FALSE_ALARMS."""
+    """Runs every test of a run, each at its share of FALSE_ALARMS."""
     tests = list(tests)
     return [(test, test.run(FALSE_ALARMS / len(tests))) for test in tests]
 
 
 def grouped(judged: list[tuple[Test, Row]]) -> list[Row]:
-    """A row for all tests of one name."""
+    """One row for all tests with the same row name."""
     rows: dict[str, list[Row]] = {}
     for test, row in judged:
         rows.setdefault(test.row, []).append(row)
-    note = f"of {len(judged)} tests; false alarm in {FALSE_ALARMS:.0e} of runs"
+    note = f"of {len(judged)} tests; false alarms in {FALSE_ALARMS:.0e} of runs"
     return [compare.worst_of(QUESTION, name, of, note=f"{len(of)} {note}") for name, of in rows.items()]
 
 
-# Tests with a chance --------------------------------------------------------------------------------------------------
+# Statistical tests ----------------------------------------------------------------------------------------------------
 
 
 def all_tests(networks: Mapping[str, Mapping[str, Draws]], initializers: Mapping[str, Draws]) -> Iterator[Test]:
-    """Every test that has a chance."""
+    """Every statistical test of a run."""
     for rule, tensors in networks.items():
         pooled = {f"{rule}: {kind}": tensor for kind, tensor in pool(tensors).items()}
         if rule == "article":
@@ -103,7 +111,7 @@ def all_tests(networks: Mapping[str, Mapping[str, Draws]], initializers: Mapping
 
 
 def law_tests(of: str, name: str, tensor: Draws) -> Iterator[Test]:
-    """Of jaxseg's draws: scale, reach and shape against the law. Of PyTorch's: scale, so that the law is theirs too."""
+    """Tests of one tensor: scale, reach and shape of jaxseg's draws, and scale of PyTorch's against the same law."""
     found, expected, law, _ = tensor
     kind = type(law).__name__.lower()
     yield Test(f"{of}: standard deviation", f"spread, {kind}", partial(laws.spread, QUESTION, name, found, law))
@@ -118,13 +126,13 @@ def law_tests(of: str, name: str, tensor: Draws) -> Iterator[Test]:
 
 
 def independence(of: str, name: str, tensors: Mapping[str, Draws]) -> Test:
-    """That no two tensors were drawn from the same numbers."""
+    """Test that no two tensors were drawn from the same numbers."""
     found = {key: tensor.found for key, tensor in tensors.items()}
     return Test(f"{of}: independent", "independence", partial(laws.independent, QUESTION, name, found))
 
 
 def pool(tensors: Mapping[str, Draws]) -> dict[str, Draws]:
-    """All tensors of one kind together, each in units of its law."""
+    """Pools the tensors of each kind, each in units of its law."""
     kinds = {"kernels": lambda name: ".up." not in name and "weight" in name}
     kinds |= {"transposed kernels": lambda name: name.endswith("up.weight"), "biases": lambda name: "bias" in name}
     out = {}
@@ -138,11 +146,11 @@ def pool(tensors: Mapping[str, Draws]) -> dict[str, Draws]:
     return out
 
 
-# Rows without a chance ------------------------------------------------------------------------------------------------
+# Exact rows -----------------------------------------------------------------------------------------------------------
 
 
 def network_rows(sample: Sample, article: Mapping[str, Draws]) -> list[Row]:
-    """The networks have the reference's arrays, and BatchNorms that start as its do; and what scales their kernels."""
+    """Rows for names and shapes of all arrays, initial values of BatchNorm, and the fans of the kernels."""
     found, expected = (
         {f"{rule}: {name}": array for rule, arrays in side.items() for name, array in arrays.items()}
         for side in (sample.found, sample.expected)
@@ -159,7 +167,7 @@ def network_rows(sample: Sample, article: Mapping[str, Draws]) -> list[Row]:
 
 
 def initializer_rows(sample: Sample) -> list[Row]:
-    """What needs no draws, and that nothing is left out."""
+    """Rows for the fans, gains and constants of single initializers, and one that nothing is left out."""
     names = ("linear", "conv2d", "conv_transpose2d", "sigmoid", "tanh", "relu", "leaky_relu", "selu")
     gains = {name: np.array(initializers.calculate_gain(name, 0.2)) for name in names}
     expected_gains = {name: np.array(init.calculate_gain(name, 0.2)) for name in names}
@@ -168,7 +176,7 @@ def initializer_rows(sample: Sample) -> list[Row]:
     expected_fans = {str(shape): np.array(reference.fans(shape)) for shape in shapes}
     filled = np.asarray(initializers.constant(0.1)(jax.random.key(0), (2, 3)))
     return [
-        fans("initializers: fans", sample.initializers, "fan_in, fan_out and their mean, each where it is asked for"),
+        fans("initializers: fans", sample.initializers, "fan_in, fan_out and their mean, by the mode asked for"),
         compare.equal_bytes(QUESTION, "initializers: fans of shapes", counted, expected_fans),
         compare.close(QUESTION, "initializers: gains", gains, expected_gains, 1e-15, measure=compare.max_abs),
         compare.equal_bytes(QUESTION, "initializers: constant", filled, init.constant_(torch.empty(2, 3), 0.1).numpy()),
@@ -177,14 +185,14 @@ def initializer_rows(sample: Sample) -> list[Row]:
 
 
 def fans(name: str, tensors: Mapping[str, Draws], note: str) -> Row:
-    """Which reading of a kernel's fans sets its scale."""
+    """Row for the reading of the fans that sets the scale of each kernel."""
     kernels = {name: tensor for name, tensor in tensors.items() if tensor.readings}
     found = {name: float(np.sqrt(np.square(kernel.found, dtype=np.float64).mean())) for name, kernel in kernels.items()}
     return laws.fan_rule(QUESTION, name, found, {name: kernel.readings for name, kernel in kernels.items()}, note)
 
 
 def every_initializer() -> Row:
-    """No initializer, no rule and no choice of the trainer's is left without a counterpart here."""
+    """Row that passes if every initializer, rule and choice of the trainer has a counterpart here."""
     asked = {case.call[0] for case in cases().values()} | {"calculate_gain", "fans", "constant"}
     public = {name for name, f in vars(initializers).items() if inspect.isfunction(f) and name[0] != "_"}
     known = {name for name in public if getattr(initializers, name).__module__ == initializers.__name__}
@@ -198,7 +206,7 @@ def every_initializer() -> Row:
 
 
 def histograms(sample: Sample, article: Mapping[str, Draws], seed: int) -> Iterator[dict]:
-    """Densities of some tensors on both sides; for one, those of what `jax.nn.initializers.he_normal` draws too."""
+    """Histograms of some tensors on both sides; one also has `jax.nn.initializers.he_normal`."""
     decoder, xavier = "up1.conv.double_conv.0.weight", "xavier_normal(gain=1), 3x3"
     biases = ("inc.double_conv.3.bias", "up1.up.bias")
     tensors = {name: article[name] for name in ("inc.double_conv.0.weight", decoder, "up1.up.weight", *biases)}
@@ -211,7 +219,7 @@ def histograms(sample: Sample, article: Mapping[str, Draws], seed: int) -> Itera
 
 
 def histogram(name: str, tensor: Draws, bins: int = 32) -> dict:
-    """One of `run`'s histograms."""
+    """Histogram of one tensor, as in the evidence of `run`."""
     kind, parameter, reach = ("normal", "sigma", 4.0) if isinstance(tensor.law, Normal) else ("uniform", "bound", 1.2)
     value = getattr(tensor.law, parameter)
     edges = np.linspace(-reach * value, reach * value, bins + 1).tolist()
@@ -220,5 +228,5 @@ def histogram(name: str, tensor: Draws, bins: int = 32) -> dict:
 
 
 def density(numbers: np.ndarray, edges: list[float]) -> list[float]:
-    """Share of the numbers in each bin over its width."""
+    """Density in each bin: share of the numbers over the bin's width."""
     return (np.histogram(np.ravel(numbers), edges)[0] / np.size(numbers) / np.diff(edges)).tolist()

@@ -1,16 +1,19 @@
-"""Is every layer PyTorch's, forwards and backwards, in what continuous data meet and in what they do not?
+"""The layers question: does every layer compute what PyTorch's does, forwards and backwards, ties and zeros included?
 
-Gates. In float64 both sides round in their own order, which was never seen to make more than 2e-15 of a tensor in the
-l2 norm; the gate is 1e-14, for every output, gradient and statistic by itself, and 1e-13 for ConvBlock, whose
-gradients cross two BatchNorms (5e-15 in 50 seeds). The mildest mistake looked for here, eps 1e-6 for 1e-5, makes
-3e-6. Where a layer only chooses among its inputs (ReLU, pooling, nearest) nothing may differ.
-A mean that is r standard deviations from 0 takes digits from both sides, and gives r times the gate to what
-BatchNorm puts out. In float32 jaxseg may be 3 times as far from the float64 result as PyTorch's own float32 is, or
-than half an ulp where PyTorch was lucky. A share of dropped elements is a draw: correct code fails in one run of a
-million.
+Gates:
 
-Rows of Flax's and JAX's own layers say which expression equals PyTorch's. Not seen: layers in concert (see model),
-statistics of several devices, NaN and infinities, `momentum=None`.
+- float64: 1e-14 for each output, gradient and statistic, relative in the l2 norm. The two sides round in different
+  orders, which never made more than 2e-15. The mildest mistake looked for, eps 1e-6 instead of 1e-5, makes 3e-6.
+- ConvBlock: 1e-13, because its gradients cross two BatchNorms (5e-15 in 50 seeds).
+- BatchNorm with a mean of r standard deviations: r times the gate, because both sides lose digits.
+- Layers that only choose among their inputs (ReLU, pooling, nearest): equality.
+- float32: jaxseg's distance from float64 is at most 3 times that of PyTorch's float32, or of half an ulp if that is
+  larger.
+- Share of dropped elements: correct code fails in one run in a million.
+
+Rows of Flax's and JAX's own layers show which expression equals PyTorch's.
+
+Not seen: layers in combination (see model), statistics of several devices, NaN and infinities, `momentum=None`.
 """
 
 from collections.abc import Iterable
@@ -34,15 +37,16 @@ from parity.twins.layer_pairs import Case, Results, Sides, normal
 QUESTION = "layers"
 GATE = 1e-14
 FALSE_ALARMS = 1e-6  # chance that a run fails on correct code
-RATES = (0.1, 0.5)  # of dropout
+RATES = (0.1, 0.5)  # dropout rates
 
 
 def run(settings: Settings) -> Answer:
-    """The layers question.
+    """Answers the layers question.
 
-    evidence: {"batch_norm": [{"ratio", "what", "jaxseg", "pytorch"}], the relative l2 distances of float32 from
-    float64 by mean/std; "conv": {"elements", "differing", "ulps"}, of a 3x3 convolution in float32, jaxseg against
-    PyTorch}.
+    Evidence:
+
+    - "batch_norm": [{"ratio", "what", "jaxseg", "pytorch"}], relative l2 distances of float32 from float64 by mean/std
+    - "conv": {"elements", "differing", "ulps"} of a 3x3 convolution in float32, jaxseg against PyTorch
     """
     rng, quick = np.random.default_rng(settings.seed), settings.quick
     with jax.enable_x64(True):
@@ -63,12 +67,12 @@ def run(settings: Settings) -> Answer:
 
 
 def row(name: str, sides: Sides, note: str = "") -> Row:
-    """Everything that there is to see, in the worst of its arrays."""
+    """Row for all results of a layer; the figure is that of the worst array."""
     return compare.close(QUESTION, name, *sides, GATE, each=True, note=note)
 
 
 def exact_row(name: str, sides: Sides, note: str = "") -> Row:
-    """The same where nothing is computed that could be rounded; -0 is 0."""
+    """Row for results that must be equal; -0 equals 0."""
     return compare.close(QUESTION, name, *sides, 0, measure=compare.max_abs, each=True, note=note)
 
 
@@ -76,7 +80,7 @@ def exact_row(name: str, sides: Sides, note: str = "") -> Row:
 
 
 def activations(rng: np.random.Generator) -> Iterable[Row]:
-    """ReLU alone, and in ConvBlock with two channels that are all 0 before it."""
+    """Rows for ReLU alone, and in a ConvBlock where two channels are 0 before the last ReLU."""
     arguments = {"x": normal(rng, 2, 3, 6, 5)}
     for i, inputs in ((1, 3), (2, 4)):
         arguments |= {f"kernel{i}": normal(rng, 4, inputs, 3, 3), f"bias{i}": normal(rng, 4)}
@@ -109,15 +113,15 @@ def activations(rng: np.random.Generator) -> Iterable[Row]:
 
 
 def denormals(sides: Sides, tiny: float) -> Row:
-    """XLA may make zeros of numbers below the smallest normal one, and these have no slope then; PyTorch keeps them."""
+    """Row for denormals: XLA may flush them to 0, where the slope is 0; PyTorch keeps them."""
     found, expected = (side[": y"] for side in sides)
     lost = int((found != expected).sum())
-    note = f"{lost} of {found.size} are 0 in XLA, and so is their slope" if lost else "kept"
+    note = f"XLA flushes {lost} of {found.size} to 0, with slope 0" if lost else "kept"
     return compare.close(QUESTION, "ReLU of denormals", found, expected, tiny, measure=compare.max_abs, note=note)
 
 
 def pooling(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
-    """Values, and the place that the gradient goes to."""
+    """Rows for the values of poolings, and for the pixels that get the gradient."""
     sizes = [(7, 8)] if quick else [(2, 2), (6, 8), (7, 5), (3, 32), (33, 31)]
     rows = {
         "max-pool, odd and even sizes": (lambda h, w: normal(rng, 4, 3, h, w), ""),
@@ -156,17 +160,17 @@ def pooling(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
     for number, (name, (_, note)) in enumerate(rows.items()):
         yield exact_row(name, pairs.channels(sides["max-pool"], slice(3 * number, 3 * number + 3)), note)
     yield exact_row(
-        "max-pool of ReLU", sides["max-pool of ReLU"], "ReLU takes the gradient of a window of zeros anyway"
+        "max-pool of ReLU", sides["max-pool of ReLU"], "in a window of zeros ReLU stops the gradient anyway"
     )
     yield row("nnx.max_pool of quantized values", sides["nnx.max_pool of quantized values"])
-    yield row("nnx.avg_pool with padding", sides["nnx.avg_pool with padding"], "which counts, on both sides")
+    yield row("nnx.avg_pool with padding", sides["nnx.avg_pool with padding"], "both sides count the padding")
 
 
 # Resizing -------------------------------------------------------------------------------------------------------------
 
 
 def resizing(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
-    """The network's, and JAX's."""
+    """Rows for the network's upsampling, and for `jax.image.resize`."""
     sizes = [(4, 7)] if quick else [(1, 1), (1, 5), (4, 7), (2, 3), (33, 32)]
     up, down = ([(16, 20)], [(5, 4)]) if quick else ([(16, 18), (24, 27), (11, 20)], [(4, 5), (3, 7), (1, 1)])
     theirs = partial(F.interpolate, scale_factor=2, mode="bilinear", align_corners=True)
@@ -195,7 +199,7 @@ def resizing(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
         "jax.image.resize, bilinear up": "align_corners=False",
         "jax.image.resize, bilinear down": "antialias=False on both sides",
         "jax.image.resize, bilinear down, antialias": "JAX's default, not PyTorch's",
-        "jax.image.resize, nearest": f"PyTorch's nearest-exact; its 'nearest' is {off:.1f} off on the way down",
+        "jax.image.resize, nearest": f"PyTorch's nearest-exact; its 'nearest' is {off:.1f} off when scaling down",
     }
     return [row(name, side, notes.get(name, "")) for name, side in sides.items()]
 
@@ -204,7 +208,7 @@ def resizing(rng: np.random.Generator, quick: bool) -> Iterable[Row]:
 
 
 def dropout(rng: np.random.Generator, seed: int) -> Iterable[Row]:
-    """Each side draws for itself what falls; its share, and the scale of the rest, are not drawn."""
+    """Rows for dropout: scale of the kept elements and share of the dropped ones, which each side draws itself."""
     x = np.ones((100, 20, 5, 4))
     found, expected = jax_dropout(x, seed), torch_dropout(x, seed)
     scales = tuple({name: np.unique(y[y != 0]) for name, y in side.items()} for side in (found, expected))
@@ -216,7 +220,7 @@ def dropout(rng: np.random.Generator, seed: int) -> Iterable[Row]:
     }
     forwards = {name: y for name, y in results.items() if "gradient" not in name}
     backwards = {name.removesuffix(" gradient"): y for name, y in results.items() if name not in forwards}
-    yield exact_row("dropout: gradient", (backwards, forwards), "of ones: what falls, falls in both")
+    yield exact_row("dropout: gradient", (backwards, forwards), "dropped forwards is dropped backwards")
     channels = {name: y for name, y in forwards.items() if "channels" in name}
     firsts = {name: np.broadcast_to(y[:, :, :1, :1], y.shape) for name, y in channels.items()}
     yield exact_row("dropout of whole channels", (channels, firsts), "broadcast_dims=(1, 2) is Dropout2d")
@@ -226,18 +230,18 @@ def dropout(rng: np.random.Generator, seed: int) -> Iterable[Row]:
         fallen, alpha = int((drawn == 0).sum()), FALSE_ALARMS / len(forwards)
         p, worst = stats.binomtest(fallen, drawn.size, rate).pvalue, f"{fallen} of {drawn.size}"
         shares.append(laws.chance(QUESTION, name, p, alpha, worst=worst))
-    note = f"{len(shares)} binomial tests; false alarm in {FALSE_ALARMS:.0e} of runs"
-    yield compare.worst_of(QUESTION, "dropout: share that falls", shares, note=note)
+    note = f"{len(shares)} binomial tests; false alarms in {FALSE_ALARMS:.0e} of runs"
+    yield compare.worst_of(QUESTION, "dropout: share dropped", shares, note=note)
     x = normal(rng, 2, 3, 4, 5)
     kept = {
         "jaxseg": np.asarray(nnx.Dropout(0.5, deterministic=True)(jnp.asarray(x))),
         "PyTorch": torch.nn.Dropout(0.5).eval()(torch.tensor(x)).numpy(),
     }
-    yield compare.equal_bytes(QUESTION, "dropout in evaluation", kept, dict.fromkeys(kept, x), note="nothing falls")
+    yield compare.equal_bytes(QUESTION, "dropout in evaluation", kept, dict.fromkeys(kept, x), note="keeps everything")
 
 
 def jax_dropout(x: np.ndarray, seed: int) -> Results:
-    """`nnx.Dropout` of `x` [b c h w] at all RATES, element by element and channel by channel, and its gradient."""
+    """Outputs and gradients of `nnx.Dropout` for `x` [b c h w] at all RATES, by elements and by channels."""
 
     def drop(x, rate: float, dims: tuple[int, ...], seed: int):
         return nnx.Dropout(rate, broadcast_dims=dims)(x, rngs=jax.random.key(seed))
@@ -257,7 +261,7 @@ def jax_dropout(x: np.ndarray, seed: int) -> Results:
 
 
 def torch_dropout(x: np.ndarray, seed: int) -> Results:
-    """The same of `torch.nn.Dropout` and `torch.nn.Dropout2d`."""
+    """Outputs and gradients of `torch.nn.Dropout` and `torch.nn.Dropout2d`, as from `jax_dropout`."""
     out = {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)

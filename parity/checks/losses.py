@@ -1,17 +1,16 @@
-"""Is every loss the reference's, value and gradient, with every option, on the batches that tell them apart?
+"""The losses question: do value and gradient of every loss equal the reference's, with every option?
 
-In float64 both sides differ by roundings of a sum over a few hundred pixels, 1e-16 to 1e-15 relative; the smallest
-mistake of meaning that these batches can show (an ignored pixel counted, another denominator, eps 1e-5) is above 1e-6.
-The gate is 1e-14, input by input: of the value, and of the gradient in the l2 norm. A batch in which no pixel counts
-is 0 with gradient 0 here, by intention, where PyTorch has NaN for the losses that divide by the number of pixels.
+In float64 the gate is 1e-14 for each batch: for the value, and for the gradient in the l2 norm. Correct code differs
+by roundings of a sum over a few hundred pixels, 1e-16 to 1e-15 relative. The smallest mistake that these batches show
+(an ignored pixel counted, another denominator, eps 1e-5) is above 1e-6. A batch with every pixel ignored has loss 0
+and gradient 0 in jaxseg, on purpose; PyTorch has NaN for losses that divide by the number of pixels.
 
-In float32 no tolerance has a meaning of its own: the figure is the distance of jaxseg's gradients from the float64
-reference over the distance of PyTorch's own in float32, all inputs together, and the gate is 3. Losses that sort have
-gradients that jump where two pixels change places, which rounding may do on one side only (of 9,600 pixels about once:
-a distance of 1e-5 for Lovasz, 2e-2 for the hard examples, instead of 1e-7), so they are asked in float32 only where
-every two pixels are far apart or equal to the bit.
+In float32 the gate is 3: the distance of jaxseg's gradients from the float64 reference, over that of PyTorch's float32
+gradients, all batches together. Losses that sort have a gradient that jumps when rounding swaps two pixels on one side
+only. That happens about once in 9,600 pixels, and makes a distance of 1e-5 (Lovasz) or 2e-2 (hard examples) instead of
+1e-7. So these losses are asked in float32 only with pixels that are far apart or equal in every bit.
 
-Not seen here: labels outside 0 to k - 1 (PyTorch raises, jaxseg checks data on reading), and which loss a run takes.
+Not seen: labels outside 0 to k - 1 (PyTorch raises; jaxseg checks the data on reading), and which loss a run takes.
 """
 
 from collections.abc import Mapping
@@ -34,7 +33,7 @@ GATE = 1e-14
 IGNORED = 255
 CLASSES = 4
 WEIGHTS = [0.3, 2.1, 0.7, 1.9]
-CASES = {  # loss: options by their name
+CASES = {  # loss: options by the name of the case
     "cross_entropy": {
         "": {},
         "weights": {"class_weights": WEIGHTS},
@@ -56,23 +55,23 @@ CASES = {  # loss: options by their name
     "dice_ce": {"": {}, "smoothing and weights": {"label_smoothing": 0.1, "class_weights": WEIGHTS}},
 }
 NAN_IN_PYTORCH = {"cross_entropy", "focal", "mse", "hinge", "dice_ce"}
-"""When every pixel is ignored."""
+"""Losses that are NaN in PyTorch if every pixel is ignored."""
 NOTHING = "all ignored"
 CERTAIN = ["logits of +-200", "ties"]
-"""Batches in which rounding changes no order."""
+"""Batches where rounding swaps no pixels."""
 
 Asked = tuple[str, dict]
-"""Name of the loss, and options."""
+"""Name of a loss, and options."""
 Batches = dict[str, tuple[np.ndarray, np.ndarray]]
 Results = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Value and gradient [b h w k] by the name of the batch."""
+"""Value and gradient [b h w k], by name of the batch."""
 
 
 def run(settings: Settings) -> Answer:
-    """The losses question.
+    """Answers the losses question.
 
-    Evidence: {"three_way": {case: {"jaxseg", "pytorch", "apart"}}}, relative l2 distances of the float32 gradients of
-    jaxseg and PyTorch from PyTorch's in float64, and from each other. A quick run leaves out the cases with options.
+    Evidence: {"three_way": {case: {"jaxseg", "pytorch", "apart"}}}: relative l2 distances of the float32 gradients of
+    jaxseg and of PyTorch from PyTorch's in float64, and from each other. A quick run leaves out cases with options.
     """
     data = batches(settings.seed, (3, 16, 18) if settings.quick else (4, 48, 50))
     rows, rounding = [unmatched_row()], {}
@@ -90,12 +89,12 @@ def run(settings: Settings) -> Answer:
 
 
 def cases(loss: str) -> dict[str, Asked]:
-    """What is asked of a loss, by the name of the case: the loss's own name, and with options behind it."""
+    """Cases of a loss by name: "<loss>", or "<loss>, <options>"."""
     return {f"{loss}, {name}" if name else loss: (loss, options) for name, options in CASES[loss].items()}
 
 
 def unmatched_row() -> Row:
-    """Every loss that jaxseg offers is one of the cases."""
+    """Row that passes if every loss of jaxseg is one of the cases."""
     offered = {name for name, thing in vars(losses).items() if isfunction(thing) and not name.startswith("_")}
     offered -= {"loss_from", "one_hot"}
     left = sorted(offered - set(CASES))
@@ -104,7 +103,7 @@ def unmatched_row() -> Row:
 
 
 def exact_rows(case: str, found: Results, expected: Results) -> list[Row]:
-    """Value and gradient of one case in float64."""
+    """Rows for value and gradient of one case in float64."""
     names = [name for name in found if name != NOTHING]
     rows = []
     for i, part in enumerate(("value", "gradient")):
@@ -114,7 +113,7 @@ def exact_rows(case: str, found: Results, expected: Results) -> list[Row]:
 
 
 def three_way(asked: Mapping[str, Asked], data: Batches, exact: Mapping[str, Results]) -> dict[str, dict[str, float]]:
-    """Of each case, how far the gradients in float32 are from those in float64, and from each other."""
+    """Distances of each case: of the float32 gradients from those in float64, and from each other."""
     with jax.enable_x64(False):
         found = ours(asked, data, np.float32)
     distances = {}
@@ -131,30 +130,30 @@ def three_way(asked: Mapping[str, Asked], data: Batches, exact: Mapping[str, Res
 
 
 def sorts(ask: Asked) -> bool:
-    """Whether the gradient depends on the order of the pixels' losses or errors."""
+    """True if the gradient depends on the order of the pixels' losses or errors."""
     loss, options = ask
     return loss == "lovasz" or "ohem" in options
 
 
 def rounding_row(loss: str, distances: dict[str, dict[str, float]]) -> Row:
-    """Of all cases of a loss."""
+    """Row for the float32 gradients of all cases of a loss."""
     note = "gradients; distance from float64 over PyTorch's own distance from it"
     rows = [compare.envelope(QUESTION, case, d["jaxseg"], {"PyTorch": d["pytorch"]}) for case, d in distances.items()]
     return compare.worst_of(QUESTION, f"{loss}: float32", rows, note)
 
 
 def nothing_row(loss: str, found: list[tuple[np.ndarray, np.ndarray]], expected: tuple[np.ndarray, np.ndarray]) -> Row:
-    """What counts for nothing is exactly 0 in all cases, and PyTorch does what the docstrings say that it does."""
+    """Row that passes if jaxseg is exactly 0 with every pixel ignored, and PyTorch is NaN where NAN_IN_PYTORCH says."""
     figure = max(np.abs(np.append(value, grad)).max() for value, grad in found)
     as_told = bool(np.isnan(expected[0])) == (loss in NAN_IN_PYTORCH)
     note, worst = f"value and gradient are 0; PyTorch's value is {float(expected[0]):g}", ""
     if not as_told:
-        figure, worst = float("nan"), f"PyTorch's value is {float(expected[0])!r}, not as pinned"
+        figure, worst = float("nan"), f"PyTorch's value is {float(expected[0])!r}, against NAN_IN_PYTORCH"
     return compare.at_most(QUESTION, f"{loss}: {NOTHING}", figure, 0, note, worst)
 
 
 def batches(seed: int, shape: tuple[int, int, int]) -> Batches:
-    """Logits float64 [b h w k], all of them float32 numbers, and labels uint8 [b h w]."""
+    """Batches by name: logits float64 [b h w k], exact in float32, and labels uint8 [b h w]."""
     rng = np.random.default_rng(seed)
     logits = (3 * rng.standard_normal((*shape, CLASSES))).astype(np.float32).astype(np.float64)
     labels = rng.choice(CLASSES, shape, p=[0.5, 0.3, 0.15, 0.05]).astype(np.uint8)
@@ -176,8 +175,9 @@ def batches(seed: int, shape: tuple[int, int, int]) -> Batches:
 
 
 def tied(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
-    """Logits with probabilities of 1, 1/2, 1/4 and e^-200, so that many errors and losses are equal to the bit, and
-    with differences of 1 among the improbable classes, where the hinge has its kink.
+    """Logits [b h w k] with probabilities 1, 1/2, 1/4 and e^-200, so many losses are equal in every bit.
+
+    Improbable classes differ by 1 in places, where the hinge has its kink.
     """
     places = rng.random((*shape, CLASSES)).argsort(-1)
     probable = places < rng.choice([1, 2, 4], shape)[..., None]
@@ -185,7 +185,7 @@ def tied(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def ours(asked: Mapping[str, Asked], data: Batches, dtype: type) -> dict[str, Results]:
-    """jaxseg's of all cases, from one program, because compiling is what takes the time."""
+    """jaxseg's results for all cases, from one program, because compilation takes most of the time."""
 
     def answer(logits: jax.Array, labels: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
         bound = {case: partial(getattr(losses, loss), **options) for case, (loss, options) in asked.items()}
@@ -197,7 +197,7 @@ def ours(asked: Mapping[str, Asked], data: Batches, dtype: type) -> dict[str, Re
 
 
 def theirs(ask: Asked, data: Batches, dtype: type) -> Results:
-    """The reference's of one case, batch after batch."""
+    """The reference's results for one case, batch by batch."""
     loss, options = ask
     out = {}
     for name, (logits, labels) in data.items():

@@ -1,18 +1,18 @@
-"""Is the network the reference's: every activation, the loss, every gradient, running statistics, evaluation?
+"""The model question: does the network equal the reference in activations, loss, gradients, statistics, evaluation?
 
-With the reference's weights and one batch, in float64, where the two stacks differ by 1e-16 to 1e-13 of roundings
-(most in the deepest layers) and the smallest mistake that was ever injected, eps 1e-6 for 1e-5, by 3e-6. The gate is
-1e-12, tensor by tensor, in the l2 norm relative to the reference's tensor. Gradients are those of the parameters and
-those of what every layer puts out, so a mistake is seen in the layer that makes it. The batch is short (3 of 4
-samples), so padding is under test as well; sizes are odd, so pooling and padding of skips are too.
+Both sides have the reference's weights and get one batch, in float64. The gate is 1e-12 for each tensor, relative in
+the l2 norm. Roundings make 1e-16 to 1e-13, most in the deepest layers; the smallest mistake ever injected, eps 1e-6
+instead of 1e-5, makes 3e-6. Gradients are those of the parameters and of every layer's output, so a mistake shows in
+the layer that makes it. The batch is short (3 of 4 samples), which tests padding. Sizes are odd, which tests pooling
+and the padding before skips.
 
-Gradients of biases that a BatchNorm follows are zero in exact arithmetic. Both sides return noise there, which is
-compared with the norm of the whole gradient instead.
+Gradients of biases before a BatchNorm are zero in exact arithmetic. Both sides return noise there, which is compared
+with the norm of the whole gradient.
 
 Two of the networks are asked again with dropout and recomputation: see `parity/checks/dropping.py`.
 
-Not seen: what continuous data do not meet, such as ties in pooling (layers has them), and rounding (precision). XLA
-compiles here without LLVM's optimizations, which change nothing but time and rounding.
+Not seen: ties in pooling (see layers), and rounding (see precision). XLA compiles here without LLVM's optimizations,
+which change only time and rounding.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ GATE = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network, the size of its images, and the loss by its name in `jaxseg.learn.losses`."""
+    """A network, the height and width of its images, and the name of the loss in `jaxseg.learn.losses`."""
 
     widths: tuple[int, ...]
     size: tuple[int, int]
@@ -63,7 +63,7 @@ QUICK = {
 
 
 def run(settings: Settings) -> Answer:
-    """The model question."""
+    """Answers the model question."""
     rows = []
     with jax.enable_x64(True):
         for name, case in (QUICK if settings.quick else CASES).items():
@@ -72,7 +72,7 @@ def run(settings: Settings) -> Answer:
 
 
 def case_rows(name: str, case: Case, seed: int) -> list[Row]:
-    """One network, forwards and backwards, then in evaluation."""
+    """Rows for one network: forwards, backwards, then in evaluation."""
     options = {"upsample": case.upsample, "conv_bias": case.conv_bias}
     net, reference = pairs.networks(seed, "float64", case.widths, **options)
     (batch,) = pairs.batches(seed, [3], *case.size)
@@ -118,7 +118,7 @@ def case_rows(name: str, case: Case, seed: int) -> list[Row]:
 def evaluated(
     net: UNet, found: passes.Pass, reference: torch.nn.Module, expected: passes.Pass, batch: pairs.Batch
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [b k h w] of the valid samples on both sides, each with the running statistics of its own pass."""
+    """Evaluation logits [b k h w] of the valid samples; each side has the running statistics of its own pass."""
     from_torch(net, pairs.arrays(reference.state_dict()) | found.statistics)
     logits = jax.jit(
         lambda image: unet.evaluation(net)(step.normalize(image)),

@@ -1,7 +1,7 @@
-"""The part of the layers question about images before the network; see `parity/checks/layers.py` for the command.
+"""Normalization of images, a part of the layers question (`parity/checks/layers.py`).
 
-Types are scaled to the bit. With a mean and a deviation 1 ulp is allowed: XLA multiplies with 1 / std where
-torchvision's `Normalize` divides, and a product with a rounded inverse is never farther off.
+Scaling by the dtype's range is equal in every bit. With a mean and a standard deviation the gate is 1 ulp: XLA
+multiplies by 1 / std where torchvision's `Normalize` divides, and a product with a rounded inverse is within 1 ulp.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ STATISTICS = {
 
 
 def float32_rows(rng: np.random.Generator) -> Iterable[Row]:
-    """Every value of every type of integer, and some of float32."""
+    """Rows for every value of each integer dtype, and for some of float32."""
     values = {name: np.arange(np.iinfo(name).min, np.iinfo(name).max + 1).astype(name) for name in LARGEST}
     values["float32"] = rng.standard_normal(10_000).astype(np.float32)
     scaled = {name: np.asarray(jax.jit(step.normalize)(x)) for name, x in values.items()}

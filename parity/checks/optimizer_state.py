@@ -1,9 +1,7 @@
-"""The part of the optimizers question about what comes after the update: an average of the parameters, and the scale
-of a plateau; see `parity/checks/optimizers.py` for the command and the gates.
+"""Averaged parameters and the scale of a plateau, a part of the optimizers question (`parity/checks/optimizers.py`).
 
-The average is that of `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn`, beside the same 100 steps of
-Adam. The scale is a learning rate that is cut to a tenth twice on the way, which decay that is decoupled, momentum and
-the average have to feel as PyTorch's do.
+The average is compared with `torch.optim.swa_utils.AveragedModel` and `get_ema_multi_avg_fn` over 100 steps of Adam.
+The scale cuts the learning rate to a tenth twice. Momentum, decoupled decay and the average must follow as in PyTorch.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,11 +34,18 @@ SCALED = {
         0.01,
     ),
 }
-"""jaxseg's optimizer at a rate, PyTorch's, and the peak of the rate."""
+"""Cases: jaxseg's optimizer of a rate, PyTorch's of parameters, and the peak of the rate."""
 
 
 def rows(start: Arrays, grads: Arrays, rates: np.ndarray, looks: tuple[int, ...], gate: float) -> Iterable[Row]:
-    """Both parts in float64 after `looks` steps, the average in float32 as well; `grads` are [steps, ...]."""
+    """Rows of both parts in float64, and of the average in float32 too.
+
+    start: initial parameters.
+    grads: gradients [steps, ...].
+    rates: learning rate of each step, relative to the peak.
+    looks: steps after which both sides are compared.
+    gate: in float64.
+    """
     one, scales = np.ones(len(rates)), 0.1 ** (np.arange(len(rates)) // (len(rates) // 3))
     asked = {f"average, decay {decay:g}": (adam_with_average(decay), torch_adam, 0.01, decay, one) for decay in DECAYS}
     asked |= {
@@ -63,7 +68,7 @@ def rows(start: Arrays, grads: Arrays, rates: np.ndarray, looks: tuple[int, ...]
 
 
 def rounding_row(name: str, ours: Arrays, theirs: Arrays, exact: Arrays) -> Row:
-    """The average in float32, by its distance from float64's over PyTorch's own."""
+    """Row for the average in float32: its distance from float64 over PyTorch's own."""
     ours, theirs, exact = (
         {key: x for key, x in side.items() if key.startswith("average")} for side in (ours, theirs, exact)
     )
@@ -73,29 +78,29 @@ def rounding_row(name: str, ours: Arrays, theirs: Arrays, exact: Arrays) -> Row:
 
 
 def adam_with_average(decay: float) -> Callable:
-    """jaxseg's, at a rate."""
+    """jaxseg's Adam with an average, as a function of the learning rate."""
     return lambda rate: optax.chain(optimizers.adam(rate), optimizers.average_parameters(decay))
 
 
 def with_scale(make: Callable) -> Callable:
-    """jaxseg's, as `optim.build` puts it together for a plateau with an average."""
+    """jaxseg's optimizer with a plateau's scale and an average, in the order of `optimizers.optimizer_from`."""
     return lambda rate: optax.chain(make(rate), optimizers.scale_by_plateau(), optimizers.average_parameters(DECAYS[0]))
 
 
 def torch_adam(params: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
-    """PyTorch's."""
+    """PyTorch's Adam."""
     return torch.optim.Adam(params)
 
 
 def at_step(step: int, looks: Arrays) -> Arrays:
-    """Those of one step."""
+    """Arrays of one step."""
     return {name: array for name, array in looks.items() if name.endswith(f", step {step}")}
 
 
 def found(
     make: Callable, start: Arrays, grads: Arrays, rates: np.ndarray, scales: np.ndarray, looks: tuple[int, ...], dtype
 ) -> Arrays:
-    """jaxseg's parameters and their average after `looks` steps; a scale other than 1 is set before its step."""
+    """jaxseg's parameters and their average after `looks` steps; scales other than 1 are set before each step."""
     tx, scaled = make(lambda step: jnp.asarray(rates)[step]), bool((scales != 1).any())
 
     def step(carry, given):
@@ -127,7 +132,7 @@ def expected(
     looks: tuple[int, ...],
     dtype: torch.dtype,
 ) -> Arrays:
-    """PyTorch's: the average is taken after every step of the optimizer."""
+    """PyTorch's parameters and their average after `looks` steps; the average is updated after each step."""
     net = torch.nn.ParameterDict({name: torch.tensor(x, dtype=dtype) for name, x in start.items()})
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay))
     optimizer, out = make(net.parameters()), {}

@@ -1,19 +1,17 @@
-"""Does every optimizer take PyTorch's steps, whatever its options, and remember the same?
+"""The optimizers question: does every optimizer take PyTorch's steps and keep PyTorch's buffers, with every option?
 
-No network: three arrays of 196 parameters and made-up gradients, log-normal ones, ordinary ones with zeros among them,
-and some near 1e-9, where eps decides. The learning rate changes at every step, up as well as down, without which its
-place before or behind a momentum buffer cannot be seen; decay that is coupled and decay that is not part at step 2.
+There is no network, but three arrays with 196 parameters and made-up gradients: log-normal, normal with zeros, and
+near 1e-9, where eps matters. The learning rate changes at each step, up and down, which shows its place before or
+after a momentum buffer. Coupled and decoupled weight decay differ from step 2 on.
 
-In float64 a step rounds by 1e-16, and 100 steps of a recursion make some 1e-15 of it. The gate is 1e-13, relative, in
-the l2 norm of each array alone (beside the others nothing would be left of 1e-9): parameters and what the optimizer
-keeps, by PyTorch's names, after steps 1, 2 and 100. The smallest mistake in question, clipping without its 1e-6,
-changes gradients by 1e-7.
+In float64 the gate is 1e-13, relative, in the l2 norm of each single array, because in the norm of all the small ones
+would vanish. Parameters and buffers are compared after steps 1, 2 and 100. A step rounds by 1e-16, and 100 steps by
+some 1e-15. The smallest mistake looked for, clipping without its 1e-6, changes gradients by 1e-7.
 
-In float32 the figure is how far the movement of 100 steps is from PyTorch's in float64, over the farthest of PyTorch's
-own in float32 (for-loop and fused), and the gate is 3. Optax's Adam fails it: its bias correction cancels.
+In float32 the gate is 3: the distance of the movement of 100 steps from PyTorch's in float64, over the largest of
+PyTorch's own float32 variants (for-loop and fused). Optax's Adam fails it, because its bias correction cancels.
 
-Not seen here: options that jaxseg does not offer (each optimizer's row of defaults names them), and how a trainer
-hands its gradients over.
+Not seen: options that jaxseg does not offer (the rows of defaults name them), and how a trainer passes its gradients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,11 +34,11 @@ QUESTION = "optimizers"
 GATE = 1e-13
 STEPS = 100
 LOOKS = (1, 2, STEPS)
-"""After how many steps both sides are compared."""
+"""Steps after which both sides are compared."""
 RATES = 0.02 + 0.5 * (1 + np.sin(np.arange(STEPS) / 4)) * 0.98 ** np.arange(STEPS)
-"""Of each step, to be multiplied with an optimizer's peak."""
+"""Learning rate of each step, relative to an optimizer's peak."""
 CLIPS = (8.0, 1e-9)
-"""Largest norms: one that half of the gradients exceed, and one that leaves 1e-6 the say."""
+"""Largest norms: half of the gradients exceed the first; for the second the 1e-6 in the denominator dominates."""
 PYTORCH = {  # counterpart and peak of the learning rate
     "sgd": (torch.optim.SGD, 0.1),
     "adam": (torch.optim.Adam, 0.01),
@@ -48,12 +46,12 @@ PYTORCH = {  # counterpart and peak of the learning rate
     "rmsprop": (torch.optim.RMSprop, 0.01),
 }
 OTHERWISE = {"optimizer_from", "clip_by_global_norm", "average_parameters", "averaged", "rate_scale", "set_rate_scale"}
-"""Functions that are no optimizers."""
+"""Functions of jaxseg.learn.optimizers that are not optimizers."""
 FOR_SPEED = {"foreach", "fused", "capturable", "differentiable"}
-"""Options of PyTorch's that have no meaning here."""
+"""Options of PyTorch that do not change results."""
 
 Asked = tuple[str, Mapping[str, float]]
-"""Optimizer, and options by jaxseg's names."""
+"""Name of an optimizer, and options by jaxseg's names."""
 Arrays = dict[str, np.ndarray]
 
 CASES: dict[str, Asked] = {
@@ -67,7 +65,7 @@ CASES: dict[str, Asked] = {
     "RMSprop": ("rmsprop", {}),
     "RMSprop, momentum and decay": ("rmsprop", {"momentum": 0.9, "weight_decay": 0.1}),
 }
-MORE_CASES: dict[str, Asked] = {  # not when quick
+MORE_CASES: dict[str, Asked] = {  # left out of a quick run
     "SGD, decay": ("sgd", {"weight_decay": 0.1}),
     "SGD, momentum": ("sgd", {"momentum": 0.9}),
     "SGD, nesterov": ("sgd", {"momentum": 0.8, "nesterov": True}),
@@ -81,10 +79,10 @@ IN_FLOAT32_WHEN_QUICK = {"Adam, decay"}
 
 
 def run(settings: Settings) -> Answer:
-    """The optimizers question.
+    """Answers the optimizers question.
 
-    Evidence: {"three_way": {case: {"jaxseg", "pytorch", "apart"}}}, relative l2 distances of the movement in float32
-    of jaxseg and PyTorch from PyTorch's in float64, and from each other.
+    Evidence: {"three_way": {case: {"jaxseg", "pytorch", "apart"}}}: relative l2 distances of the float32 movements of
+    jaxseg and of PyTorch from PyTorch's in float64, and from each other.
     """
     start, grads = parameters(settings.seed), gradients(settings.seed)
     clipped = ours_clipped(grads)
@@ -106,14 +104,14 @@ def run(settings: Settings) -> Answer:
 
 
 def parameters(seed: int) -> Arrays:
-    """Where all start, float32 numbers."""
+    """Initial parameters, float32."""
     rng = np.random.default_rng([seed, 0])
     shapes = {"log-normal": (8, 12), "normal and zero": (60,), "near 1e-9": (40,)}
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def gradients(seed: int) -> Arrays:
-    """Of all steps, [steps, ...], float32 numbers of changing size: one step has none, one only the tiniest."""
+    """Gradients of all steps, float32 [steps, ...], of changing size: 0 in one step, and tiny in another."""
     rng = np.random.default_rng([seed, 1])
     grads = {
         "log-normal": rng.choice([-0.01, 0.01], (STEPS, 8, 12)) * rng.lognormal(sigma=2, size=(STEPS, 8, 12)),
@@ -129,7 +127,7 @@ def gradients(seed: int) -> Arrays:
 
 
 def unmatched_row() -> Row:
-    """Every optimizer that jaxseg offers is among the cases, and so is every option."""
+    """Row that passes if every optimizer of jaxseg and each of its options is in the cases."""
     offered = {
         name
         for name, thing in vars(optimizers).items()
@@ -144,7 +142,7 @@ def unmatched_row() -> Row:
 
 
 def defaults_row(name: str) -> Row:
-    """The options that jaxseg offers have PyTorch's defaults; the figure is how many have others."""
+    """Row for the number of options whose default differs from PyTorch's."""
     make, _ = PYTORCH[name]
     found, expected = defaults(getattr(optimizers, name)), defaults(make)
     wrong = [f"{key}: {found[key]} against {expected.get(key)}" for key in found if found[key] != expected.get(key)]
@@ -154,7 +152,7 @@ def defaults_row(name: str) -> Row:
 
 
 def defaults(function) -> dict[str, object]:
-    """Of every option but the learning rate, by jaxseg's names."""
+    """Defaults of all options except the learning rate, by jaxseg's names."""
     named = [p for p in signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     given = {parameter.name: parameter.default for parameter in named}
     given |= zip(("b1", "b2"), given.pop("betas", ()))
@@ -163,7 +161,7 @@ def defaults(function) -> dict[str, object]:
 
 
 def clip_row(clipped: Mapping[float, Arrays], grads: Arrays) -> Row:
-    """The gradients of every step, clipped; their norms are from 0 to 41."""
+    """Row for the clipped gradients of every step, whose norms are 0 to 41."""
     found, expected = {}, {}
     for limit, arrays in clipped.items():
         steps = []
@@ -177,12 +175,12 @@ def clip_row(clipped: Mapping[float, Arrays], grads: Arrays) -> Row:
 
 
 def exact_row(name: str, found: Arrays, expected: Arrays) -> Row:
-    """In float64, each array alone."""
+    """Row in float64 for the worst single array."""
     return compare.close(QUESTION, name, found, expected, GATE, each=True)
 
 
 def three_way(ask: Asked, start: Arrays, grads: Arrays, expected: Arrays) -> dict[str, float]:
-    """How far movements in float32 are from the one in float64, and from each other."""
+    """Distances of the float32 movements from the one in float64, and from each other."""
     with jax.enable_x64(False):
         (found,) = ours(ask, start, [grads], np.float32)
     variants = [{}, {"fused": True}] if "fused" in signature(PYTORCH[ask[0]][0]).parameters else [{}]
@@ -196,13 +194,13 @@ def three_way(ask: Asked, start: Arrays, grads: Arrays, expected: Arrays) -> dic
 
 
 def movement(looks: Arrays, start: Arrays) -> Arrays:
-    """From the start to the end, float64."""
+    """Movement of the parameters from the start to the last step, float64."""
     end = at_step(STEPS, looks)
     return {name: end[f"parameters {name}, step {STEPS}"].astype(np.float64) - start[name] for name in start}
 
 
 def rounding_row(case: str, distances: Mapping[str, float]) -> Row:
-    """In float32."""
+    """Row for the movement of a case in float32."""
     note = f"movement of {STEPS} steps; distance from float64 over PyTorch's own distance from it"
     baselines = {"PyTorch": distances["pytorch"]}
     return compare.envelope(QUESTION, f"{case}: float32", distances["jaxseg"], baselines, note=note)
@@ -212,12 +210,12 @@ def rounding_row(case: str, distances: Mapping[str, float]) -> Row:
 
 
 def at_step(step: int, looks: Arrays) -> Arrays:
-    """Those of one step."""
+    """Arrays of one step."""
     return {name: array for name, array in looks.items() if name.endswith(f", step {step}")}
 
 
 def ours(ask: Asked, start: Arrays, grads: Sequence[Arrays], dtype: type) -> list[Arrays]:
-    """jaxseg's of one case, for each of the `grads`."""
+    """jaxseg's arrays of one case, for each of the `grads`."""
     name, options = ask
 
     def follow(start, grads):
@@ -244,7 +242,7 @@ def ours(ask: Asked, start: Arrays, grads: Sequence[Arrays], dtype: type) -> lis
 
 
 def ours_clipped(grads: Arrays) -> dict[float, Arrays]:
-    """jaxseg's gradients of every step, by the norm that they are clipped to, float64."""
+    """jaxseg's clipped gradients of every step, float64, by largest norm."""
 
     def clip(limit: float, grads):
         tx = optimizers.clip_by_global_norm(limit)
@@ -256,7 +254,7 @@ def ours_clipped(grads: Arrays) -> dict[float, Arrays]:
 
 
 def buffers(state: optax.OptState) -> dict[str, optax.Params]:
-    """What an optimizer keeps, by PyTorch's names."""
+    """Buffers of an optimizer, by PyTorch's names."""
     kinds = (optax.TraceState, optax.ScaleByAdamState, optax.ScaleByRmsState)
     out = {}
     for part in jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kinds)):
@@ -273,7 +271,7 @@ def buffers(state: optax.OptState) -> dict[str, optax.Params]:
 def theirs(
     ask: Asked, start: Arrays, grads: Arrays, dtype: torch.dtype, clip_to: float | None = None, **variant: bool
 ) -> Arrays:
-    """PyTorch's of one case."""
+    """PyTorch's arrays of one case."""
     make, peak = PYTORCH[ask[0]]
     params = {name: torch.tensor(x, dtype=dtype) for name, x in start.items()}
     optimizer = make(params.values(), lr=0.0, **in_torch(ask[1]), **variant)
@@ -291,7 +289,7 @@ def theirs(
 
 
 def in_torch(options: Mapping[str, float]) -> dict:
-    """Options by PyTorch's names."""
+    """Options with PyTorch's names."""
     out = dict(options)
     if "b1" in out:
         out["betas"] = out.pop("b1"), out.pop("b2")
@@ -301,7 +299,7 @@ def in_torch(options: Mapping[str, float]) -> dict:
 
 
 def give(params: Mapping[str, torch.Tensor], grads: Arrays, step: int, clip_to: float | None) -> None:
-    """Gives the parameters their gradients of a step, clipped."""
+    """Sets the gradients of the parameters for a step, and clips them to the norm `clip_to`."""
     for name, param in params.items():
         param.grad = torch.tensor(grads[name][step], dtype=param.dtype)
     if clip_to is not None:

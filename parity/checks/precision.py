@@ -1,30 +1,30 @@
-"""Does jaxseg round as well as PyTorch does? One pass forwards and backwards in float32 and in bfloat16.
+"""The precision question: does jaxseg round as well as PyTorch, in one pass in float32 and in bfloat16?
 
-Neither framework is the truth, float64 is; so errors are three: jaxseg's and PyTorch's to float64, and theirs apart.
-The figure is the first over the second, the largest of several seeds each, and the gate is 3: by the same arithmetic
-the ratio is near 1 in every layer (0.9 to 1.2 in float32, over dozens of seeds), and what loses precision (a fast
-variance, products of bfloat16, a sum in it) loses tenfold and more. No tolerance is fixed beforehand.
+float64 is the truth, so there are three errors: jaxseg to float64, PyTorch to float64, and jaxseg to PyTorch. The
+figure is the first over the second, each the largest of several seeds, and the gate is 3. With equal arithmetic the
+ratio is near 1 in every layer (0.9 to 1.2 in float32, over dozens of seeds). A loss of precision (a fast variance,
+products or sums in bfloat16) makes it 10 and more.
 
-A ReLU of which float32 and float64 choose different branches, in one image of a hundred or so, puts gradients off by
-a thousandth where rounding does by a millionth, on either side and by chance. So the float64 pass that a side is
-measured by takes that side's own branches; the notes tell how many it would have chosen otherwise.
+Branches: in about one image in a hundred a ReLU takes different branches in float32 and float64. Gradients are then
+off by a thousandth, where rounding makes a millionth, on either side and by chance. So each side is measured by a
+float64 pass that takes that side's branches. The notes count the branches that float64 would have chosen otherwise.
 
-The loss is one number, which luck can make exact; so it may be off by 3 roundings to its type as well. On a CPU, XLA
-sums up to a few thousand numbers one after the other, with errors of 1e-6, and more of them in a tree; PyTorch always
-sums in a tree. Images here are large enough for the tree, as any that one trains on.
+Loss: a single number can be exact by luck, so half an ulp of its dtype is also a baseline. On a CPU, XLA sums up to a
+few thousand numbers one by one, with errors of 1e-6, and larger arrays in a tree; PyTorch always sums in a tree.
+Images here are large enough for the tree, as in any training.
 
 "large means" raises the biases that BatchNorm cancels by 30, which is 10 to 100 standard deviations. The exact result
-stays as it is, so what grows is rounding: this is what the variance's algorithm is for. Running statistics are also
-compared with those that float64 finds in the very activations that BatchNorm saw, on either side.
+stays the same and rounding grows, so this tests the algorithm of the variance. Running statistics are also compared
+with those that float64 computes from the very activations that BatchNorm saw, on either side.
 
-In bfloat16 jaxseg's network is UNet(dtype=bfloat16) and the reference runs under `torch.autocast`. Both round the
+bfloat16: jaxseg's network is UNet(dtype=bfloat16), and the reference runs under `torch.autocast`. Both round the
 outputs of all layers to bfloat16, and keep parameters, their gradients, BatchNorm's statistics and the loss in
-float32. They differ in the logits: jaxseg casts them to float32 before the loss, autocast hands bfloat16 to the
-log-softmax. XLA left to itself omits a rounding to bfloat16 that a cast to float32 follows, as before BatchNorm; here
-it is told to round where the program says so, as PyTorch does, or statistics could not be compared with what they are
-of (the trainer's are nearer to float64 for it).
+float32. Only the logits differ: jaxseg casts them to float32 before the loss, autocast gives the loss bfloat16. By
+default XLA omits a rounding to bfloat16 before a cast to float32, for instance before BatchNorm. Here an option makes
+it round as PyTorch does; otherwise statistics would not belong to the recorded activations. (The trainer keeps the
+default, which is nearer to float64.)
 
-Not seen: rounding that training lets grow (divergence), and other devices (gpu).
+Not seen: rounding that grows in training (see divergence), and other devices (see gpu).
 """
 
 import itertools
@@ -44,9 +44,9 @@ from parity.twins.trials import Case, Get, Network, Trial, trial
 QUESTION = "precision"
 GATE = 3.0
 HALF_ULP = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
-"""The largest relative error of one rounding."""
+"""Largest relative error of one rounding."""
 FLOOR = 0.01
-"""ULPs are counted where either side reaches this part of the root mean square; nearer to zero they mean nothing."""
+"""ULPs are counted where either side reaches this share of the root mean square; nearer to zero they mean nothing."""
 BINS = (0, 1, 4, 16, 64, 256)
 
 QUANTITIES: dict[str, Get] = {
@@ -62,7 +62,7 @@ BACKWARDS: Get = QUANTITIES["gradients of activations"]
 
 
 def cases(widths: tuple[int, ...]) -> tuple[Case, ...]:
-    """A network in float32, with large means, and in bfloat16."""
+    """Cases of a network: in float32, with large means, and in bfloat16."""
     float32 = Network("float32", widths)
     return (
         Case("float32", float32),
@@ -79,7 +79,7 @@ FULL = (
 
 
 def run(settings: Settings) -> Answer:
-    """The precision question, on the CPU; see `measure` for the evidence."""
+    """Answers the precision question on the CPU; see `measure` for the evidence."""
     return Answer(QUESTION, *measure(QUESTION, settings, "cpu"))
 
 
@@ -91,19 +91,25 @@ def measure(
     dtypes: tuple[str, ...] = ("float32", "bfloat16"),
     allowed: Mapping[str, float] | None = None,
 ) -> tuple[tuple[Row, ...], dict]:
-    """Rows, their names beginning with `label`, and evidence, with both frameworks on `device`, "cpu" or "gpu", of the
-    networks that compute in one of `dtypes`. `allowed`: errors, by name, that are right even where PyTorch's is less.
+    """Rows and evidence with both frameworks on one device.
 
-    evidence: {
-    "three_way": [{"case", "quantity", "jaxseg", "torch", "between"}], each a list of relative l2, seed by seed: to
-        float64, to float64, and from one to the other;
-    "types": [{"case", "what", "jaxseg", "torch"}];
-    "layers": [{"name", "kind", "forward": {...}, "backward": {...}}] in the order of computation, of the first case:
-        {"jaxseg", "torch", "between"} as above, the largest of the seeds; {"float64"}: between both sides in float64;
-        {"equal", "ulps"}: share of elements and median distance, of the first seed;
-    "ulps": {"logits" and "gradients": {"jaxseg", "channels_last" and "permuted batch": {"0", "1", "4", "16", "64",
-        "256", "median", "p99", "max", "counted"}}}: share of the counted elements that are at most so far from
-        PyTorch, and the share that is counted; of all seeds of the first case.}
+    question: that the rows belong to.
+    device: "cpu" or "gpu".
+    label: beginning of the rows' names.
+    dtypes: only networks that compute in one of these.
+    allowed: errors by name that are as acceptable as PyTorch's own.
+
+    Evidence:
+
+    - "three_way": [{"case", "quantity", "jaxseg", "torch", "between"}]: lists by seed of relative l2 distances, from
+      jaxseg to float64, PyTorch to float64, and jaxseg to PyTorch
+    - "types": [{"case", "what", "jaxseg", "torch"}]: dtypes
+    - "layers": [{"name", "kind", "forward": {...}, "backward": {...}}] of the first case, in the order of computation.
+      Each way has "jaxseg", "torch" and "between" as above, the largest of the seeds; "float64": distance of both
+      sides in float64; "equal" and "ulps": share of equal elements and median distance, of the first seed
+    - "ulps": {"logits" and "gradients": {side: {"0", "1", "4", "16", "64", "256", "median", "p99", "max",
+      "counted"}}} of all seeds of the first case. Sides are "jaxseg", "channels_last" and "permuted batch". Numbers
+      are the shares of counted elements within so many ULPs of PyTorch; "counted" is the share that is counted
     """
     seeds = range(settings.seed, settings.seed + settings.seeds)
     allowed, compiled, rows, evidence = allowed or {}, {}, [], {"three_way": [], "types": []}
@@ -133,7 +139,7 @@ def measure(
 
 
 def three_way(name: str, trials: list[Trial]) -> list[dict]:
-    """Evidence of a case: see `measure`."""
+    """Evidence "three_way" of a case (see `measure`)."""
     found = []
     for quantity, get in QUANTITIES.items():
         ours, theirs, between = zip(*(t.errors(get) for t in trials))
@@ -143,7 +149,7 @@ def three_way(name: str, trials: list[Trial]) -> list[dict]:
 
 
 def error_row(question: str, case: Case, found: dict, trials: list[Trial], allowed: Mapping[str, float]) -> Row:
-    """jaxseg's error to float64 over PyTorch's."""
+    """Row for jaxseg's error to float64 over PyTorch's."""
     ours, theirs, between = (float(np.max(found[side])) for side in ("jaxseg", "torch", "between"))
     baselines = {"PyTorch": theirs} | allowed
     if found["quantity"] == "loss":
@@ -156,14 +162,14 @@ def error_row(question: str, case: Case, found: dict, trials: list[Trial], allow
 
 
 def types(name: str, found: Trial) -> list[dict]:
-    """Evidence of a case: the types of what is no layer's output, and of the layers where the two sides differ."""
+    """Evidence "types" of a case: of everything that is not a layer's output, and of layers where the sides differ."""
     ours, theirs = found.ours.types, found.theirs.types
     told = [what for what in ours if what not in found.layers or ours[what] != theirs.get(what)]
     return [{"case": name, "what": w, "jaxseg": ours[w], "torch": theirs.get(w, "")} for w in told]
 
 
 def types_row(question: str, name: str, found: Trial) -> Row:
-    """Logits, loss, gradients and running statistics are float32 whatever the layers compute in."""
+    """Row that passes if logits, loss, gradients and running statistics are float32."""
     kinds = {what: kind for what, kind in found.ours.types.items() if what not in found.layers}
     wrong = [f"{what} {kind}" for what, kind in kinds.items() if kind != "float32"]
     theirs = [f"{what} {found.theirs.types[what]}" for what in kinds if found.theirs.types[what] != "float32"]
@@ -172,7 +178,7 @@ def types_row(question: str, name: str, found: Trial) -> Row:
 
 
 def statistics_row(question: str, name: str, trials: list[Trial]) -> Row:
-    """How well running statistics fit the activations that BatchNorm saw, on either side."""
+    """Row for the error of running statistics against the activations that BatchNorm saw, on each side."""
 
     def error(p: Pass, layers: dict[str, tuple[str, str]]) -> float:
         expected = {}
@@ -185,7 +191,7 @@ def statistics_row(question: str, name: str, trials: list[Trial]) -> Row:
 
     ours = float(np.max([error(t.ours, t.layers) for t in trials]))
     theirs = float(np.max([error(t.theirs, t.layers) for t in trials]))
-    note = "error to those that float64 finds in the activations themselves, over PyTorch's own"
+    note = "error to those that float64 computes from the activations, over PyTorch's own"
     name = f"{name}: running statistics of what was seen"
     return compare.envelope(question, name, ours, {"PyTorch": theirs}, GATE, note)
 
@@ -194,7 +200,7 @@ def statistics_row(question: str, name: str, trials: list[Trial]) -> Row:
 
 
 def growth_row(question: str, name: str, trials: list[Trial], get: Get, allowed: Mapping[str, float]) -> Row:
-    """In no layer is jaxseg's error more than `GATE` times PyTorch's."""
+    """Row for the layer where jaxseg's error is largest relative to PyTorch's."""
     rows = []
     for layer in trials[0].layers:
         ours, theirs, _ = np.max([t.errors(get, layer) for t in trials], 0)
@@ -207,7 +213,7 @@ def growth_row(question: str, name: str, trials: list[Trial], get: Get, allowed:
 def first_row(
     question: str, name: str, found: Trial, get: Get, allowed: Mapping[str, float], back: bool = False
 ) -> Row:
-    """The first layer where the two sides differ in any bit, and jaxseg's error there over PyTorch's."""
+    """Row for the first layer where the two sides differ in any bit: jaxseg's error there over PyTorch's."""
     for layer in reversed(found.layers) if back else found.layers:
         ours, theirs = (get(side).get(layer) for side in (found.ours, found.theirs))
         if ours is None or ours.shape != theirs.shape or not np.array_equal(ours, theirs):
@@ -225,7 +231,7 @@ def first_row(
 
 
 def layers(case: Case, seed: int, trials: list[Trial]) -> list[dict]:
-    """Evidence: see `measure`."""
+    """Evidence "layers" (see `measure`)."""
     with jax.enable_x64(True):
         net, reference, batch = case.start(seed, "float64")
         exact = passes.ours(net, optimized=False)(net, batch), passes.theirs(reference, batch, "float64")
@@ -248,7 +254,7 @@ def layers(case: Case, seed: int, trials: list[Trial]) -> list[dict]:
 
 
 def ulps(case: Case, seeds: Iterable[int], trials: list[Trial], device: str) -> dict:
-    """Evidence: see `measure`."""
+    """Evidence "ulps" (see `measure`)."""
     found = {"logits": {}, "gradients": {}}
     sides = {"jaxseg": [t.ours for t in trials]}
     for variation in ("channels_last", "permuted batch"):
@@ -265,7 +271,7 @@ def ulps(case: Case, seeds: Iterable[int], trials: list[Trial], device: str) -> 
 
 
 def histogram(both: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Distances in float32 ULPs, of pairs of arrays: shares, median, 99th percentile, largest; see `measure`."""
+    """Distances of pairs of arrays in float32 ULPs: shares, median, 99th percentile, largest (see `measure`)."""
     floors = [FLOOR * compare.norm(b) / math.sqrt(b.size) for _, b in both]
     distances = np.concatenate([compare.ulp_distances(a, b, floor) for (a, b), floor in zip(both, floors)])
     if not distances.size:

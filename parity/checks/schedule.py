@@ -1,16 +1,22 @@
-"""Is the learning rate the reference's, at every epoch or step, past the last one, asked in any order and when resumed?
+"""The schedule question: is every learning rate the reference's, in any order, when resumed, and past the end?
 
-`article`, `factor` and `multi_factor` are tables made in float64 with the reference's own order of operations, so the
-gate is equality in every bit: as they stand in float64, and rounded once in float32. `warmup_cosine` is Optax's
-formula, which orders its operations otherwise than the textbook's, so the gate is an absolute error as a part of the
-peak: five roundings of 1, 1e-15 in float64 and 3e-7 in float32. Most of PyTorch's schedulers make each value from the
-one before, whose roundings add up over hundreds of steps: 1e-14 for what is compared with them. A relative error would
-say nothing: in float32 cancellation leaves the first value of `warmup_cosine` 7 % off, of a rate of 1e-9.
+Gates:
 
-All are asked as an optimizer asks them, under `jax.jit` with an int32 count, to 5 ticks beyond the last, for the
-article's numbers and others. Where PyTorch's own goes on otherwise past the end (a cosine rises again, one cycle raises
-an error), jaxseg's stays. `Plateau`, which is asked on the host, is ReduceLROnPlateau to the bit.
-Not seen here: whether a trainer asks for the rate of the right step, which is compared under `training`.
+- `article`, `factor`, `multi_factor`: equality in every bit. They are float64 tables with the reference's order of
+  operations; in float32 they are rounded once.
+- `warmup_cosine`: 1e-15 in float64 and 3e-7 in float32, relative to the peak: five roundings of 1. Optax's formula has
+  another order of operations than the textbook's.
+- Curves compared with PyTorch's schedulers: 1e-14 in float64. Most compute each value from the one before, and the
+  roundings add up over hundreds of steps.
+
+Errors are absolute, as parts of the peak. A relative error would say nothing: in float32, cancellation leaves the
+first value of `warmup_cosine` (1e-9) 7 % off.
+
+Schedules are asked as an optimizer asks them: under `jax.jit` with an int32 count, to 5 ticks past the last, for the
+article's numbers and others. Past the end jaxseg keeps the last value, where PyTorch's cosine rises again and
+OneCycleLR raises. `Plateau`, which runs on the host, equals ReduceLROnPlateau in every bit.
+
+Not seen: whether a trainer asks for the rate of the right step (see training).
 """
 
 import inspect
@@ -46,15 +52,18 @@ from parity.twins.schedule_pairs import (
 )
 
 QUESTION = "schedule"
-HISTORIES = 200  # of metrics, for Plateau
+HISTORIES = 200  # series of metrics for Plateau
 
 
 def run(settings: Settings) -> Answer:
-    """The schedule question; the seed orders the ticks where they are asked for out of order.
+    """Answers the schedule question; the seed shuffles the ticks that are asked out of order.
 
-    Evidence: {"epochs": [...], "curves": [{"name", "torch": [...], "jaxseg": [...]}], with the article's numbers, to 5
-    epochs past the last; "hazards": {name: [what the article's class says then, what it says otherwise]}, and "share":
-    the sum of its rates over that of one cosine}.
+    Evidence, with the article's numbers, to 5 epochs past the last:
+
+    - "epochs": [...]
+    - "curves": [{"name", "torch": [...], "jaxseg": [...]}]
+    - "hazards": {misuse: [rate of the article's class after it, the right rate]}
+    - "share": sum of the article's rates over that of one cosine
     """
     asked, rows, rates = curves(), [], {True: {}, False: {}}
     for x64, of in rates.items():
@@ -70,7 +79,7 @@ def run(settings: Settings) -> Answer:
 
 
 def group_row(group: str, asked: Mapping[str, Curve], rates: Rates, x64: bool) -> Row:
-    """All schedules of one function, which are those `asked`."""
+    """Row for all schedules `asked` of one function."""
     rows, dtype = [], np.dtype(np.float64 if x64 else np.float32)
     for name, (_, expected, gates) in asked.items():
         found = rates[name]
@@ -83,7 +92,7 @@ def group_row(group: str, asked: Mapping[str, Curve], rates: Rates, x64: bool) -
 
 
 def note(group: str, rates: Rates) -> str:
-    """What there is to say about the row of a function."""
+    """Note for the row of a function."""
     if group == "article":
         case = CASES[ARTICLE]
         places = np.arange(case[2] + BEYOND) > case[1]
@@ -92,23 +101,24 @@ def note(group: str, rates: Rates) -> str:
         return f"a running product of cosines: {cosine}, sum of the rates {share():.3f} of the cosine's"
     if group == "warmup_cosine":
         first = float(rates[f"warmup_cosine: {ARTICLE}"][0])
-        return f"of the peak; textbook cosine; first value {abs(first / CASES[ARTICLE][3] - 1):.1%} off 1e-9, harmless"
+        off = abs(first / CASES[ARTICLE][3] - 1)
+        return f"relative to the peak; against the textbook cosine; first value {off:.1%} off 1e-9, harmless"
     return NOTES[group]
 
 
 NOTES = {
     "constant": "PyTorch's ConstantLR",
     "piecewise_constant": "LambdaLR",
-    "factor": "StepLR, to the bit; Optax's staircase is a tick late in float32 for every eighth period",
-    "multi_factor": "MultiStepLR, to the bit",
-    "exponential": "ExponentialLR, whose gamma is that of a tick",
+    "factor": "StepLR, equal in every bit; Optax's staircase is a tick late in float32 for every eighth period",
+    "multi_factor": "MultiStepLR, equal in every bit",
+    "exponential": "ExponentialLR, whose gamma is for one tick",
     "linear": "LinearLR",
     "polynomial": "PolynomialLR, scaled to end at the final rate",
-    "cosine": "CosineAnnealingLR, held at its end",
-    "cosine_restarts": "CosineAnnealingWarmRestarts; written out where cycles are not whole",
+    "cosine": "CosineAnnealingLR, held at its last value past the end",
+    "cosine_restarts": "CosineAnnealingWarmRestarts; its formula where cycles are fractional",
     "cyclic": "CyclicLR, triangular",
-    "one_cycle": "OneCycleLR: peak at pct_start total - 1, end at total - 1",
-    "linear_warmup": "SequentialLR of LinearLR and each of the others",
+    "one_cycle": "OneCycleLR: peak at pct_start * total - 1, end at total - 1",
+    "linear_warmup": "SequentialLR of LinearLR and each other schedule",
     "per_epoch": f"{STEPS_PER_EPOCH} steps an epoch, all at that epoch's rate",
     "schedule_from": f"{len(BUILDS)} settings of a trainer, against the reference asked once an epoch or step; "
     f"{len(RECIPES)} schedules by steps and by epochs, with and without warm-up, against PyTorch's own",
@@ -116,7 +126,7 @@ NOTES = {
 
 
 def torch_rows(rates: Mapping[bool, Rates]) -> list[Row]:
-    """`warmup_cosine` against PyTorch's own, which is held at its last rate where it would rise again."""
+    """Rows of `warmup_cosine` against PyTorch's schedulers, held at their last rate past the end."""
     own = {name: np.array(torch_warmup_cosine(c[2] + BEYOND, *c)) for name, c in CASES.items() if c[3] > 0}
     note = f"past the end PyTorch's rises again, to {own[ARTICLE][-1]:.3g} at epoch {len(own[ARTICLE]) - 1}"
     rows = []
@@ -132,7 +142,7 @@ def torch_rows(rates: Mapping[bool, Rates]) -> list[Row]:
 
 
 def plateau_row(seed: int) -> Row:
-    """`Plateau` over many histories of a metric, half of them carried through JSON in the middle."""
+    """Row of `Plateau` over many histories of a metric, half of them resumed from JSON in the middle."""
     rng, found, expected = np.random.default_rng(seed), {}, {}
     for number in range(HISTORIES):
         metrics = history(rng)
@@ -150,7 +160,7 @@ def plateau_row(seed: int) -> Row:
 
 
 def history(rng: np.random.Generator) -> list[float]:
-    """A metric that rises by less and less: rounded, so that it ties, a ten-thousandth better at times, or NaN."""
+    """A metric that rises ever more slowly, with ties from rounding, gains near 1e-4, and NaN."""
     metrics = np.round(np.tanh(np.arange(60) / 15) + rng.normal(0, 0.05, 60), int(rng.integers(1, 4)))
     repeated = rng.random(60) < 0.2
     metrics[1:][repeated[1:]] = metrics[:-1][repeated[1:]] * rng.choice([1.00005, 1.0001, 1.0002])
@@ -158,7 +168,7 @@ def history(rng: np.random.Generator) -> list[float]:
 
 
 def order_rows(seed: int) -> list[Row]:
-    """Asked twice and out of order, or made anew and asked from the middle on, schedules say what they say in order."""
+    """Rows that pass if rates do not depend on earlier calls: asked twice, out of order, or made anew half-way."""
     ticks = np.arange(0, 45, 3)
     in_order = ask_one_by_one(ticks)
     picks = {
@@ -168,15 +178,16 @@ def order_rows(seed: int) -> list[Row]:
     rows = []
     for (name, pick), (hazard, (then, otherwise)) in zip(picks.items(), hazards().items()):
         expected = {group: rates[pick] for group, rates in in_order.items()}
-        note = f"the article's class, {hazard}, says {then:.5g} for {otherwise:.5g}: {then / otherwise:.2f} times that"
+        ratio = then / otherwise
+        note = f"the article's class, {hazard}, gives {then:.5g} instead of {otherwise:.5g}: {ratio:.2f} times as much"
         rows.append(compare.equal_bytes(QUESTION, name, ask_one_by_one(ticks[pick]), expected, note))
     return rows
 
 
 def ask_one_by_one(ticks: np.ndarray) -> Rates:
-    """The rates at some ticks, in this order, of a newly made schedule of each function.
+    """Rates at some ticks, in this order, of a new schedule of each function.
 
-    Not compiled, for a compiled one can have no memory.
+    Not compiled, because a compiled schedule has no memory.
     """
     first = {group: next(iter(its_curves.values())) for group, its_curves in groups(curves()).items()}
     with jax.enable_x64(False):
@@ -184,7 +195,7 @@ def ask_one_by_one(ticks: np.ndarray) -> Rates:
 
 
 def every_schedule(asked: Mapping[str, Curve]) -> Row:
-    """No function of jaxseg's and no choice of the trainer's is left out."""
+    """Row that passes if no function of jaxseg and no choice of the trainer is left out."""
     public = {name for name, f in vars(schedules).items() if inspect.isfunction(f) and name[0] != "_"}
     here = {name for name in public if getattr(schedules, name).__module__ == schedules.__name__}
     choices = {*typing.get_args(typing.get_type_hints(Optimization)["schedule"]), *schedules.SCHEDULES}
@@ -195,12 +206,12 @@ def every_schedule(asked: Mapping[str, Curve]) -> Row:
 
 
 def share() -> float:
-    """The sum of the article's rates over that of one cosine."""
+    """Sum of the article's rates over that of one cosine."""
     return float(article(CASES[ARTICLE]).sum() / textbook(CASES[ARTICLE]).sum())
 
 
 def evidence(rates: Rates) -> dict:
-    """See `run`."""
+    """Evidence for `run`."""
     case = CASES[ARTICLE]
     sides = {"article": article(case).tolist(), "warmup_cosine": torch_warmup_cosine(case[2] + BEYOND, *case)}
     drawn = [{"name": n, "torch": own, "jaxseg": rates[f"{n}: {ARTICLE}"].tolist()} for n, own in sides.items()]

@@ -1,28 +1,23 @@
-"""Does training go where the reference's goes?
+"""The training question: does training end where the reference's does?
 
-In float64, fifty steps of the very function that the trainer compiles beside fifty of the reference's: every
-optimizer with momentum, weight decay or clipping, learning rates that change, every fifth batch short and padded,
-networks of 8 to 64 channels, cross-entropy and losses for rare classes. Two steps with weight decay and a changing
-rate are the least that tell coupled decay from decoupled and the learning rate's place from its neighbor's.
-Evaluation afterwards sees what the loss does not: running statistics, and the averaged weights where a recipe has them.
-Two recipes cut their batches into parts and accumulate, as PyTorch's users do by hand; of a short batch some parts are
-empty.
+The trainer's compiled step takes fifty steps in float64, and the reference takes the same fifty. Recipes cover every
+optimizer, momentum, weight decay, clipping, changing learning rates, networks of 8 to 64 channels, cross-entropy and
+losses for rare classes. Every fifth batch is short and padded. Two recipes accumulate gradients over micro-batches, as
+PyTorch's users do by hand; some micro-batches of a short batch are empty. Evaluation afterwards shows what the loss
+does not: running statistics, and averaged weights where a recipe has them.
 
-Roundings do not grow in float64: fifty steps end 1e-16 to 1e-13 apart, the smallest mistake ever injected 1e-6, and
-the gate is 1e-12. Adam on a network with convolution biases has 1e-9: their gradients are zero in exact arithmetic
-(a BatchNorm follows), both sides return noise of 1e-17 there, and Adam divides it by its eps, 1e-8. Without these
-biases Adam's gate is 1e-12 too.
+The gate is 1e-12. Roundings do not grow in float64: fifty steps end 1e-16 to 1e-13 apart, and the smallest mistake
+ever injected makes 1e-6. Adam with convolution biases has the gate 1e-9. The gradients of these biases are zero in
+exact arithmetic, because a BatchNorm follows. Both sides return noise of 1e-17, which Adam divides by its eps, 1e-8.
 
-One thing does grow: where a BatchNorm sees two values per channel, the output is plus or minus one whatever they are,
-gradients through it are rounding, and Adam makes steps of it. PyTorch with its batches in reverse is then 1 % from
-itself after fifty steps, in float64, and jaxseg as far from it; so no recipe here is 1x1 at the bottom of the network
-with the short batch's two samples.
+Roundings do grow where a BatchNorm sees two values per channel. Its output is then plus or minus one whatever they
+are, gradients through it are rounding, and Adam turns that into steps. PyTorch with reversed batches is then 1 % from
+itself after fifty steps, and jaxseg is as far away. So no recipe is 1x1 at the deepest level with a batch of two.
 
-The article's recipe begins with an epoch at a learning rate of 1e-9: weights stay where they are, to a millionth of
-the way that they go later, while running statistics and momentum do not wait. Three rows look at that moment.
+The article's recipe begins with an epoch at a learning rate of 1e-9. Weights hardly move in it (a millionth of their
+length), but running statistics and momentum do. Three rows look at the end of that epoch.
 
-Not seen here: what continuous data do not meet (ties, zeros; see the layers), and anything of float32 (see precision
-and divergence).
+Not seen: ties and zeros (see layers), and float32 (see precision and divergence).
 """
 
 import dataclasses
@@ -44,13 +39,13 @@ SIZES, QUICK_SIZES = (4, 4, 4, 4, 2), (3, 3, 2)  # valid samples in the batches 
 EPOCHS, QUICK_EPOCHS = 10, 3
 DEEP, TINY = (8, 16, 32, 64, 128), (4, 8)
 STANDSTILL = 1e-6
-"""How far weights may go in an epoch at 1e-9: with momentum 0.9 at most 10 x 5 x 1e-9 x |gradient| / |weights|, and
-gradients are no longer than weights."""
+"""Largest relative movement of the weights in an epoch at 1e-9: with momentum 0.9 at most 10 x 5 x 1e-9 x |gradient|
+/ |weights|, and the gradient's norm is at most that of the weights."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What both sides are trained by, and on which network."""
+    """Settings, network, gate and image size (height, width) of a training on both sides."""
 
     name: str
     optimization: Optimization
@@ -61,12 +56,12 @@ class Recipe:
     size: tuple[int, int] = (24, 16)
 
     def networks(self, seed: int, dtype: str) -> tuple[UNet, torch.nn.Module]:
-        """jaxseg's and the reference's, with the same weights."""
+        """jaxseg's network and the reference's, with equal weights."""
         return pairs.networks(seed, dtype, self.widths, upsample=self.upsample, conv_bias=self.conv_bias)
 
 
 def settings_of(optimizer: str, learning_rate: float, **options) -> Optimization:
-    """An optimizer's settings; a schedule twice as long as the run, since the rates at its end move nothing."""
+    """Settings with a schedule twice as long as the run, because the rates at its end move nothing."""
     return Optimization(
         optimizer=optimizer, learning_rate=learning_rate, epochs=2 * EPOCHS, warmup_epochs=1.0, **options
     )
@@ -86,7 +81,7 @@ IMBALANCED = Recipe(
     conv_bias=False,
 )
 ACCUMULATED = Recipe(
-    "SGD in parts, averaged",
+    "SGD with micro-batches, averaged",
     settings_of("sgd", 0.05, weight_decay=1e-2, clip_norm=1.0, accumulate=2, ema=0.9),
     (8, 16, 32),
 )
@@ -118,9 +113,9 @@ QUICK_RECIPES = tuple(
 
 
 def run(settings: Settings) -> Answer:
-    """The training question.
+    """Answers the training question.
 
-    evidence: {"curves": [{"name", "losses": [PyTorch's, a step each], "apart": [jaxseg's minus them]}]}.
+    Evidence: {"curves": [{"name", "losses": [PyTorch's, by step], "apart": [jaxseg's minus PyTorch's]}]}.
     """
     rows, curves = [], []
     with jax.enable_x64(True):
@@ -132,7 +127,7 @@ def run(settings: Settings) -> Answer:
 
 
 def exact_rows(recipe: Recipe, seed: int, quick: bool = False) -> tuple[list[Row], dict]:
-    """A recipe in float64 on both sides: the rows, and the losses for the evidence."""
+    """Trains a recipe in float64 on both sides; returns the rows, and the losses for the evidence."""
     epochs, sizes = (QUICK_EPOCHS, QUICK_SIZES) if quick else (EPOCHS, SIZES)
     data = pairs.batches(seed, list(sizes) * epochs, *recipe.size)
     net, reference = recipe.networks(seed, "float64")
@@ -175,7 +170,7 @@ def exact_rows(recipe: Recipe, seed: int, quick: bool = False) -> tuple[list[Row
 
 
 def standstill_rows(recipe: Recipe, ours: Ours, theirs: Theirs, start: pairs.Batch) -> list[Row]:
-    """After the first epoch, at a learning rate of 1e-9."""
+    """Rows after the first epoch, which has a learning rate of 1e-9."""
     found, expected = ours.weights(), theirs.weights()
     way = compare.relative_l2(running(expected), running(start))
 

@@ -119,10 +119,12 @@ MISTAKES = [
         "sgd",
         lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum and 0.99, **k),
     ),
-    mistake("parts: gradients summed", step, "shares", lambda right: lambda masks: jnp.ones(len(masks))),
-    mistake("parts: all count alike", step, "shares", lambda right: lambda masks: jnp.full(len(masks), 1 / len(masks))),
-    mistake("parts: BatchNorm sees the whole batch", step, "accumulated_gradients", as_one),
-    mistake("parts: an empty one moves the statistics", unet.BatchNorm, "_statistics", from_nothing),
+    mistake("micro-batches: gradients summed", step, "shares", lambda right: lambda masks: jnp.ones(len(masks))),
+    mistake(
+        "micro-batches: equal weights", step, "shares", lambda right: lambda masks: jnp.full(len(masks), 1 / len(masks))
+    ),
+    mistake("micro-batches: BatchNorm sees the whole batch", step, "accumulated_gradients", as_one),
+    mistake("micro-batches: an empty one moves the statistics", unet.BatchNorm, "_statistics", from_nothing),
     mistake(
         "evaluation of the weights that are not averaged", optimizers, "averaged", lambda right: lambda net, _: net
     ),
