@@ -403,14 +403,15 @@ WRITE = """
 import sys, jax
 from pathlib import Path
 from flax import nnx
-from jaxseg import model, optim
-from jaxseg.checkpoint import Checkpoints, Progress
-from jaxseg.config import Config, Model
+from jaxseg.base.config import Config, Model
+from jaxseg.learn import optimizers
+from jaxseg.nn import unet
+from jaxseg.runs.checkpoint import Checkpoints, Progress
 
 settings = Config(model=Model((2, 4), upsample="bilinear", conv_bias=False))
 with jax.default_device(jax.devices()[1]):
-    net = model.build(settings.model, in_channels=5, classes=3, seed=7)
-    optimizer = nnx.Optimizer(net, optim.adam(1e-2), wrt=nnx.Param)
+    net = unet.unet_from(settings.model, in_channels=5, classes=3, seed=7)
+    optimizer = nnx.Optimizer(net, optimizers.adam(1e-2), wrt=nnx.Param)
 assert {x.device for x in jax.tree.leaves(nnx.state(net))} == {jax.devices()[1]}
 Checkpoints(Path(sys.argv[1]), settings, {"classes": ["a", "b", "c"], "in_channels": 5}).save(
     "best", 1, net, optimizer, Progress()

@@ -37,7 +37,8 @@ def test_an_earlier_run_goes_on_to_the_same_end(run, capsys, undrawn):
     )
     assert (found["epoch"], found["step"]) == (expected["epoch"], expected["step"]) == (11, 24)
     for split in ("train", "validation"):
-        assert found[split]["loss"] == pytest.approx(expected[split]["loss"], rel=1e-4)
+        # 1e-4 as users compile; without XLA's optimization, as tests do, sums have another order
+        assert found[split]["loss"] == pytest.approx(expected[split]["loss"], rel=2e-3)
         assert found[split]["miou"] == pytest.approx(expected[split]["miou"], abs=5e-3)
 
 
