@@ -1,7 +1,7 @@
-"""The data doctor: `python -m jaxseg.check FOLDER` says what a data set is, what is wrong with it, and what mends it.
+"""Examines a data set: `python -m jaxseg.check FOLDER` prints what it is, its faults, and the flags that fix them.
 
-Takes all flags about data that training takes, and ends with the command to train. What it reads is remembered, so
-that a second look, and the trainer's, take no time. Exit status: 0 ready to train, 2 errors, 130 stopped by Ctrl-C.
+Takes training's flags about data, and ends with the command to train. Results are cached, so a second check and the
+training start at once. Exit status: 0 ready to train, 2 errors, 130 stopped by Ctrl-C.
 """
 
 import io
@@ -12,10 +12,10 @@ from jaxseg.doctor.report import _as_finding, check, parse, tell
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     try:
         return check(parse(argv))
     except KeyboardInterrupt:

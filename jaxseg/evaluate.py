@@ -1,8 +1,10 @@
-"""Scores of a trained run on images with masks: `python -m jaxseg.evaluate RUN [FOLDER]`
+"""Scores a trained run on images with masks: `python -m jaxseg.evaluate RUN [FOLDER]`
 
-Without a FOLDER these are the run's own validation images. Every image is predicted at its own size; classes, channels
-and scaling are the run's. OUT gets metrics.json, per_image.csv, confusion.png and worst.png. Exit status: 0 done, 2 a
-mistake that a person can mend, 130 stopped by Ctrl-C; nothing is written before all images are scored.
+Without a FOLDER these are the run's own validation images. Every image is predicted at its own size. Classes, channels
+and scaling are the run's. OUT gets metrics.json, per_image.csv, confusion.png and worst.png.
+
+Exit status: 0 done, 2 a mistake that the user can fix, 130 stopped by Ctrl-C. Nothing is written before all images are
+scored.
 """
 
 import sys
@@ -14,10 +16,10 @@ from jaxseg.base.options import Evaluation
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     options = tyro.cli(Evaluation, args=argv, prog="python -m jaxseg.evaluate", compact_help=True)
     from jaxseg.base import compilation
-    from jaxseg.inference import evaluate  # with JAX and all else: not for -h
+    from jaxseg.inference import evaluate  # slow imports: not for -h
 
     compilation.keep()
     return status(evaluate.evaluate, options, "nothing was written")

@@ -1,9 +1,10 @@
-"""Class maps of new images by a trained run: `python -m jaxseg.predict RUN INPUT -o OUT`
+"""Predicts class maps of new images with a trained run: `python -m jaxseg.predict RUN INPUT -o OUT`
 
-INPUT is an image, a folder or a quoted pattern such as 'scenes/**/*.tif', or several of them; images may have any size.
-OUT gets, for each, an indexed PNG of the same size, stem and sub-folder, whose values are the classes (255: no data)
-and whose palette makes them visible. Network, bands, scaling and classes are the run's: nothing needs to be said about
-them. Exit status: 0 done, 2 a mistake that a person can mend, 130 stopped by Ctrl-C; files are whole or not there.
+INPUT is one or more images, folders or quoted patterns such as 'scenes/**/*.tif'. Images may have any size. OUT gets
+an indexed PNG of the same size, stem and subfolder for each. Its values are the classes (255: no data), and its palette
+makes them visible. Network, bands, scaling and classes are the run's.
+
+Exit status: 0 done, 2 a mistake that the user can fix, 130 stopped by Ctrl-C. Files are written atomically.
 """
 
 import sys
@@ -15,10 +16,10 @@ from jaxseg.base.options import Prediction
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     options = tyro.cli(Prediction, args=argv, prog="python -m jaxseg.predict")
     from jaxseg.base import compilation
-    from jaxseg.inference import predict  # with JAX and all else: not for -h
+    from jaxseg.inference import predict  # slow imports: not for -h
 
     compilation.keep()
     return status(predict.predict, options, "--skip-existing goes on")

@@ -1,10 +1,11 @@
-"""Trains a U-Net on a folder of images and masks: `python -m jaxseg.train --data FOLDER`; with no flags, on made-up
-crop fields.
+"""Trains a U-Net on a folder of images and masks: `python -m jaxseg.train --data FOLDER`.
 
-Ends with a table of scores and leaves a folder `runs/<name>/`: README.md, config.json, log.jsonl, curves.png, samples/,
-checkpoints/{best,last} and TensorBoard events. `--resume RUN` goes on with a run that was stopped or killed, to the
-same bits. Exit status: 0 done, 1 the loss was no longer finite or memory did not suffice, 2 a mistake that a person can
-mend, 130 or 143 stopped by a signal (and saved).
+Without flags it trains on artificial crop fields. It prints a table of scores and leaves a folder `runs/<name>/` with
+README.md, config.json, log.jsonl, curves.png, samples/, checkpoints/{best,last} and TensorBoard events.
+`--resume RUN` continues a run that was stopped or killed, with bit-identical results.
+
+Exit status: 0 done, 1 the loss became NaN or infinite or memory was not enough, 2 a mistake that the user can fix, 130
+or 143 stopped by a signal (and saved).
 """
 
 import gc
@@ -18,13 +19,13 @@ from jaxseg.base.errors import NonFiniteLoss, OutOfMemory, Stopped, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     config = Config()
     try:
         config = cli.parse(argv)
-        gc.disable()  # what is imported stays: looking it through again and again is half a second of a start
+        gc.disable()  # scanning what imports create takes half a second of the start
         from jaxseg.base import compilation
-        from jaxseg.training import loop  # JAX and all else: not for -h, nor for a mistake on the command line
+        from jaxseg.training import loop  # slow imports: not for -h or invalid flags
 
         gc.freeze()
         gc.enable()
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if mistake else 1
     except Stopped as stopped:
         return stopped.exit_code
-    except KeyboardInterrupt:  # before there was anything to save
+    except KeyboardInterrupt:  # before there is anything to save
         return 128 + signal.SIGINT
     return 0
 

@@ -1,4 +1,4 @@
-"""What is said when memory does not suffice, and when a network gives every pixel one class."""
+"""Advice on lack of memory, on one class everywhere, and on waiting for data."""
 
 import pytest
 
@@ -17,7 +17,7 @@ CUDNN = "INTERNAL: Failed to determine best cudnn convolution algorithm for: %cu
     ],
     ids=["xla", "cudnn", "host"],
 )
-def test_memory_that_does_not_suffice_is_known_in_its_disguises(error):
+def test_every_kind_of_memory_error_gets_ordered_advice(error):
     config = Config(model=Model(widths=(64, 128)), optimization=Optimization(batch_size=8))
     message = out_of_memory(error, config, (512, 256))
     for part in ("8 samples of 256x512", "f32", "64 128"):
@@ -27,7 +27,7 @@ def test_memory_that_does_not_suffice_is_known_in_its_disguises(error):
     assert places == sorted(places)
 
 
-def test_what_is_done_already_is_not_advised_again():
+def test_memory_advice_leaves_out_settings_already_in_use():
     config = Config(model=Model(precision="bf16", remat=True), optimization=Optimization(batch_size=4, accumulate=4))
     message = out_of_memory(MemoryError(), config, (64, 64))
     assert "1 samples" in message
@@ -35,7 +35,7 @@ def test_what_is_done_already_is_not_advised_again():
         assert flag not in message
 
 
-def test_other_errors_are_not_about_memory():
+def test_other_errors_get_no_memory_advice():
     assert out_of_memory(RuntimeError("INVALID_ARGUMENT: shapes"), Config(), (64, 64)) is None
 
 
@@ -47,7 +47,7 @@ BLACK, OTHER, MIXED = [1.0, 0.0], [0.0, 1.0], [0.9, 0.1]
 CLASSES, PIXELS = ["background", "field"], [992, 8]
 
 
-def test_one_class_for_three_evaluations_is_told_with_shares_and_flags():
+def test_one_class_in_three_evaluations_gives_a_warning_with_shares_and_flags():
     message = one_class_only(epochs(MIXED, BLACK, BLACK, BLACK), CLASSES, PIXELS)
     for part in ("100 % background", "3 evaluations", "field is 0.8%", "--class-weights auto", "--loss dice_ce"):
         assert part in message
@@ -59,7 +59,7 @@ def test_one_class_for_three_evaluations_is_told_with_shares_and_flags():
     [[], [BLACK, BLACK], [BLACK, BLACK, MIXED], [BLACK, MIXED, BLACK], [BLACK, OTHER, BLACK], [BLACK] * 4],
     ids=["none", "two", "better now", "better between", "not the same", "said before"],
 )
-def test_it_is_not_told_too_soon_nor_twice(shares):
+def test_one_class_warning_comes_neither_early_nor_twice(shares):
     assert one_class_only(epochs(*shares), CLASSES, PIXELS) is None
 
 
@@ -67,7 +67,7 @@ def waited(*shares) -> list[dict]:
     return [{"waited": share} for share in shares]
 
 
-def test_waiting_for_data_is_told_once():
+def test_waiting_for_data_gives_advice_once():
     assert waits_for_data(waited(0.04), "none", 2) is None
     advice = waits_for_data(waited(0.04, 0.25), "none", 2)
     for part in ("25% of the time", "--workers (now 2)", "--cache memory, disk or device"):
@@ -76,7 +76,7 @@ def test_waiting_for_data_is_told_once():
     assert waits_for_data(waited(0.25, None, 0.25), "none", 2) is not None  # None: not known
 
 
-def test_that_the_first_epoch_reads_files_is_expected_of_a_cache():
+def test_waiting_in_the_first_epoch_of_a_cache_gives_no_advice():
     assert waits_for_data(waited(0.9), "memory", 2) is None
     assert waits_for_data(waited(0.9, 0.01, 0.01), "memory", 2) is None
     assert "--cache device" in waits_for_data(waited(0.9, 0.2), "memory", 2)

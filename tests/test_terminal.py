@@ -1,4 +1,4 @@
-"""What a run prints: speed without compilation and evaluation, time left, one line an epoch, a table."""
+"""Progress bars, lines, tables and the greeting."""
 
 import io
 import math
@@ -20,7 +20,7 @@ from jaxseg.training.progress import Bar
 
 @pytest.fixture
 def screen(monkeypatch):
-    """Takes the place of the console; `screen(True)` is a terminal. Returns what was written to it."""
+    """Replaces the console; `screen(True)` is a terminal. Returns the file that it writes to."""
 
     def make(is_terminal: bool) -> io.StringIO:
         file = io.StringIO()
@@ -54,7 +54,7 @@ def steps(first, count):
 # progress
 
 
-def test_speed_leaves_out_compilation_and_what_lies_between_epochs(screen, time):
+def test_speed_excludes_compilation_and_time_between_epochs(screen, time):
     screen(False)
     bar = Bar(total=20, done=0, batch_size=8)
     bar.start_epoch()
@@ -74,7 +74,7 @@ def test_speed_leaves_out_compilation_and_what_lies_between_epochs(screen, time)
     assert bar.images_per_second == 2 * 8 / 4
 
 
-def test_the_share_of_waiting_is_the_epochs_own_and_leaves_out_compilation(screen, time):
+def test_waited_share_is_per_epoch_and_excludes_compilation(screen, time):
     screen(False)
     bar = Bar(total=20, done=0, batch_size=8)
     bar.start_epoch()
@@ -90,7 +90,7 @@ def test_the_share_of_waiting_is_the_epochs_own_and_leaves_out_compilation(scree
     assert bar.waited == 8 * 0.125 / 4
 
 
-def test_the_bar_shows_loss_rate_speed_and_time_left(screen, time):
+def test_bar_shows_loss_rate_speed_and_time_left(screen, time):
     written = screen(True)
     with Bar(total=20, done=0, batch_size=8) as bar:
         bar.start_epoch()
@@ -103,7 +103,7 @@ def test_the_bar_shows_loss_rate_speed_and_time_left(screen, time):
         assert part in line
 
 
-def test_a_resumed_bar_starts_where_the_run_stood(screen, time):
+def test_resumed_bar_starts_at_the_finished_steps(screen, time):
     written = screen(True)
     with Bar(total=20, done=12, batch_size=8) as bar:
         bar._progress.refresh()
@@ -116,7 +116,7 @@ def test_a_resumed_bar_starts_where_the_run_stood(screen, time):
     assert "0:06 left" in written.getvalue()
 
 
-def test_off_a_terminal_the_bar_writes_nothing(screen, time):
+def test_bar_writes_nothing_off_a_terminal(screen, time):
     written = screen(False)
     with Bar(total=20, done=0, batch_size=8) as bar:
         for i in range(20):
@@ -126,7 +126,7 @@ def test_off_a_terminal_the_bar_writes_nothing(screen, time):
 
 
 @given(seconds=st.floats(0, 10**6))
-def test_a_clock_shows_whole_seconds(seconds):
+def test_clock_shows_whole_seconds(seconds):
     parts = clock(seconds).split(":")
     assert sum(int(part) * 60**i for i, part in enumerate(reversed(parts))) == round(seconds)
     assert all(len(part) == 2 for part in parts[1:])
@@ -136,7 +136,7 @@ def test_a_clock_shows_whole_seconds(seconds):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0, "0:00"), (59.6, "1:00"), (75.2, "1:15"), (3599.5, "1:00:00"), (36061.0, "10:01:01")]
 )
-def test_some_clocks(seconds, text):
+def test_clock_formats_examples(seconds, text):
     assert clock(seconds) == text
 
 
@@ -153,7 +153,7 @@ def record(**changes):
     return found | {"learning_rate": 3e-4, "images_per_second": 12.34} | changes
 
 
-def test_an_epochs_line_has_training_and_validation_side_by_side():
+def test_epoch_line_shows_training_and_validation():
     line = epoch_line(record(), epochs=40, best=False)
     for part in (
         "epoch  5/40",
@@ -168,14 +168,14 @@ def test_an_epochs_line_has_training_and_validation_side_by_side():
     assert "*" not in line
 
 
-def test_the_best_epoch_is_starred_and_lines_stay_aligned():
+def test_best_epoch_has_a_star_and_lines_stay_aligned():
     best, other = (epoch_line(record(), epochs=5, best=best) for best in (True, False))
     assert "mIoU val 0.4500*" in best
     assert len(best) == len(other)
     assert len(epoch_line(record(epoch=9), 100, True)) == len(epoch_line(record(epoch=99), 100, True))
 
 
-def test_the_table_has_a_row_a_class_and_the_means(screen):
+def test_result_table_has_a_row_per_class_and_the_means(screen):
     scores = metrics.summary(np.array([[6, 2], [1, 3]]))
     written = screen(False)
     terminal.console.print(result_table(scores, ["soil", "wheat"], "validation"))
@@ -186,7 +186,7 @@ def test_the_table_has_a_row_a_class_and_the_means(screen):
     assert "validation" in written.getvalue()
 
 
-def test_a_class_without_a_score_has_a_dash(screen):
+def test_class_without_a_score_has_a_dash(screen):
     written = screen(False)
     scores = metrics.summary(np.array([[4, 0], [0, 0]]))
     terminal.console.print(result_table(scores, ["soil", "wheat"], "validation"))
@@ -197,7 +197,7 @@ def test_a_class_without_a_score_has_a_dash(screen):
 # greeting
 
 
-def test_the_greeting_names_jax_and_where_it_runs(screen, monkeypatch):
+def test_greeting_names_jax_and_its_devices(screen, monkeypatch):
     written = screen(False)
     monkeypatch.setattr(terminal.shutil, "which", lambda name: None)
     terminal.greet()
@@ -205,7 +205,7 @@ def test_the_greeting_names_jax_and_where_it_runs(screen, monkeypatch):
     assert "pip install" not in written.getvalue()
 
 
-def test_a_gpu_that_jax_does_not_see_is_pointed_out(screen, monkeypatch):
+def test_greeting_warns_about_an_unused_gpu(screen, monkeypatch):
     if jax.default_backend() != "cpu":
         pytest.skip("JAX sees an accelerator here")
     written = screen(False)

@@ -1,1 +1,1 @@
-"""A training run, from its settings to its folder."""
+"""Training runs, from settings to the folder of a run."""

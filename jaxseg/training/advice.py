@@ -1,39 +1,43 @@
-"""What goes wrong in training and prediction: early ends, memory that does not suffice, one class everywhere, steps
-that wait for data."""
+"""Advice on common troubles of training: not enough memory, one class everywhere, steps that wait for data."""
 
 from collections.abc import Sequence
 
 from jaxseg.base.config import Config
 from jaxseg.base.errors import is_about_memory
 
-EVALUATIONS = 3
-LONG = 0.05  # share of the time
+EVALUATIONS = 3  # with one class only, until a warning
+LONG = 0.05  # share of the time that steps may wait for data
 
 
 def out_of_memory(error: BaseException, config: Config, tile: tuple[int, int]) -> str | None:
-    """What to say of `error` if it is about memory: how large the step was, and what to try, in order; else None."""
+    """Returns a message with the size of the step and what to try, in order; None if `error` is not about memory.
+
+    - `error`: error of a step
+    - `config`: settings of the run
+    - `tile`: height and width of the training samples in pixels
+    """
     if not is_about_memory(error):
         return None
     o, m = config.optimization, config.model
     part = o.batch_size // o.accumulate
-    tries = [f"--accumulate {2 * o.accumulate} (the same batch in smaller parts), or a smaller --batch-size"] * (
-        part > 1
-    )
+    tries = [f"--accumulate {2 * o.accumulate} (smaller micro-batches), or a smaller --batch-size"] * (part > 1)
     tries += ["--precision bf16"] * (m.precision == "f32")
     tries += ["--remat"] * (not m.remat)
     tries += [f"--crop {max(2 ** (len(m.widths) - 1), max(tile) // 2)}", "fewer or smaller --widths"]
     return (
-        f"memory does not suffice for {part} samples of {tile[1]}x{tile[0]} in {m.precision} through "
+        f"not enough memory for {part} samples of {tile[1]}x{tile[0]} in {m.precision} through "
         f"--widths {' '.join(map(str, m.widths))}. Try, in this order:\n"
         + "\n".join(f"  {number}. {what}" for number, what in enumerate(tries, 1))
-        + "\nOn a GPU, JAX takes three quarters of the memory at start; other programs on it take theirs away."
+        + "\nOn a GPU, JAX reserves three quarters of the memory at start; other programs on it reduce what is left."
     )
 
 
 def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels: Sequence[int]) -> str | None:
-    """A warning when the last three evaluations predicted one class for every pixel, said once.
+    """Returns a warning when the last three evaluations predicted one class for every pixel, once; else None.
 
-    `epochs`: lines of log.jsonl, whose "validation" has "predicted", the share of pixels given to each class.
+    - `epochs`: lines of log.jsonl, whose "validation" has "predicted", the share of pixels predicted as each class
+    - `classes`: names of the classes
+    - `class_pixels`: number of training pixels of each class
     """
 
     def only(record: dict) -> int | None:
@@ -53,9 +57,13 @@ def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels:
 
 
 def waits_for_data(epochs: Sequence[dict], cache: str, workers: int) -> str | None:
-    """Advice when steps wait for data, once: in an epoch that reads files, or in two on end where only the first does.
+    """Returns advice when steps wait for data, once; else None.
 
-    `epochs`: lines of log.jsonl with "waited", the share of the time.
+    - `epochs`: lines of log.jsonl with "waited", the share of the time
+    - `cache`: where decoded images are kept: "none", "memory", "disk" or "device"
+    - `workers`: number of reader threads
+
+    Without a cache one long wait is enough. With a cache it takes two epochs, as the first one reads files.
     """
 
     def long(record: dict) -> bool:

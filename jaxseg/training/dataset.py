@@ -1,6 +1,4 @@
-"""From the settings of a run to its batches: finds the files, has them examined, says what it found, and decides what
-is cropped and what is kept where.
-"""
+"""Prepares the data of a run: finds and examines the files, prints what it found, and chooses crops and cache."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,18 +18,23 @@ from jaxseg.data.read.samples import Reading
 from jaxseg.doctor.examine import Examination, Part, examine
 
 CROP = 512
-"""Side of the crops of larger ones, if not given."""
+"""Default side of training crops in pixels, where images are larger."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What a run reads, and how."""
+    """Data of a run.
+
+    - `config`: settings of the run, with the data's folder filled in
+    - `found`: files, and how they are read
+    - `crop`: height and width of training crops in pixels; None for whole images
+    - `cache`: where decoded images are kept
+    """
 
     config: Config
     found: Examination
     crop: Size | None
     cache: Cache
-    """Where decoded images are kept."""
 
     @property
     def reading(self) -> Reading:
@@ -40,27 +43,27 @@ class Dataset:
 
     @property
     def classes(self) -> list[str]:
-        """Their names."""
+        """Names of the classes."""
         return list(self.reading.labels.names)
 
     @property
     def class_pixels(self) -> tuple[int, ...]:
-        """Of the training images."""
+        """Number of pixels of each class in the training images."""
         return self.found.training.class_pixels
 
     @property
     def tile(self) -> Size:
-        """Height and width of the training samples."""
+        """Height and width of the training samples in pixels."""
         return self.crop or self.found.training.sizes[0]
 
     @property
     def split_names(self) -> dict[str, list[str]]:
-        """Names of the images on both sides, for split.json."""
+        """Names of the images, by "training" and "validation", for split.json."""
         return {"training": self.found.split.training_names, "validation": self.found.split.validation_names}
 
     @property
     def description(self) -> dict:
-        """What a checkpoint keeps, so that files can be read again in the same way."""
+        """Description of the data for `Checkpoints`, with which files are read the same way later."""
         return {
             "classes": self.classes,
             "in_channels": self.reading.channels,
@@ -69,7 +72,7 @@ class Dataset:
         }
 
     def pipelines(self, seed: int, workers: int) -> tuple[Pipeline, Pipeline]:
-        """Training and validation batches."""
+        """Returns the pipelines of training and validation, with this `seed` and number of reader threads."""
         split, data = self.found.split, self.config.data
         how = {"batch_size": self.config.optimization.batch_size, "reading": self.reading}
         how |= {"workers": workers, "cache": self.cache}
@@ -82,10 +85,12 @@ class Dataset:
 
 
 def open_data(config: Config, limit: int | None = None) -> Dataset:
-    """The data of a run, every file decoded once (or known from an earlier pass); says what it found.
+    """Finds and examines the data of a run, and prints what it found. Each file is decoded once, or was earlier.
 
-    `limit`: use this many training images, evenly spread over all, and validation images in proportion. Raises
-    DataError listing all that is wrong with the files, UserError when they do not fit the network.
+    - `config`: settings of the run
+    - `limit`: number of training images to use, evenly spread over all; validation images in proportion
+
+    Raises DataError listing all faults of the files, UserError when images do not fit the network or the cache.
     """
     data, run = given_or_made_up(config.data), config.run
     config = dataclasses.replace(config, data=data)
@@ -107,7 +112,7 @@ def open_data(config: Config, limit: int | None = None) -> Dataset:
 
 
 def choose_cache(data: Data, found: Examination) -> Cache:
-    """Where decoded images are kept; says so. Raises UserError where they do not fit in the place asked for."""
+    """Chooses where decoded images are kept, and prints it. Raises UserError when they do not fit there."""
     parts = (found.training, found.validation)
     need = sum(part.decoded_bytes for part in parts)
     images = f"{sum(part.pairs for part in parts)} images, {need / 2**20:,.0f} MiB decoded"
@@ -134,7 +139,7 @@ def choose_cache(data: Data, found: Examination) -> Cache:
 
 
 def memory_for_images(data: Data) -> tuple[int, str]:
-    """Bytes of memory that decoded images may take, and what sets this limit."""
+    """Returns the bytes of memory available for decoded images, and the name of this limit."""
     free = psutil.virtual_memory().available
     if data.cache_mb * 2**20 <= 0.8 * free:
         return data.cache_mb * 2**20, f"--cache-mb {data.cache_mb}"
@@ -142,13 +147,13 @@ def memory_for_images(data: Data) -> tuple[int, str]:
 
 
 def memory_on_device() -> tuple[int, str] | None:
-    """The same on a device with memory of its own, of which the network needs its share; None on a CPU."""
+    """Returns the bytes available for images on the accelerator, and the name of this limit; None on a CPU."""
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    return limit and (limit // 2, f"half of the device's {limit / 2**20:,.0f} MiB, the network's share left aside")
+    return limit and (limit // 2, f"half of the device's {limit / 2**20:,.0f} MiB; the other half is for the network")
 
 
 def check_sizes_for_device(found: Examination) -> None:
-    """Raises UserError where images differ in size: what is cut from them could not lie in one array."""
+    """Raises UserError when images differ in size, as --cache device keeps them in one array."""
     for name, part in (("training", found.training), ("validation", found.validation)):
         if len(set(part.sizes)) > 1:
             raise UserError(
@@ -158,12 +163,12 @@ def check_sizes_for_device(found: Examination) -> None:
 
 
 def spread(items: Sequence, count: int) -> tuple:
-    """`count` of the items, evenly spread over all of them, in their order."""
+    """Returns `count` of the items, evenly spread, in their order."""
     return tuple(items[i * len(items) // count] for i in range(count))
 
 
 def tell(found: Examination) -> None:
-    """Says what was found: the layout, what the files are, classes and their shares, and what may be wrong."""
+    """Prints the layout, sizes, classes with their shares, and warnings."""
     console.print(f"data  {found.split.layout}")
     for name, part in (("training", found.training), ("validation", found.validation)):
         if part.pairs and found.reading is not None:
@@ -183,7 +188,7 @@ def tell(found: Examination) -> None:
 
 
 def sizes_text(part: Part) -> str:
-    """The size of the images of a part, or the range of them."""
+    """Formats the size of the images of a part, or the range of sizes, as width x height."""
     heights, widths = zip(*part.sizes)
     if len(set(part.sizes)) == 1:
         return f"{widths[0]}x{heights[0]}"
@@ -191,7 +196,7 @@ def sizes_text(part: Part) -> str:
 
 
 def choose_crop(config: Config, sizes: tuple[Size, ...]) -> Size | None:
-    """The size of training samples, None where it is that of the images."""
+    """Chooses height and width of training crops in pixels, and prints them; None for whole images."""
     side, chosen = config.data.crop, "given"
     if side is None:
         if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST:
@@ -206,7 +211,7 @@ def choose_crop(config: Config, sizes: tuple[Size, ...]) -> Size | None:
 
 
 def check_sizes(dataset: Dataset) -> None:
-    """Raises UserError when images are too small for the network, or for BatchNorm at its deepest level in training."""
+    """Raises UserError when images are too small for the network, or for BatchNorm at the deepest level."""
     config, found, (h, w) = dataset.config, dataset.found, dataset.tile
     o, levels = config.optimization, len(config.model.widths)
     least = 2 ** (levels - 1)

@@ -1,9 +1,8 @@
-"""A run from its settings to its folder: data, step, log, evaluate, save."""
+"""Trains: data, steps, log, evaluation, checkpoints."""
 
 import dataclasses
 import itertools
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,10 +15,11 @@ from jaxseg.base.errors import OutOfMemory, Stopped
 from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import to_device
+from jaxseg.inference.predictor import normalization
 from jaxseg.learn import augment, class_weights, losses, metrics, optimizers, schedules
 from jaxseg.learn.compiled import compile_eval_step, compile_train_step
 from jaxseg.learn.plan import make_plan
-from jaxseg.learn.step import normalize, unit
+from jaxseg.learn.step import unit
 from jaxseg.nn import unet
 from jaxseg.runs import readme
 from jaxseg.runs.checkpoint import Checkpoints, Progress, load_weights
@@ -32,13 +32,16 @@ from jaxseg.training.steps import Signals, check_finite, evaluate, run_steps
 
 
 def fit(config: Config) -> Path | None:
-    """Trains as `config` says, which is what `python -m jaxseg.train` does, and returns the run's folder.
+    """Trains a network, as `python -m jaxseg.train` does, and returns the folder of the run.
+
+    - `config`: all settings; with `config.run.resume`, those of the resumed run
 
     Returns None after a dry run (`config.run.dry_run`). Raises:
 
-    - UserError, a ValueError: settings or files that do not fit; the message names all of them
-    - NonFiniteLoss, OutOfMemory: the loss left the numbers, or memory was not enough; the message says what to try
-    - Stopped: a signal asked the run to end, and everything is saved
+    - UserError, a ValueError: invalid settings or files; the message names all of them
+    - NonFiniteLoss, OutOfMemory: the loss became NaN or infinite, or memory was not enough; the message says what to
+      try
+    - Stopped: a signal ended the run after everything was saved
     """
     check(config)
     terminal.greet()
@@ -78,7 +81,7 @@ def _fit(config: Config, data: Dataset) -> Path | None:
     if config.run.resume:
         report.tell_resumed(plan, make_plan(before.optimization, plan.epoch_steps), progress, start)
     console.print(f"run   {run}")
-    # an epoch that was stopped after its last step is not over: it is evaluated, logged and saved again
+    # an epoch stopped after its last step is evaluated, logged and saved again
     logged = start - bool(progress.batch) if config.run.resume else None
 
     train_step = compile_train_step(net, optimizer, schedule=plan.schedule, seed=config.run.seed, **parts)
@@ -102,7 +105,7 @@ def _fit(config: Config, data: Dataset) -> Path | None:
                     totals.add(record)
                 tracker.steps(records)
                 bar.update(epoch + 1, records)
-                if records[0]["step"] == 0:  # now, and not before: the first step does not wait for it
+                if records[0]["step"] == 0:  # after the first step, which should not wait for it
                     report.save_batch_picture(tracker, data, batch, parts["augment"], config.run.seed)
                 progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
             if signals.received:
@@ -123,7 +126,7 @@ def _fit(config: Config, data: Dataset) -> Path | None:
             best = progress.best is None or is_better(record, progress.best)
             plateau = watch_plateau(o, progress.plateau, record, optimizer)
             progress = dataclasses.replace(progress, best=record if best else progress.best, plateau=plateau)
-            if end == (epoch + 1) * plan.epoch_steps:  # else --steps ends within it, and more of them go on there
+            if end == (epoch + 1) * plan.epoch_steps:  # else --steps ends within the epoch; resuming continues it
                 progress = dataclasses.replace(progress, epoch=epoch + 1, batch=0, totals=None)
             tracker.epoch(record)
             console.print(terminal.epoch_line(record, plan.epochs, best))
@@ -144,8 +147,8 @@ def _fit(config: Config, data: Dataset) -> Path | None:
 
 
 def step_parts(config: Config, data: Dataset) -> dict:
-    """What the step is made of beside model, optimizer and schedule; says which class weights it found."""
-    o, reading = config.optimization, data.reading
+    """Returns the loss, normalization, augmentation and micro-batches of the steps. Prints class weights."""
+    o = config.optimization
     weights = (
         class_weights.weights(o.class_weights, data.class_pixels, data.found.training.image_pixels)
         if o.class_weights
@@ -154,29 +157,36 @@ def step_parts(config: Config, data: Dataset) -> dict:
     if weights is not None:
         shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(data.classes, weights, strict=True))
         console.print(f"loss  class weights: {shown}")
-    normalized = partial(normalize, mean=reading.mean or None, std=reading.std or None)
     return {
         "loss": losses.loss_from(o, weights),
-        "normalize": normalized,
+        "normalize": normalization(data.reading),
         "augment": None if config.run.overfit else augment.augment_from(config.augmentation, unit),
         "accumulate": o.accumulate,
     }
 
 
 def is_better(record: dict, best: dict) -> bool:
-    """Whether an epoch's validation mIoU is above the best so far; one without a score is not."""
+    """True if an epoch's validation mIoU is above the best so far; NaN never is."""
     return record["validation"]["miou"] > best["validation"]["miou"]
 
 
 def is_exhausted(o: Optimization, progress: Progress) -> bool:
-    """Whether --early-stopping ends the run here."""
+    """True if --early-stopping ends the run before the next epoch."""
     if o.early_stopping is None or progress.best is None or progress.batch:
         return False
     return progress.epoch - 1 - progress.best["epoch"] >= o.early_stopping
 
 
 def watch_plateau(o: Optimization, state: dict | None, record: dict, optimizer: nnx.Optimizer) -> dict | None:
-    """Lets --schedule plateau see an epoch's mIoU, sets the learning rate's factor, and returns its state to keep."""
+    """Updates --schedule plateau with an epoch's mIoU, and scales the learning rate.
+
+    - `o`: settings
+    - `state`: state after the epoch before, or None
+    - `record`: line of log.jsonl for the epoch
+    - `optimizer`: its rate's factor is set
+
+    Returns the new state; None with another schedule.
+    """
     if o.schedule != "plateau":
         return None
     plateau = schedules.Plateau(o.learning_rate, gamma=o.gamma, patience=o.patience, final_lr=o.final_lr, state=state)

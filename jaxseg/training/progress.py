@@ -9,9 +9,13 @@ from jaxseg.base.terminal import clock, console
 
 
 class Bar(AbstractContextManager):
-    """Progress over a run's steps: loss, learning rate, images/s and time left. Off a terminal it only keeps the time.
+    """Shows loss, learning rate, images/s and time left. Off a terminal it only measures time.
 
-    `total` and `done` count steps. The first step compiles and is left out of images/s.
+    - `total`: steps of the run
+    - `done`: steps before this start
+    - `batch_size`: images per step
+
+    The first step compiles and is left out of images/s.
     """
 
     def __init__(self, total: int, done: int, batch_size: int):
@@ -32,12 +36,16 @@ class Bar(AbstractContextManager):
         self._progress.stop()
 
     def start_epoch(self) -> None:
-        """From here on time is training's again, and images/s the new epoch's."""
+        """Restarts the measurement for a new epoch; the time since the last `update` is not counted."""
         self._since = time.monotonic() if self._compiled else None
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
     def update(self, epoch: int, records: list[dict]) -> None:
-        """`records`: what the steps since the last call returned, on the host, with "step" and "waited"."""
+        """Adds steps to the bar.
+
+        - `epoch`: number of the epoch, from 1
+        - `records`: results of the steps since the last call, on the host, with "step" and "waited"; at least one
+        """
         now, last = time.monotonic(), records[-1]
         if self._since is not None:
             self._steps += len(records)
@@ -52,10 +60,10 @@ class Bar(AbstractContextManager):
 
     @property
     def images_per_second(self) -> float:
-        """Of the running epoch; NaN before its second step."""
+        """Images per second in this epoch, without the first step of all; NaN before there are measured steps."""
         return self._steps * self._batch_size / self._seconds if self._seconds else float("nan")
 
     @property
     def waited(self) -> float:
-        """Share of the running epoch's training in which no step ran for want of a batch; NaN as above."""
+        """Share of the epoch's training time in which no step ran because the batch was missing; NaN as above."""
         return self._waited / self._seconds if self._seconds else float("nan")

@@ -1,4 +1,4 @@
-"""What a run says of itself and shows: its plan, its input, where it goes on, samples, the end."""
+"""Prints and draws what a run does: plan, input, resumption, samples, final scores."""
 
 from pathlib import Path
 
@@ -9,20 +9,27 @@ from jaxseg.base import terminal
 from jaxseg.base.config import Config
 from jaxseg.base.terminal import console
 from jaxseg.data.read.samples import read_sample
-from jaxseg.inference.predictor import Predictor
+from jaxseg.inference.predictor import Predictor, normalization
 from jaxseg.learn.augment import Augment, Batch
 from jaxseg.learn.plan import Plan
-from jaxseg.learn.step import normalize, step_key
+from jaxseg.learn.step import step_key
 from jaxseg.nn import unet
 from jaxseg.runs.checkpoint import Progress, load_model
 from jaxseg.runs.tracker import Tracker
 from jaxseg.training.dataset import Dataset
 
-SAMPLES = 6
+SAMPLES = 6  # in a picture
 
 
 def tell(config: Config, data: Dataset, net: unet.UNet, plan: Plan, batch: Batch) -> None:
-    """Says which network is trained for how long, and what its input, the first batch, looks like."""
+    """Prints the network, the plan, and mean and deviation of the first batch.
+
+    - `config`: settings of the run
+    - `data`: data of the run
+    - `net`: network to train
+    - `plan`: epochs, steps and schedule
+    - `batch`: first batch, on the host
+    """
     m, o = config.model, config.optimization
     widths = "-".join(map(str, m.widths))
     console.print(f"model U-Net {widths}, {net.parameters:,} parameters, init {m.init}, {m.precision}")
@@ -30,19 +37,25 @@ def tell(config: Config, data: Dataset, net: unet.UNet, plan: Plan, batch: Batch
         f"plan  {plan.epochs} epochs, {plan.steps:,} steps of {o.batch_size}, {o.loss}, {o.optimizer}, "
         f"learning rate {o.learning_rate:g}, {o.schedule}"
     )
-    x = np.asarray(normalize(batch["image"][batch["valid"]], data.reading.mean or None, data.reading.std or None))
+    x = np.asarray(normalization(data.reading)(batch["image"][batch["valid"]]))
     mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
     shown = [" ".join(f"{value:.3g}" for value in values[:12]) for values in (mean, std)]
     console.print(f"input first batch {'x'.join(map(str, x.shape))}, mean {shown[0]}, deviation {shown[1]}")
     if np.abs(mean).max() > 3 or std.max() < 0.1:
-        console.print("      that is far from 0 and 1: --normalize dataset would mend it", style="yellow")
+        console.print("      this is far from 0 and 1: try --normalize dataset", style="yellow")
 
 
 def tell_resumed(plan: Plan, before: Plan, progress: Progress, start: int) -> None:
-    """Says where a run goes on, and how the learning rate changes there if it was planned otherwise `before`."""
+    """Prints where a run continues, and how the learning rate changes there.
+
+    - `plan`: plan of the resumed run
+    - `before`: plan of the run when it was stopped
+    - `progress`: position of the run
+    - `start`: number of the next step, from 0
+    """
     if start >= plan.steps:
         longer = f"--epochs {2 * plan.epochs}"
-        console.print(f"resumed after its end, epoch {progress.epoch}; {longer} would let it go on")
+        console.print(f"resumed after its end, epoch {progress.epoch}; {longer} would continue it")
         return
     now, was = float(plan.schedule(start)), float(before.schedule(start))
     changed = f" (was {was:.3g}, of {before.steps:,} steps)" if before.steps != plan.steps else ""
@@ -53,7 +66,14 @@ def tell_resumed(plan: Plan, before: Plan, progress: Progress, start: int) -> No
 
 
 def save_batch_picture(tracker: Tracker, data: Dataset, batch: Batch, augment: Augment | None, seed: int) -> None:
-    """The first batch as the network will see it, augmented: the article's look at its data."""
+    """Draws the first batch as the network sees it, augmented, into samples/batch.png.
+
+    - `tracker`: log of the run
+    - `data`: data of the run
+    - `batch`: first batch, on the host
+    - `augment`: augmentation, or None
+    - `seed`: seed of the run
+    """
     if augment is not None:
         batch = jax.device_get(jax.jit(augment)(step_key(seed, 0), batch))
     n = min(int(batch["valid"].sum()), SAMPLES)
@@ -62,7 +82,13 @@ def save_batch_picture(tracker: Tracker, data: Dataset, batch: Batch, augment: A
 
 
 def save_predictions(tracker: Tracker, run: Path, data: Dataset, best: dict) -> Path:
-    """Pictures of validation images, spread over the set, with what the best checkpoint makes of them."""
+    """Draws validation images with predictions of the best checkpoint, and returns the path of the picture.
+
+    - `tracker`: log of the run
+    - `run`: folder of the run
+    - `data`: data of the run
+    - `best`: line of log.jsonl for the best epoch
+    """
     net, _ = load_model(run)
     pairs, reading = data.found.split.validation, data.reading
     chosen = pairs[:: max(1, len(pairs) // SAMPLES)][:SAMPLES]
@@ -82,7 +108,15 @@ def save_predictions(tracker: Tracker, run: Path, data: Dataset, best: dict) -> 
 
 
 def report(best: dict, run: Path, classes: list[str], images: Path, picture: Path, seconds: float) -> None:
-    """The table at the end, where everything is, and what to do next with a folder of `images`."""
+    """Prints the table of scores, the paths of results, and the next command.
+
+    - `best`: line of log.jsonl for the best epoch
+    - `run`: folder of the run
+    - `classes`: names of the classes
+    - `images`: folder of images for the command
+    - `picture`: path of the picture of predictions
+    - `seconds`: duration of the run
+    """
     scores = best["validation"]
     console.print()
     console.print(terminal.result_table(scores, classes, f"validation, best epoch ({best['epoch'] + 1})"))

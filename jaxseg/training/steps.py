@@ -1,4 +1,4 @@
-"""Steps of an epoch and their results, validation, and the signals that end a run."""
+"""Runs the steps of an epoch and the validation, and handles the signals that end a run."""
 
 import math
 import signal
@@ -13,14 +13,19 @@ from jaxseg.base.errors import NonFiniteLoss
 from jaxseg.data.feed.pipeline import Batch, Pipeline, to_device
 from jaxseg.learn import metrics
 
+WHAT_TO_TRY = "Try a tenth of --learning-rate, more --warmup-epochs, or --precision f32."
+
 
 class Signals:
-    """Notes Ctrl-C and SIGTERM instead of dying of them; a second one is not caught."""
+    """Notes the first Ctrl-C or SIGTERM in `received` inside a `with` statement; a second one is not caught.
+
+    Outside the main thread signals cannot be caught, so nothing is noted.
+    """
 
     received = 0
 
     def __enter__(self):
-        catches = threading.current_thread() is threading.main_thread()  # no other thread may
+        catches = threading.current_thread() is threading.main_thread()  # Python allows no other thread
         numbers = (signal.SIGINT, signal.SIGTERM) if catches else ()
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
@@ -34,15 +39,17 @@ class Signals:
         self.__exit__()
 
 
-WHAT_TO_TRY = "Try a tenth of --learning-rate, more --warmup-epochs, or --precision f32."
-
-
 def run_steps(train_step, batches, first: int, log_every: int, signals: Signals) -> Iterator[list[dict]]:
-    """Takes a step for each batch and yields what the steps returned, on the host, every `log_every` steps.
+    """Takes a step per batch and yields lists of results on the host, every `log_every` steps.
 
-    Fetching is the only place where training waits for the device, and `batches` the only one where the device waits
-    for training: the seconds of that are in "waited". The first step of all is yielded alone: it compiles. Ends early
-    when a signal has come in.
+    - `train_step`: function from a batch to a dict with "loss"
+    - `batches`: iterable of batches on the device
+    - `first`: number of the first step, from 0
+    - `log_every`: steps per list; the first step comes alone, as it may compile
+    - `signals`: ends the steps early when one was received
+
+    Each result also has "step", its number, and "waited", the seconds for which the device waited for the batch.
+    Training waits for the device only when it fetches a list.
     """
     waiting: list[dict] = []
 
@@ -66,7 +73,7 @@ def run_steps(train_step, batches, first: int, log_every: int, signals: Signals)
 
 
 def timed(batches: Iterable, busy: Callable[[], bool]) -> Iterator[tuple[Batch, float]]:
-    """Each batch, and the seconds for which it was waited; none where there was something else to do until it came."""
+    """Yields each batch and the seconds waited for it; 0 if the device was `busy` until it came."""
     began = time.monotonic()
     for batch in batches:
         yield batch, 0.0 if busy() else time.monotonic() - began
@@ -74,12 +81,12 @@ def timed(batches: Iterable, busy: Callable[[], bool]) -> Iterator[tuple[Batch, 
 
 
 def is_under_way(results: list[dict]) -> bool:
-    """Whether the device is still at the last of the steps that returned these."""
+    """True if the device is still computing the last of these results."""
     return bool(results) and not results[-1]["loss"].is_ready()
 
 
 def check_finite(records: list[dict], epoch: int) -> None:
-    """Raises NonFiniteLoss naming the first step whose loss or gradient is not a number."""
+    """Raises NonFiniteLoss naming the first step whose loss or gradient norm is NaN or infinite."""
     for record in records:
         if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
             raise NonFiniteLoss(
@@ -90,20 +97,24 @@ def check_finite(records: list[dict], epoch: int) -> None:
 
 
 def kept(epoch: int) -> str:
-    """What is there to go back to when `epoch` fails."""
+    """Returns a sentence about the last checkpoint when `epoch` fails; empty in the first epoch."""
     return f" The checkpoint of epoch {epoch} is kept." if epoch else ""
 
 
 def evaluate(eval_step, data: Pipeline, epoch: int) -> dict:
-    """Scores of a whole dataset from one confusion matrix, and "predicted", the share of pixels given to each class.
+    """Returns the scores of a dataset (see `metrics.summary`), its loss, and "predicted".
 
-    Raises NonFiniteLoss.
+    - `eval_step`: function from a batch to "loss" and "confusion"
+    - `data`: pipeline of the dataset
+    - `epoch`: number of the epoch, from 0, for the message
+
+    "predicted" is the share of pixels predicted as each class. Raises NonFiniteLoss.
     """
     totals, waiting = metrics.Totals(), []
     for batch in to_device(data.epoch()):
         result = eval_step(batch)
         waiting.append({"loss": result["loss"], "confusion": result["confusion"]})
-        if len(waiting) > 8:  # so that dispatch does not run away from the device
+        if len(waiting) > 8:  # bounds the number of batches in flight
             totals.add(jax.device_get(waiting.pop(0)))
     for record in jax.device_get(waiting):
         totals.add(record)
