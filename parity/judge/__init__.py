@@ -1,4 +1,4 @@
-"""What decides pass or fail: comparisons of arrays, laws of random draws, the ledger of known divergences.
+"""The judge of pass or fail: comparisons of arrays, laws of random draws, the ledger of known divergences.
 
 Nothing here imports another room of `parity`.
 """

@@ -1,1 +1,1 @@
-"""What a run shows and writes: tables on the terminal, report.html and report.json, race.json and race.png."""
+"""The output of a run: tables on the terminal, report.html and report.json, race.json and race.png."""
