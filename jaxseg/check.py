@@ -8,7 +8,7 @@ import io
 import sys
 
 from jaxseg.base.errors import UserError
-from jaxseg.doctor.report import _as_finding, check, parse, tell
+from jaxseg.doctor.report import as_finding, check, parse, tell
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if "--debug" in argv:
             raise
-        tell(_as_finding(error))
+        tell(as_finding(error))
         return 2
 
 

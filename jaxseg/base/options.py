@@ -74,3 +74,8 @@ class Evaluation:
     debug: bool = False
     """Show the traceback of an error."""
     data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)
+
+
+def loading(options: Prediction | Evaluation) -> dict[str, object]:
+    """Returns the keyword arguments of `jaxseg.load` that a command line gives."""
+    return {name: getattr(options, name) for name in ("checkpoint", "tile", "overlap", "batch_size", "tta")}

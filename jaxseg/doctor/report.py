@@ -221,7 +221,8 @@ def _flags(asked: Check) -> list[tuple[str, ...]]:
     return [*result, ("--seed", str(asked.seed))] if asked.seed != Check.seed else result
 
 
-def _as_finding(error: UserError | OSError) -> Finding:
+def as_finding(error: UserError | OSError) -> Finding:
+    """Returns an error as a finding, which `tell` prints."""
     if isinstance(error, DataError):
         return Finding("error", error.headline, tuple(error.problems), error.advice)
     what, _, rest = str(error).partition("\n")

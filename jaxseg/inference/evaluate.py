@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxseg.base import cli, config, terminal
 from jaxseg.base.config import Config, Data, flag
 from jaxseg.base.errors import DataError, UserError
-from jaxseg.base.options import Evaluation
+from jaxseg.base.options import Evaluation, loading
 from jaxseg.base.terminal import command, console
 from jaxseg.data.find.folders import Split, find_pairs, find_split
 from jaxseg.data.find.layouts import recognize
@@ -35,14 +35,7 @@ def evaluate(options: Evaluation) -> Path:
     """
     options = check(options)
     saved = config.load(options.run)
-    predictor = load(
-        options.run,
-        checkpoint=options.checkpoint,
-        tile=options.tile,
-        overlap=options.overlap,
-        batch_size=options.batch_size,
-        tta=options.tta,
-    )
+    predictor = load(options.run, **loading(options))
     reading = predictor.reading
     own = is_own(options.data, saved.data)
     out = options.out or options.run / ("evaluation" if own else f"evaluation-{place(options.data).resolve().name}")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg.base import terminal
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, UserError
-from jaxseg.base.options import Prediction
+from jaxseg.base.options import Prediction, loading
 from jaxseg.base.terminal import console
 from jaxseg.data.read.mapped import open_tile
 from jaxseg.data.read.samples import Reading
@@ -40,14 +40,7 @@ def predict(options: Prediction) -> list[Path]:
         skip_existing=options.skip_existing,
         skip_bad=options.on_bad_file == "skip",
     )
-    predictor = load(
-        options.run,
-        checkpoint=options.checkpoint,
-        tile=options.tile,
-        overlap=options.overlap,
-        batch_size=options.batch_size,
-        tta=options.tta,
-    )
+    predictor = load(options.run, **loading(options))
     reading = predictor.reading
     writer = Writer(reading.labels, options.values)
     try:
