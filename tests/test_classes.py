@@ -278,8 +278,8 @@ def test_a_mask_of_8_bits_takes_well_under_a_millisecond():
     [
         ({"values": (0, 0), "names": ("a", "b")}, "0 are given two meanings"),
         ({"values": (0, 1), "names": ("a", "b"), "ignored": (1,)}, "1 are given two meanings"),
-        ({"values": (0, 1), "names": ("a", "a")}, "a name for each"),
-        ({"values": (0, 1), "names": ("a",)}, "a name for each"),
+        ({"values": (0, 1), "names": ("a", "a")}, "a different name for each"),
+        ({"values": (0, 1), "names": ("a",)}, "a different name for each"),
         ({"values": (), "names": ()}, "0 classes"),
         ({"values": tuple(range(255)), "names": tuple(map(str, range(255)))}, "255 classes; expected 1 to 254"),
     ],

@@ -57,7 +57,7 @@ def problems(call, *args) -> list[str]:
 
 
 @pytest.mark.parametrize("extension", sorted(EXTENSIONS - {".gif", ".pbm"}))
-def test_an_image_is_what_imread_gives(extension, tmp_path):
+def test_read_image_matches_imread(extension, tmp_path):
     path = tmp_path / f"a{extension}"
     Image.fromarray(picture(48, 64)).save(path)
     image = read_image(path)
@@ -71,13 +71,13 @@ def test_an_image_is_what_imread_gives(extension, tmp_path):
     [picture()[..., 0], np.dstack([picture(), np.full((6, 8), 255, np.uint8)])],
     ids=["gray", "with an opaque alpha"],
 )
-def test_gray_and_opaque_pictures_become_three_channels_as_with_imread(pixels, tmp_path):
+def test_gray_and_opaque_images_get_three_channels_as_imread(pixels, tmp_path):
     path = write(tmp_path / "a.png", pixels)
     assert read_image(path).shape == (6, 8, 3)
     assert read_image(path).tobytes() == cv2.imread(str(path)).tobytes()
 
 
-def test_channels_come_as_blue_green_red(tmp_path):
+def test_color_channels_are_bgr(tmp_path):
     rgb = np.zeros((2, 2, 3), np.uint8)
     rgb[...] = (10, 20, 30)
     Image.fromarray(rgb).save(tmp_path / "a.png")
@@ -85,7 +85,7 @@ def test_channels_come_as_blue_green_red(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Größe.png", "田んぼ.jpg", "поле 1.tif", "a b'c.png"])
-def test_names_of_any_script_are_read(name, tmp_path):
+def test_unicode_file_names_are_read(name, tmp_path):
     path = write(tmp_path / name, picture())
     assert read_image(path).shape == (6, 8, 3)
 
@@ -109,7 +109,7 @@ def test_a_mask_is_1_where_the_gray_value_is_255(tmp_path_factory, pixels):
     assert read_mask(path).dtype == np.uint8
 
 
-def test_a_mask_near_white_and_in_every_gray(tmp_path):
+def test_mask_near_white_and_every_gray_follow_the_articles_rule(tmp_path):
     near = 255 - np.stack(np.meshgrid(*[np.arange(8, dtype=np.uint8)] * 3, indexing="ij"), -1).reshape(8, 64, 3)
     found = read_mask(write(tmp_path / "near.png", near))
     assert found.tolist() == (gray(near) // 255).tolist()
@@ -129,7 +129,7 @@ def test_a_colored_mask_pixel_is_background(bgr, tmp_path):
     assert not read_mask(path).any()
 
 
-def test_a_sample_has_image_and_mask(tmp_path):
+def test_read_sample_returns_image_and_mask(tmp_path):
     (pair,) = good_pairs(tmp_path, 1)
     sample = samples.read_sample(pair)
     assert sample.keys() == {"image", "mask"}
@@ -180,7 +180,7 @@ readings = st.fixed_dictionaries(
 
 
 @given(arguments=readings)
-def test_a_reading_survives_json(arguments):
+def test_reading_round_trips_through_json(arguments):
     reading = Reading(**arguments)
     assert Reading.from_dict(json.loads(json.dumps(reading.to_dict()))) == reading
 
@@ -194,7 +194,7 @@ def test_a_reading_survives_json(arguments):
         lambda values: values["labels"].update(names=["a", "a"]),
     ],
 )
-def test_a_reading_of_another_version_is_a_user_error(spoil):
+def test_reading_of_unknown_form_raises_user_error(spoil):
     values = json.loads(json.dumps(Reading().to_dict()))
     spoil(values)
     with pytest.raises(UserError):
@@ -206,7 +206,7 @@ def test_a_reading_of_another_version_is_a_user_error(spoil):
     count=st.integers(1, 12),
     chosen=st.none() | st.lists(st.integers(1, 12), min_size=1, max_size=5).map(tuple),
 )
-def test_bands_come_in_the_files_order_or_as_asked(tmp_path_factory, dtype, count, chosen):
+def test_bands_are_in_file_order_or_as_requested(tmp_path_factory, dtype, count, chosen):
     array = bands(count, dtype)
     path = tif(tmp_path_factory.getbasetemp() / "a.tif", array)
     reading = Reading(
@@ -228,19 +228,19 @@ def test_bands_come_in_the_files_order_or_as_asked(tmp_path_factory, dtype, coun
     ("asked", "order"),
     [((1, 2, 3), [0, 1, 2]), ((1, 2, 3, 4), [0, 1, 2, 3]), ((3, 2, 1), [0, 1, 2]), ((1,), [2]), ((4, 1), [3, 2])],
 )
-def test_red_is_the_first_band_of_a_color_picture_but_the_three_stay_blue_green_red(asked, order, tmp_path):
+def test_red_is_band_1_but_bands_1_2_3_are_bgr(asked, order, tmp_path):
     array = np.dstack([picture(), picture(seed=1)[..., 0]])
     image = read_image(write(tmp_path / "a.png", array), Reading(channels=len(asked), bands=asked))
     assert image.tolist() == array[..., order].tolist()
 
 
-def test_a_gray_picture_among_colored_ones_is_repeated(tmp_path):
+def test_gray_image_among_color_is_repeated(tmp_path):
     path = write(tmp_path / "a.png", picture()[..., 0])
     for reading in (Reading(), Reading(bands=(1, 2, 3))):
         assert read_image(path, reading).tolist() == np.dstack([picture()[..., 0]] * 3).tolist()
 
 
-def test_an_alpha_is_dropped_if_it_is_opaque_everywhere_and_else_refused(tmp_path):
+def test_opaque_alpha_is_dropped_and_other_alpha_refused(tmp_path):
     for dtype, scale in (("uint8", 1), ("uint16", 257)):
         opaque = np.dstack([picture(), np.full((6, 8), 255, np.uint8)]).astype(dtype) * np.dtype(dtype).type(scale)
         path = write(tmp_path / f"{dtype}.png", opaque)
@@ -263,9 +263,9 @@ def test_other_numbers_of_bands_are_refused_with_the_flag(count, wanted, tmp_pat
 
 
 @pytest.mark.parametrize(("dtype", "wanted"), [("uint16", "uint8"), ("uint8", "uint16"), ("int32", "int16")])
-def test_another_type_is_refused(dtype, wanted, tmp_path):
+def test_other_dtype_is_refused(dtype, wanted, tmp_path):
     path = tif(tmp_path / "a.tif", bands(3).astype(dtype))
-    with pytest.raises(DataError, match="convert the files") as caught:
+    with pytest.raises(DataError, match="convert all files") as caught:
         read_image(path, Reading(dtype=wanted))
     assert f"{path}: holds {dtype}; expected {wanted}" in str(caught.value)
 
@@ -305,7 +305,7 @@ def test_pixels_without_data_become_the_mean_and_are_ignored(tmp_path_factory, d
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, 1e300])
-def test_what_is_no_number_is_no_data(hole, tmp_path):
+def test_non_finite_pixels_have_no_data(hole, tmp_path):
     array = bands(2, "float64")
     array[1, 2, 0] = array[5, 7, 1] = hole
     image, has_data = samples.read_tile(tif(tmp_path / "a.tif", array), Reading(channels=2, dtype="float32"))
@@ -315,7 +315,7 @@ def test_what_is_no_number_is_no_data(hole, tmp_path):
 
 
 @pytest.mark.parametrize(("asked", "alpha"), [(None, 3), ((4, 1, 2, 3), 0), ((1, 2, 3), None)])
-def test_an_opaque_alpha_is_no_value_that_means_no_data(asked, alpha, tmp_path):
+def test_opaque_alpha_is_not_compared_with_nodata(asked, alpha, tmp_path):
     array = np.dstack([picture() // 2, np.full((6, 8), 255, np.uint8)])
     array[2, 3, 1] = array[4, 5, 2] = 255
     path = write(tmp_path / "a.png", array)
@@ -328,7 +328,7 @@ def test_an_opaque_alpha_is_no_value_that_means_no_data(asked, alpha, tmp_path):
         assert np.argwhere(samples.read_tile(write(path, array), reading)[1]).tolist() == [[0, 0]]
 
 
-def test_only_the_bands_in_use_decide_where_data_are(tmp_path):
+def test_only_used_bands_decide_the_data_mask(tmp_path):
     array = bands(3, "float32")
     array[0, 0, 0] = array[1, 1, 2] = np.nan
     reading = Reading(channels=2, bands=(2, 3), dtype="float32")
@@ -336,14 +336,14 @@ def test_only_the_bands_in_use_decide_where_data_are(tmp_path):
 
 
 @pytest.mark.parametrize("nodata", [-9999.0, 300.0, 0.5, 1e40, float("inf")])
-def test_a_nodata_that_the_type_cannot_hold_is_nowhere(nodata, tmp_path):
+def test_nodata_out_of_range_of_the_dtype_matches_nothing(nodata, tmp_path):
     path = write(tmp_path / "a.png", picture())
     image, has_data = samples.read_tile(path, Reading(nodata=nodata))
     assert has_data.all()
     assert image.tolist() == picture().tolist()
 
 
-def test_gdals_lowest_float_is_found(tmp_path):
+def test_gdal_lowest_float_is_nodata(tmp_path):
     array = bands(1, "float32")[..., 0]
     array[2, 3] = np.finfo(np.float32).min
     path = tif(tmp_path / "a.tif", array, extratags=[(42113, "s", 0, "-3.4028234663852886e+38", True)])
@@ -365,7 +365,7 @@ def test_a_mask_is_read_by_the_class_map(tmp_path):
     assert "--ignore-index" in str(caught.value)
 
 
-def test_a_palette_is_read_by_its_numbers_or_among_colors_by_its_colors(tmp_path):
+def test_palette_mask_is_read_by_indices_or_with_colors_by_colors(tmp_path):
     indexed = Image.fromarray(np.array([[0, 1, 1]], np.uint8))
     indexed.putpalette([255, 255, 255, 255, 0, 0])
     indexed.save(tmp_path / "m.png")
@@ -392,13 +392,13 @@ def test_the_articles_rule_takes_8_bits_only(tmp_path):
     assert "--labels" in said
 
 
-def test_an_alpha_of_a_mask_is_not_looked_at(tmp_path):
+def test_alpha_of_a_mask_is_ignored(tmp_path):
     path = write(tmp_path / "m.png", np.dstack([mask()] * 3 + [picture()[..., 0]]))
     assert read_mask(path).tolist() == (mask() // 255).tolist()
     assert read_mask(path, Reading(TWO)).tolist() == (mask() // 255).tolist()
 
 
-def test_a_mask_of_another_size_is_named_with_both(tmp_path):
+def test_mask_of_other_size_is_named_with_both_sizes(tmp_path):
     pair = Pair(write(tmp_path / "i.png", picture()), write(tmp_path / "m.png", mask(width=10)))
     said = problem(samples.read_sample, pair)
     for part in (str(pair.mask), "10x6", "i.png is 8x6"):
@@ -409,7 +409,7 @@ def test_a_mask_of_another_size_is_named_with_both(tmp_path):
 
 
 @given(cut=st.floats(0, 1, exclude_max=True))
-def test_a_png_cut_anywhere_does_not_decode(tmp_path_factory, cut):
+def test_truncated_png_does_not_decode(tmp_path_factory, cut):
     path = tmp_path_factory.getbasetemp() / "cut.png"
     whole = write(path, picture()).read_bytes()
     path.write_bytes(whole[: int(cut * len(whole))])
@@ -417,7 +417,7 @@ def test_a_png_cut_anywhere_does_not_decode(tmp_path_factory, cut):
         read_image(path)
 
 
-def test_a_jpeg_and_a_tiff_cut_short_do_not_decode(tmp_path):
+def test_truncated_jpeg_and_tiff_do_not_decode(tmp_path):
     for name in ("a.jpg", "a.tif"):
         path = write(tmp_path / name, picture(64, 64))
         whole = path.read_bytes()

@@ -1,1 +1,1 @@
-"""From a file to arrays: any picture and any mask become one sample."""
+"""Reads images and masks from files into NumPy arrays."""

@@ -1,7 +1,7 @@
 """Decodes pictures in memory: PNG, JPEG, WebP, BMP, PNM and JPEG 2000 by OpenCV, palettes and GIF by Pillow.
 
-A file's content says what it is, never its name. Some decoders return half a picture for a truncated file and say
-nothing, so the checksums and the end of a PNG and the markers of a JPEG are checked first. Other formats' decoders
+A file's first bytes decide its format, not its name. Some decoders return half a picture for a truncated file without
+an error. PNG chunks (checksums and end) and JPEG markers are therefore checked first. The decoders of other formats
 check themselves.
 """
 
@@ -19,7 +19,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import BmpImagePlugin, GifImagePlugin, Jpeg2KImagePlugin, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
-# What OpenCV has to say about a file is in our errors. The first name is that of OpenCV 4.
+# Silences OpenCV's log: our errors name the fault. cv2.setLogLevel is the name in OpenCV 4.
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 
 MOST_PIXELS, LONGEST_SIDE = 2**30, 2**20  # OpenCV's limits
@@ -33,7 +33,7 @@ PLUGINS: dict[bytes, type[ImageFile]] = {
     b"\xff\x4f\xff\x51": Jpeg2KImagePlugin.Jpeg2KImageFile,
     **{b"P%d" % i: PpmImagePlugin.PpmImageFile for i in range(1, 7)},
 }
-"""First bytes of a file, and Pillow's reader of its header. Called directly, it has no opinion on the size."""
+"""Pillow's header reader by a file's first bytes. Called directly, it sets no limit on the size."""
 
 _CHUNK, _CHECKSUM = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
 _PNG_HEADER = struct.Struct(">IIBB").unpack_from  # width, height, bits, color type
@@ -41,26 +41,25 @@ _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # without stuffed zeros, f
 
 
 class Unreadable(ValueError):
-    """Why a file's pixels cannot be read: the reason alone, without the file's name."""
+    """Reason why a file's pixels cannot be read, without the file's name."""
 
 
 class Header(NamedTuple):
-    """What a picture says of itself before its pixels are read."""
+    """Picture header, read before the pixels."""
 
     width: int
     height: int
     bits: int = 8
-    """Bits of a sample, where they are fewer than 8."""
+    """Bits per sample, at most 8; deeper samples count as 8."""
     alpha: bool = False
     palette: bool = False
 
 
 def read(data: bytes, indices: bool = False) -> Shaped[np.ndarray, "h w c"]:
-    """Pixels [h w c], uint8 or uint16: gray, or blue, green, red and, where there is one, alpha; EXIF's orientation
-    is applied.
+    """Decodes a picture to pixels [h w c], uint8 or uint16, with EXIF's orientation applied.
 
-    With `indices` a palette's numbers come instead of its colors, and samples of fewer than 8 bits as they are stored.
-    Raises Unreadable.
+    Channels are gray, or blue, green, red and, if present, alpha. With `indices`, a palette picture gives palette
+    indices instead of colors, and samples of fewer than 8 bits stay as stored. Raises Unreadable.
     """
     header, data = _open(data)
     if header.palette and (indices or data.startswith(b"GIF8")):
@@ -78,7 +77,7 @@ def read(data: bytes, indices: bool = False) -> Shaped[np.ndarray, "h w c"]:
 
 
 def palette(data: bytes) -> UInt8[np.ndarray, "n 3"] | None:
-    """Its colors, RGB, or None. Raises Unreadable."""
+    """Returns the palette, uint8 [n 3] RGB, or None if the picture has none. Raises Unreadable."""
     header, data = _open(data)
     if not header.palette:
         return None
@@ -88,7 +87,7 @@ def palette(data: bytes) -> UInt8[np.ndarray, "n 3"] | None:
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [h w ...] as they are meant to be seen, by EXIF's (or TIFF's) number from 1 to 8."""
+    """Turns pixels [h w ...] upright, by the orientation of EXIF or TIFF, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -99,14 +98,14 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _open(data: bytes) -> tuple[Header, bytes]:
-    """The header, and what is to be decoded."""
+    """Returns the header, and the bytes to decode."""
     if data.startswith(PNG):
         header, data = check_png(data)
     elif data.startswith(JPEG):
         header = _jpeg_header(data)
     else:
         picture = _plugin(data)
-        gif = picture.format == "GIF"  # whose transparency says what to leave of the picture before
+        gif = picture.format == "GIF"  # its transparency is about the frame before, not alpha
         alpha = not gif and (picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info)
         header = Header(*picture.size, 1 if picture.mode == "1" else 8, alpha, picture.mode == "P" or gif)
     _check_size(header, data)
@@ -114,9 +113,9 @@ def _open(data: bytes) -> tuple[Header, bytes]:
 
 
 def check_png(data: bytes) -> tuple[Header, bytes]:
-    """Returns a PNG's header, and the file without the chunks that change no pixel, of which libpng complains.
+    """Returns the header of a PNG, and the file without chunks that change no pixel: libpng warns about some.
 
-    Raises Unreadable when a chunk is cut off, missing, or differs from its checksum.
+    Raises Unreadable if a chunk is cut off, missing, or fails its checksum.
     """
     view, kept, kinds = memoryview(data), [data[: len(PNG)]], []
     for kind, at, end in _chunks(data):
@@ -126,7 +125,7 @@ def check_png(data: bytes) -> tuple[Header, bytes]:
             kept.append(view[at:end])
         kinds.append(kind)
     if kinds[0] != b"IHDR" or b"IDAT" not in kinds or len(kept[1]) != 25:
-        raise Unreadable("is no whole PNG: it has no header or no pixels")
+        raise Unreadable("is an incomplete PNG: the header or the pixels are missing")
     width, height, bits, color = _PNG_HEADER(data, 16)
     alpha = color in (4, 6) or (color == 3 and b"tRNS" in kinds)
     header = Header(width, height, min(bits, 8), alpha, palette=color == 3)
@@ -134,9 +133,9 @@ def check_png(data: bytes) -> tuple[Header, bytes]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, first byte and end of each chunk, up to IEND. Raises Unreadable when one is cut off."""
+    """Yields type, first byte and end of each chunk, up to IEND. Raises Unreadable if one is cut off."""
     at, size, kind = len(PNG), len(data), b""
-    while kind != b"IEND":  # 16 or so: libpng writes 8 KiB in each
+    while kind != b"IEND":  # usually about 16 chunks: libpng writes 8 KiB in each
         if at + 12 > size:
             raise Unreadable(f"is cut off after {size} bytes: a PNG ends with IEND")
         length, kind = _CHUNK(data, at)
@@ -148,11 +147,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _jpeg_header(data: bytes) -> Header:
-    """Raises Unreadable when the end of the picture is not there."""
+    """Returns the header of a JPEG. Raises Unreadable if the end of the picture is missing."""
     at, size = 2, None
     while (marker := _MARKER.search(data, at)) and (code := marker[1][0]) != 0xD9:
         at = marker.end()
-        if code in (0x01, 0xD8):  # have no length
+        if code in (0x01, 0xD8):  # markers without a length
             continue
         length = int.from_bytes(data[at : at + 2])
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC) and at + 7 <= len(data):
@@ -161,7 +160,7 @@ def _jpeg_header(data: bytes) -> Header:
     if marker is None:
         raise Unreadable(f"is cut off after {len(data)} bytes: a JPEG ends with the bytes FF D9")
     if size is None:
-        raise Unreadable("is no whole JPEG: it has no header of a picture")
+        raise Unreadable("is an incomplete JPEG: the frame header is missing")
     return Header(*size)
 
 
@@ -169,7 +168,7 @@ def _plugin(data: bytes) -> ImageFile:
     plugin = next((plugin for magic, plugin in PLUGINS.items() if data.startswith(magic)), None)
     if plugin is None:
         known = "PNG, JPEG, TIFF, WebP, BMP, PGM, PPM, JPEG 2000 or GIF"
-        raise Unreadable(f"is no picture: it begins with {data[:8]!r}, not as {known}")
+        raise Unreadable(f"is not a picture: it begins with {data[:8]!r}; expected {known}")
     with _pillow_says():
         return plugin(io.BytesIO(data))
 
@@ -179,9 +178,9 @@ def _check_size(header: Header, data: bytes) -> None:
     if width < 1 or height < 1:
         raise Unreadable(f"has no pixels: it is {width}x{height}")
     if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
-        most = "2^30, or 2^20 on a side,"
-        raise Unreadable(f"claims {width}x{height} pixels; more than {most} cannot be read: cut it into tiles")
-    # What a byte can hold at most: of deflate 1032, of GIF's LZW 2731.
+        most = "2^30 pixels and 2^20 on a side"
+        raise Unreadable(f"claims {width}x{height} pixels; expected at most {most}: cut it into tiles")
+    # Upper bounds of compression: deflate 1032, GIF's LZW 2731.
     dense = {PNG[:4]: 1040 * 8 / header.bits, b"GIF8": 2800}.get(data[:4])
     if dense is not None and width * height > dense * len(data):
         raise Unreadable(f"claims {width}x{height} pixels, which {len(data)} bytes cannot hold")
@@ -193,14 +192,14 @@ def _opencv(data: bytes, how: int) -> np.ndarray:
     except cv2.error as error:
         raise Unreadable(f"cannot be decoded ({error.err})") from None
     if pixels is None:
-        raise Unreadable(f"is damaged or of an unknown kind: OpenCV cannot decode its {len(data)} bytes")
+        raise Unreadable(f"is damaged or of an unsupported kind: OpenCV cannot decode its {len(data)} bytes")
     return pixels
 
 
 def _pillow(data: bytes, indices: bool) -> np.ndarray:
     picture = _plugin(data)
     if getattr(picture, "n_frames", 1) > 1:
-        raise Unreadable(f"is an animation of {picture.n_frames} pictures; expected one")
+        raise Unreadable(f"is an animation of {picture.n_frames} frames; expected one")
     with _pillow_says():
         pixels = np.array(picture if indices else picture.convert("RGB"))
     pixels = turn(pixels, _orientation(data))
@@ -218,7 +217,7 @@ def _pillow_says() -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # Pillow raises whatever a broken file leads to
+    except Exception as error:  # Pillow raises errors of any type for a damaged file
         raise Unreadable(f"is damaged: {error or type(error).__name__}") from None
 
 

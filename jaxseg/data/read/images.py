@@ -1,4 +1,4 @@
-"""Picture files of any kind -> their pixels, in the file's own type."""
+"""Reads pixels from image files of any supported format, in the file's own dtype."""
 
 import contextlib
 import stat
@@ -16,21 +16,21 @@ from jaxseg.data.read.decode import Unreadable
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a picture file holds."""
+    """Pixels of an image file."""
 
     array: Shaped[np.ndarray, "h w c"]
     """[h w c] in the file's own dtype."""
     nodata: float | None
-    """GeoTIFF's value of pixels without data, if it names one."""
+    """GDAL's nodata value, in the file's units; None if the file names none."""
     color: bool
-    """A color picture: the array is blue, green, red and perhaps alpha. If not, bands in the file's order."""
+    """True for blue, green, red and perhaps alpha; False for bands in the file's order."""
 
 
 def read_pixels(path: Path, *, indices: bool = False) -> Pixels:
-    """A picture's pixels. EXIF's orientation is applied; a palette's colors are put in.
+    """Reads pixels [h w c], with EXIF's orientation applied and palette indices replaced by their colors.
 
-    With `indices` a palette's numbers come instead of its colors, and samples of fewer than 8 bits as they are stored:
-    0 and 1 of a bit, not 0 and 255. Raises DataError, whatever is wrong, also when only a part of the picture is there.
+    With `indices`, palette indices stay, and samples of fewer than 8 bits stay as stored: one bit is 0 or 1, not 0 or
+    255. Raises DataError naming the file for any fault, also if only part of the picture is there.
     """
     data = _read(path)
     with _naming(path):
@@ -43,7 +43,7 @@ def read_pixels(path: Path, *, indices: bool = False) -> Pixels:
 
 
 def read_palette(path: Path) -> UInt8[np.ndarray, "n 3"] | None:
-    """The colors, RGB, that the numbers of a picture with a palette stand for; None without one. Raises DataError."""
+    """Reads a picture's palette, uint8 [n 3] RGB; None if it has none. Raises DataError."""
     data = _read(path)
     with _naming(path):
         return tiff.palette(data) if data.startswith(tiff.MAGIC) else decode.palette(data)
@@ -56,19 +56,20 @@ def _naming(path: Path) -> Iterator[None]:
     except Unreadable as error:
         raise problem(path, str(error)) from None
     except MemoryError:
-        raise problem(path, "needs more memory than there is") from None
+        raise problem(path, "does not fit in memory: cut it into tiles, or free memory") from None
 
 
 def _read(path: Path) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never end
-            raise problem(path, "is a folder" if path.is_dir() else "is no file but a pipe, device or socket")
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block, a device would never end
+            what = "is a folder" if path.is_dir() else "is a pipe, device or socket"
+            raise problem(path, f"{what}; expected an image file")
         with open(path, "rb", buffering=0) as file:
             data = file.readall()
     except OSError as error:
         raise problem(path, f"cannot be opened ({error.strerror or error})") from None
     except MemoryError:
-        raise problem(path, "needs more memory than there is") from None
+        raise problem(path, "does not fit in memory: cut it into tiles, or free memory") from None
     if not data:
         raise problem(path, "is empty (0 bytes)")
     return data

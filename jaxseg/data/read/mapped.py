@@ -1,4 +1,4 @@
-"""Images for prediction that need not fit in memory: an uncompressed TIFF stays on disk and is read where it is cut."""
+"""Opens images larger than memory for prediction: windows of an uncompressed TIFF are read from disk on demand."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,11 @@ Place = tuple[slice, slice]
 
 
 class Mapped:
-    """An array [h w ...] of which only what is cut is ever in memory; `read` gives that."""
+    """Array [h w ...] that loads only the window asked for.
+
+    - `size`: height and width in pixels.
+    - `read`: function from two slices (rows, columns) to that part of the array.
+    """
 
     def __init__(self, size: tuple[int, int], read: Callable[[Place], np.ndarray]):
         self._read = read
@@ -28,10 +32,9 @@ class Mapped:
 
 
 def open_tile(path: Path, reading: Reading) -> tuple[np.ndarray | Mapped, np.ndarray | Mapped]:
-    """The image and where it has data, as `read_tile` gives them, but those of an uncompressed TIFF are read where they
-    are cut.
+    """Opens an image [h w c] and its data mask, bool [h w], like `read_tile`; an uncompressed TIFF stays on disk.
 
-    Raises DataError; what is wrong with the pixels of a mapped file may only be found when they are cut.
+    Raises DataError. Faults in the pixels of a mapped file may only show when a window is read.
     """
     if (plain := _find(path)) is None:
         return read_tile(path, reading)
@@ -46,24 +49,24 @@ def open_tile(path: Path, reading: Reading) -> tuple[np.ndarray | Mapped, np.nda
 
 @dataclasses.dataclass(frozen=True)
 class _Plain:
-    """A TIFF whose pixels lie in the file as they would in memory."""
+    """TIFF whose pixels lie in the file as in memory."""
 
     path: Path
     page: tifffile.TiffPage
     byteorder: str
 
     def cut(self, where: Place) -> np.ndarray:
-        """[h w] or [h w c]. The map is made anew for every cut, since what was read of one counts as our memory."""
+        """Reads [h w] or [h w c]. Maps the file anew, since pages read from a map count as the process's memory."""
         dtype, page = self.page.dtype, self.page
         try:
             array = np.memmap(self.path, dtype.newbyteorder(self.byteorder), "r", page.dataoffsets[0], page.shape)
             return np.array((np.moveaxis(array, 0, -1) if page.axes.startswith("S") else array)[where], dtype)
         except (OSError, ValueError) as error:
-            raise problem(self.path, f"cannot be read any more ({error})") from None
+            raise problem(self.path, f"can no longer be read ({error})") from None
 
 
 def _find(path: Path) -> _Plain | None:
-    """None for a file of any other kind, and for one that is damaged: `read_tile` says how."""
+    """Returns None for other or damaged files: `read_tile` reads them, or names the fault."""
     try:
         with open(path, "rb") as file:
             if file.read(4) not in tiff.MAGIC:
@@ -76,6 +79,6 @@ def _find(path: Path) -> _Plain | None:
             upright = page.tags.valueof(tiff.ORIENTATION, 1) == 1
             if plain and upright and page.dataoffsets[0] + page.nbytes <= path.stat().st_size:
                 return _Plain(path, page, file.byteorder)
-    except Exception:  # tifffile raises whatever a broken file leads to
+    except Exception:  # tifffile raises errors of any type for a damaged file
         pass
     return None

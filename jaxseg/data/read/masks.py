@@ -1,4 +1,4 @@
-"""From the values of a mask to class numbers. A color is one value, 0xRRGGBB."""
+"""Reads masks and encodes their values as classes. A color is one value, 0xRRGGBB."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -13,40 +13,42 @@ from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, UserError, problem
 from jaxseg.data.read.images import read_pixels
 
-MOST_CLASSES = 254  # 255 is ignored, and 254 marks what is unknown
+MOST_CLASSES = 254  # 255 is ignored, and 254 marks unknown values
 _UNKNOWN = 254
-_BEYOND = 1 << 24  # is no color
+_BEYOND = 1 << 24  # one more than the largest color
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassMap:
-    """From mask values to classes. Raises UserError for a map that contradicts itself or has too many classes."""
+    """Maps mask values to classes. Raises UserError if it contradicts itself or has too many classes."""
 
     values: tuple[int, ...]
-    """Class i is mask value values[i]; a color is 0xRRGGBB."""
+    """Mask value of each class, in class order; a color is 0xRRGGBB."""
     names: tuple[str, ...]
     ignored: tuple[int, ...] = ()
     """Mask values that become IGNORE_INDEX."""
     color: bool = False
-    """Values are colors."""
+    """True if `values` and `ignored` are colors."""
     binarize: int | None = None
-    """Gray values from this one on are class 1, lower ones class 0; `values` are 0 and this one."""
+    """Threshold: gray values from it on are class 1, lower ones class 0. `values` are then 0 and the threshold."""
     snap: bool = False
-    """Other values become the nearest of `values` and `ignored`; in a tie the first of them."""
+    """True if other values take the class of the nearest of `values` and `ignored`; the first wins a tie."""
 
     def __post_init__(self):
         known = self.values + (self.ignored if self.binarize is None else ())
         if twice := sorted({v for v in known if known.count(v) > 1}):
-            raise UserError(f"Mask values {few(show(v, self.color) for v in twice)} are given two meanings.")
+            named = few(show(v, self.color) for v in twice)
+            raise UserError(f"Mask values {named} are given two meanings; expected one class each, or ignored.")
         if len(self.values) != len(self.names) or len(set(self.names)) < len(self.names):
-            raise UserError(f"{len(self.values)} classes are called {', '.join(self.names)}; expected a name for each.")
+            found = f"{len(self.values)} classes are named {', '.join(self.names)}"
+            raise UserError(f"{found}; expected a different name for each.")
         if not 0 < len(self.values) <= MOST_CLASSES:
             raise UserError(f"{len(self.values)} classes; expected 1 to {MOST_CLASSES}.")
 
     def encode(self, values: Integer[np.ndarray, "h w"], color: bool) -> UInt8[np.ndarray, "h w"]:
-        """Classes of mask values; `color`: they are colors.
+        """Encodes mask values as classes and IGNORE_INDEX; `color` is true if the values are colors.
 
-        A gray value v and the color (v, v, v) are the same. Raises DataError naming the values that are of no class.
+        A gray value v equals the color (v, v, v). Raises DataError naming the values that belong to no class.
         """
         if self.binarize is not None:
             return self._binary(to_gray(values) if color else values)
@@ -60,22 +62,21 @@ class ClassMap:
         return classes
 
     def known(self, color: bool) -> dict[int, int]:
-        """All values that mean something, and their class or IGNORE_INDEX; with `color` as colors."""
+        """Returns the class, or IGNORE_INDEX, of every known value; with `color`, grays are given as colors."""
         known = dict(zip(self.values, range(len(self.values)))) | dict.fromkeys(self.ignored, IGNORE_INDEX)
         if not color or self.color:
             return known
         return {v * 0x010101: number for v, number in known.items() if 0 <= v <= 255}
 
     def as_colors(self) -> "ClassMap":
-        """The same with colors (v, v, v) for grays v, so that masks are read by what they look like."""
+        """Returns a map with colors (v, v, v) for grays v, for masks that are read as colors."""
         if self.color or self.binarize is not None:
             return self
         values, ignored = (tuple(to_colors(np.array([of], np.int64))[0].tolist()) for of in (self.values, self.ignored))
         return dataclasses.replace(self, values=values, ignored=ignored, color=True)
 
     def palette(self) -> UInt8[np.ndarray, "256 3"]:
-        """RGB by class: its own colors where values are colors, else `PALETTE`."""
-
+        """Returns uint8 RGB by class: the mask's own colors if values are colors, else `PALETTE`."""
         palette = PALETTE.copy()
         if self.color:
             palette[: len(self.values)] = np.stack(channels_of(np.array(self.values)), -1)
@@ -89,7 +90,7 @@ class ClassMap:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """uint8 [65536]: the class of every value that a mask of up to 16 bits can hold, or _UNKNOWN."""
+        """Class of every 16-bit value, or _UNKNOWN: uint8 [65536]."""
         every = np.arange(2**16)
         if self.snap:
             return self._nearest(every, color=False)
@@ -102,7 +103,7 @@ class ClassMap:
     def _search(self, values: np.ndarray, color: bool) -> np.ndarray:
         known = dict(sorted(self.known(color).items()))
         keys, numbers = np.array(list(known), np.int64), np.array(list(known.values()), np.uint8)
-        if not known:  # gray values of more than 8 bits, asked about colors
+        if not known:  # all known grays exceed 8 bits, and the values are colors
             self._refuse(values, color)
         place = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
         classes, unknown = numbers[place], keys[place] != values
@@ -114,7 +115,7 @@ class ClassMap:
         return classes
 
     def _nearest(self, values: Integer[np.ndarray, " n"], color: bool) -> UInt8[np.ndarray, " n"]:
-        """Classes by the least distance; of colors it is the Euclidean one in RGB."""
+        """Returns the class of the nearest known value; colors by Euclidean distance in RGB."""
         best, nearest = np.full(len(values), np.iinfo(np.int64).max), np.zeros(len(values), np.uint8)
         for value, number in self.known(color).items():
             if color:
@@ -131,57 +132,59 @@ class ClassMap:
         listed = few(f"{show(int(found[i]), color)} ({counts[i]} pixels)" for i in order)
         expected = few(show(v, self.color) for v in self.values + self.ignored)
         raise DataError(
-            "Masks hold values that are of no class.",
+            "Masks hold values that belong to no class.",
             [f"holds {listed}; expected {expected}"],
             "Name them with --labels or --ignore-index, or give --snap-colors.",
         )
 
 
 ARTICLE = ClassMap((0, 255), ("background", "field"), binarize=255)
-"""The article's rule: gray // 255."""
+"""Class map of the article: gray // 255."""
 
 
 def show(value: int, color: bool) -> str:
-    """A mask value as people write it."""
+    """Formats a mask value: a number, or a color such as #00ff7f."""
     if not color:
         return str(value)
     return f"#{value:06x}" if 0 <= value < _BEYOND else str(value - _BEYOND if value >= _BEYOND else value)
 
 
 def few(items: Iterable[object], most: int = 8) -> str:
-    """The first of them, and how many there are."""
+    """Joins the first `most` items; adds the total if there are more."""
     items = [str(item) for item in items]
     return ", ".join(items[:most]) + (f", ... ({len(items)} values)" if len(items) > most else "")
 
 
 def channels_of(colors):
-    """Red, green and blue of 0xRRGGBB, arrays or numbers."""
+    """Splits 0xRRGGBB, an array or a number, into red, green and blue."""
     return colors >> 16, (colors >> 8) & 255, colors & 255
 
 
 def to_colors(grays: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
-    """int64: the color (v, v, v) of gray v; a v beyond 8 bits becomes what no color is."""
+    """Converts grays v to colors (v, v, v), int64. Values outside 0..255 become numbers outside the range of colors."""
     grays = grays.astype(np.int64)
     return np.where((grays >= 0) & (grays <= 255), grays * 0x010101, np.where(grays > 255, grays + _BEYOND, grays))
 
 
 def to_gray(colors: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """By OpenCV's formula, as the article does it."""
+    """Converts colors to gray, uint8, by OpenCV's fixed-point formula, which the article uses."""
     red, green, blue = (channel.astype(np.uint8) for channel in channels_of(colors))
     return cv2.cvtColor(cv2.merge([blue, green, red]), cv2.COLOR_BGR2GRAY)
 
 
 def read_values(path: Path, color: bool = False) -> tuple[Integer[np.ndarray, "h w"], bool]:
-    """The values of a mask, and whether they are colors, 0xRRGGBB.
+    """Reads the values of a mask, and returns True with them if they are colors, 0xRRGGBB.
 
-    A picture whose red, green and blue are equal everywhere is gray; an alpha is ignored. A palette gives its numbers
-    and samples of fewer than 8 bits are as stored (0 and 1 of a bit), but with `color` both are what they look like.
-    Floats are taken if they are whole numbers. Raises DataError.
+    - Red, green and blue that are equal everywhere count as gray. Alpha is ignored.
+    - A palette gives its indices, and samples of fewer than 8 bits stay as stored. With `color` both become colors.
+    - Floats must be whole numbers.
+
+    Raises DataError.
     """
     array = read_pixels(path, indices=not color).array
     bands = array.shape[2]
     if bands not in (1, 3, 4):
-        raise problem(path, f"has {bands} bands; a mask has one, or is a color picture")
+        raise problem(path, f"has {bands} bands; expected a mask of one band, or a color picture")
     if array.dtype.kind == "f" or array.dtype == np.uint64:
         array = _whole(array, path)
     if bands == 1:
@@ -190,7 +193,7 @@ def read_values(path: Path, color: bool = False) -> tuple[Integer[np.ndarray, "h
     if np.array_equal(blue, green) and np.array_equal(green, red):
         return blue, False
     if array.dtype != np.uint8:
-        raise problem(path, f"has colors of type {array.dtype}; a colored mask has 8 bits a channel")
+        raise problem(path, f"has colors of type {array.dtype}; expected 8 bits per channel")
     return (red.astype(np.int32) << 16) | (green.astype(np.int32) << 8) | blue, True
 
 
@@ -199,13 +202,15 @@ def _whole(array: Shaped[np.ndarray, "h w c"], path: Path) -> Integer[np.ndarray
         whole = np.isfinite(array) & (array == np.trunc(array)) & (np.abs(array) < 2.0**53)
     if not whole.all():
         wrong = array[~whole]
-        raise problem(path, f"holds {wrong[0]:g} ({wrong.size} values of the kind); expected whole numbers, classes")
+        raise problem(path, f"holds {wrong[0]:g} ({wrong.size} values like it); expected whole numbers as classes")
     return array.astype(np.int64)
 
 
 def _palette() -> UInt8[np.ndarray, "256 3"]:
-    """Okabe and Ito's colors (2008), which color-blind people tell apart, after a dark class 0; then many hues.
-    255, which is ignored, is gray."""
+    """Builds the colors of classes: dark for class 0, then Okabe and Ito (2008), safe for color-blind people.
+
+    Further classes get varied hues. 255, ignored, is gray.
+    """
     okabe_ito = [[34, 34, 40], [230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178]]
     okabe_ito += [[213, 94, 0], [204, 121, 167]]
     number = np.arange(len(okabe_ito), 256)

@@ -1,8 +1,8 @@
-"""Pairs of image and mask on disk, and one sample of them as NumPy arrays.
+"""Reads image and mask files as NumPy arrays: one pair becomes one sample.
 
-How files become samples is a `Reading`: which bands, of what type, what mask values mean. It is found out once, when
-the data are surveyed, saved with every checkpoint, and used again to predict. The article's own: uint8 BGR as OpenCV
-reads it; masks to gray, of which 255 is class 1 and all else class 0.
+A `Reading` describes how: bands, dtype, and the classes of mask values. It is determined once, when the data are
+examined, saved with every checkpoint, and used again for prediction. The article's reading is uint8 BGR, as OpenCV
+reads it; in masks gray 255 is class 1 and all else class 0.
 """
 
 import dataclasses
@@ -32,59 +32,63 @@ __all__ = [
 ]
 
 FULL = {"uint8": 255, "uint16": 65535, "int16": 32767, "float32": 1}
-"""What 1 is, in units of each type of image, after scaling."""
+"""Value of each image dtype that is scaled to 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How files become samples."""
+    """Describes how files become samples."""
 
     labels: ClassMap = ARTICLE
     channels: int = 3
-    """Of the array that the network gets."""
+    """Number of channels of the image array, the network's input."""
     bands: tuple[int, ...] | None = None
-    """Which ones, from 1 in the file's order; of a color picture 1 is red. All if None."""
+    """Bands to use, counted from 1 in the file's order (1 is red in a color picture); None for all."""
     dtype: str = "uint8"
-    """Of the image array: uint8, uint16, int16 or float32; every other type of a file becomes float32."""
+    """Image dtype: uint8, uint16, int16 or float32. Files of any other type become float32."""
     nodata: float | None = None
-    """Value of pixels without data; a GeoTIFF's own if None."""
+    """Value of pixels without data, in the file's units; None for the GeoTIFF's own."""
     normalize: str = "unit"
-    """What `mean` and `std` are: unit (none), dataset or imagenet."""
+    """Source of `mean` and `std`: unit (none), dataset or imagenet."""
     mean: tuple[float, ...] = ()
-    """Of each channel, in the array's order, after scaling to units."""
+    """Mean of each channel, in the array's order, of values divided by `FULL`."""
     std: tuple[float, ...] = ()
+    """Standard deviation of each channel, likewise."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
+        """Converts to a dictionary that JSON can write."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Reading":
-        """The inverse of `to_dict`, after JSON. Raises UserError for what it does not know."""
+        """Inverts `to_dict`, also after JSON. Raises UserError for missing or unknown keys."""
         try:
             labels = ClassMap(**_tuples(values["labels"]))
             return cls(**(_tuples(values) | {"labels": labels}))
         except (KeyError, TypeError) as error:
-            raise UserError(f"How the data were read is not readable ({error}); another version of jaxseg?") from None
+            what = f"The saved reading is not understood ({error})"
+            raise UserError(f"{what}: was it saved by another version of jaxseg?") from None
 
 
 ARTICLE_READING = Reading()
 
 
 def read_image(path: Path, reading: Reading = ARTICLE_READING) -> Shaped[np.ndarray, "h w c"]:
-    """[h w c] of `reading.dtype`; a color picture as blue, green, red. Raises DataError."""
+    """Reads an image [h w c] of `reading.dtype`; color as blue, green, red. Raises DataError."""
     return read_tile(path, reading)[0]
 
 
 def read_tile(
     path: Path, reading: Reading = ARTICLE_READING
 ) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
-    """An image as `read_image` gives it, and where it has data, bool [h w].
+    """Reads an image [h w c] of `reading.dtype`, and its data mask, bool [h w], true where the image has data.
 
-    A pixel has none when one of its channels is NaN, infinite or `nodata`; all its channels become the mean of
-    `reading`, or 0 if that has none. A gray file is repeated where three channels are wanted. An alpha that is opaque
-    everywhere is dropped there, and never compared with `nodata`. Raises DataError when there are other channels or
-    another type than in `reading`.
+    - A pixel has no data if one of its channels is NaN, infinite or `nodata`. All its channels become the mean of
+      `reading`, or 0 if that has none.
+    - If three channels are wanted, gray is repeated and an alpha that is opaque everywhere is dropped.
+    - Such an alpha is never compared with `nodata`.
+
+    Raises DataError if the file is unreadable, or its channels or dtype differ from `reading`.
     """
     return convert(read_pixels(path), path, reading)
 
@@ -92,7 +96,10 @@ def read_tile(
 def convert(
     pixels: Pixels, path: Path, reading: Reading
 ) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
-    """What `read_tile` makes of the pixels of a file, or of a part of them."""
+    """Converts the pixels of a file, or of a window, to the image and data mask of `read_tile`.
+
+    `path` names the file in a DataError.
+    """
     array = _typed(_channels(pixels, path, reading), path, reading)
     nodata = reading.nodata if reading.nodata is not None else pixels.nodata
     tested = array
@@ -103,7 +110,10 @@ def convert(
 
 
 def read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """uint8 [h w]: BGR to gray by OpenCV's fixed-point formula; gray (v, v, v) stays v. An alpha is ignored."""
+    """Reads a mask as gray, uint8 [h w], by OpenCV's fixed-point formula: (v, v, v) becomes v. Alpha is ignored.
+
+    Raises DataError if it is unreadable, or not 8-bit gray or color.
+    """
     pixels = read_pixels(path)
     if pixels.array.dtype != np.uint8 or pixels.array.shape[2] not in (1, 3, 4):
         raise problem(path, f"is {_kind(pixels.array)}; expected 8 bits, gray or color, or give --labels")
@@ -113,7 +123,7 @@ def read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:
 
 
 def read_mask(path: Path, reading: Reading = ARTICLE_READING) -> UInt8[np.ndarray, "h w"]:
-    """uint8 [h w] of class numbers and IGNORE_INDEX. Raises DataError naming values that are of no class."""
+    """Reads a mask as classes and IGNORE_INDEX, uint8 [h w]. Raises DataError naming values that belong to no class."""
     if reading.labels == ARTICLE:
         return read_gray(path) // 255
     values, color = read_values(path, color=reading.labels.color or reading.labels.binarize is not None)
@@ -124,12 +134,15 @@ def read_mask(path: Path, reading: Reading = ARTICLE_READING) -> UInt8[np.ndarra
 
 
 def read_sample(pair: Pair, reading: Reading = ARTICLE_READING) -> dict[str, np.ndarray]:
-    """{"image": [h w c] of `reading.dtype`, "mask": uint8 [h w]}. Where the image has no data the mask is ignored."""
+    """Reads a sample: {"image": [h w c] of `reading.dtype`, "mask": uint8 [h w] of classes and IGNORE_INDEX}.
+
+    Pixels without data in the image are ignored in the mask. Raises DataError, also if the two sizes differ.
+    """
     image, has_data = read_tile(pair.image, reading)
     mask = read_mask(pair.mask, reading)
     if image.shape[:2] != mask.shape:
         raise problem(pair.mask, f"is {_size(mask)}, but its image {pair.image.name} is {_size(image)}")
-    if has_data.strides != (0, 0) and not has_data.all():  # of one True for all, `all` is slow
+    if has_data.strides != (0, 0) and not has_data.all():  # strides 0: one True for all pixels, on which `all` is slow
         mask[~has_data] = IGNORE_INDEX
     return {"image": image, "mask": mask}
 
@@ -151,7 +164,7 @@ def _channels(pixels: Pixels, path: Path, reading: Reading) -> np.ndarray:
 
 
 def _bands(pixels: Pixels, path: Path, bands: tuple[int, ...]) -> np.ndarray:
-    """The bands asked for, in their order; but 1 2 3 of a color picture are blue, green, red as everywhere."""
+    """Returns the bands asked for, in that order; bands 1 2 3 of a color picture come as blue, green, red."""
     array, found = pixels.array, pixels.array.shape[2]
     if pixels.color:
         array = array[..., [2, 1, 0, 3][:found]]
@@ -168,9 +181,9 @@ def _typed(array: np.ndarray, path: Path, reading: Reading) -> np.ndarray:
         return array
     dtype = str(array.dtype) if str(array.dtype) in FULL else "float32"
     if dtype != reading.dtype:
-        advice = "Their ranges differ, so that they cannot be mixed; convert the files to one type."
+        advice = "Their ranges differ: convert all files to one type."
         raise problem(path, f"holds {array.dtype}; expected {reading.dtype}", advice)
-    with np.errstate(over="ignore"):  # to infinity, which is no data
+    with np.errstate(over="ignore"):  # overflow gives infinity, which counts as no data
         return array.astype(dtype, copy=False)
 
 
@@ -186,7 +199,7 @@ def _fill(
         none = (tested == value).any(-1)
         empty = none if empty is None else empty | none
     if empty is None or not empty.any():
-        return array, np.ndarray(array.shape[:2], bool, b"\1", strides=(0, 0))  # one True for all: takes no memory
+        return array, np.ndarray(array.shape[:2], bool, b"\1", strides=(0, 0))  # one True for all: no memory
     mean = np.array(reading.mean or [0.0] * array.shape[2]) * FULL[reading.dtype]
     array = array.copy()
     array[empty] = mean if array.dtype.kind == "f" else np.rint(mean)
@@ -194,7 +207,7 @@ def _fill(
 
 
 def is_opaque(array: Shaped[np.ndarray, "h w c"]) -> bool:
-    """Whether there are four channels, and the last is the type's largest value everywhere (1 for floats)."""
+    """True if there are four channels and the last has the dtype's largest value everywhere (1 for floats)."""
     if array.shape[2] != 4:
         return False
     return bool((array[..., 3] == (1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max)).all())

@@ -1,4 +1,4 @@
-"""TIFF files -> pixels, by tifffile; where a compression needs imagecodecs, which is optional, by OpenCV or Pillow."""
+"""Decodes TIFF files with tifffile. OpenCV or Pillow steps in where tifffile lacks imagecodecs, which is optional."""
 
 import contextlib
 import io
@@ -19,14 +19,14 @@ from jaxseg.data.read.decode import Unreadable, turn
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NODATA, ORIENTATION = 42113, 274  # tags
 DENSE = {COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.PACKBITS}
-"""Compressions of which a byte can hold 1100 at most."""
+"""Compressions with a ratio of at most 1100."""
 
 OTHERS = {COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.JPEG}
-"""Compressions that OpenCV and Pillow decode too, to the same pixels. Not fax: damage there is not seen."""
+"""Compressions that OpenCV and Pillow decode to equal pixels. Fax is left out: its damage goes unnoticed."""
 
 
 class _Errors(logging.Handler):
-    """Keeps what tifffile logs, for each thread; it logs damage and goes on."""
+    """Collects tifffile's log messages per thread: it logs damage instead of raising."""
 
     def __init__(self):
         super().__init__(logging.ERROR)
@@ -46,9 +46,13 @@ logging.getLogger("tifffile").propagate = False
 
 
 def read(data: bytes, indices: bool = False) -> tuple[Shaped[np.ndarray, "h w c"], bool, float | None]:
-    """Pixels in the file's own dtype, whether they are a color picture (B, G, R and alpha), and GDAL's nodata.
+    """Decodes a TIFF, and returns three things:
 
-    Pages of one band are bands. `indices` as in `decode.read`. Raises Unreadable.
+    - pixels [h w c] in the file's own dtype; several pages of one band become its bands;
+    - True for a color picture: blue, green, red and perhaps alpha;
+    - GDAL's nodata value, or None.
+
+    `indices` as in `decode.read`. Raises Unreadable.
     """
     with _open(data) as pages:
         page = pages[0]
@@ -60,14 +64,14 @@ def read(data: bytes, indices: bool = False) -> tuple[Shaped[np.ndarray, "h w c"
 
 
 def palette(data: bytes) -> UInt8[np.ndarray, "n 3"] | None:
-    """Its colors, RGB, or None. Raises Unreadable."""
+    """Returns the palette, uint8 [n 3] RGB, or None if the picture has none. Raises Unreadable."""
     with _open(data) as pages:
         return _colors(pages[0]) if pages[0].photometric == PHOTOMETRIC.PALETTE else None
 
 
 @contextlib.contextmanager
 def _open(data: bytes) -> Iterator[list[TiffPage]]:
-    """The pages that hold the picture, checked. What goes wrong inside, or is logged as an error, is Unreadable."""
+    """Yields the checked pages of the picture. Errors raised inside, or logged by tifffile, become Unreadable."""
     _errors.take()
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -76,7 +80,7 @@ def _open(data: bytes) -> Iterator[list[TiffPage]]:
             yield pages
     except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # tifffile raises whatever a broken file leads to
+    except Exception as error:  # tifffile raises errors of any type for a damaged file
         raise Unreadable(f"is a damaged TIFF: {(_errors.take() or [str(error) or type(error).__name__])[0]}") from None
     if messages := _errors.take():
         raise Unreadable(f"is a damaged TIFF: {messages[0]}")
@@ -91,10 +95,10 @@ def _check(pages: list[TiffPage], size: int) -> None:
     if page.imagedepth > 1:
         raise Unreadable(f"is a volume of {page.imagedepth} slices; expected a picture")
     if page.dtype is None or page.dtype.kind not in "buif":
-        raise Unreadable(f"holds {page.dtype or 'numbers of an unknown type'}; expected integers or real numbers")
+        raise Unreadable(f"holds {page.dtype or 'values of an unknown type'}; expected integers or floats")
     if page.imagewidth < 1 or page.imagelength < 1:
         raise Unreadable(f"has no pixels: it is {page.imagewidth}x{page.imagelength}")
-    # GDAL leaves out empty tiles: they have no bytes, and tifffile fills them with nodata.
+    # GDAL omits empty tiles: they have no bytes, and tifffile fills them with nodata.
     empty = any(not count for page in pages for count in page.databytecounts)
     most = 1100 * size + (2**30 if empty else 2**16)
     if page.compression in DENSE and sum(page.nbytes for page in pages) > most:
@@ -109,9 +113,9 @@ def _check(pages: list[TiffPage], size: int) -> None:
 
 
 def _pixels(page: TiffPage, data: bytes) -> np.ndarray:
-    """[h w] or [h w c] as stored."""
+    """Decodes a page to [h w] or [h w c], as stored."""
     try:
-        pixels = page.asarray(maxworkers=1)  # in this thread, whose errors are known
+        pixels = page.asarray(maxworkers=1)  # in this thread: `_Errors` keeps messages per thread
     except (ValueError, ImportError) as error:
         if not isinstance(error, ImportError) and "imagecodecs" not in str(error):
             raise
@@ -120,7 +124,7 @@ def _pixels(page: TiffPage, data: bytes) -> np.ndarray:
 
 
 def _without_imagecodecs(page: TiffPage, data: bytes) -> np.ndarray:
-    """[h w] or [h w c] of the first page, where OpenCV and Pillow can be trusted with it."""
+    """Decodes the first page to [h w] or [h w c] by OpenCV or Pillow, where they give equal pixels."""
     pixels, plain = None, page.planarconfig == 1 and page.tags.valueof(ORIENTATION, 1) == 1
     plain = plain and page.index == 0 and page.compression in OTHERS
     if plain and page.photometric == PHOTOMETRIC.PALETTE:
@@ -131,13 +135,20 @@ def _without_imagecodecs(page: TiffPage, data: bytes) -> np.ndarray:
             pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     if pixels is None or pixels.dtype != page.dtype or pixels.size != page.size:
         raise Unreadable(
-            f"is compressed by {page.compression.name}, which needs another package: pip install imagecodecs"
+            f"is compressed with {page.compression.name}, which needs another package: pip install imagecodecs"
         )
     return pixels
 
 
 def interpret(pixels: np.ndarray, page: TiffPage, indices: bool) -> tuple[np.ndarray, bool]:
-    """[h w c] by what the file says its samples are, and whether that is a color picture."""
+    """Interprets samples by the page's tags; returns [h w c], and True for a color picture.
+
+    - `pixels`: [h w] or [h w c] as stored.
+    - `page`: photometric interpretation, bits per sample and palette.
+    - `indices`: as in `decode.read`.
+
+    Raises Unreadable for a color space other than gray, palette, RGB and YCbCr.
+    """
     meaning, bits = page.photometric, page.bitspersample
     pixels = np.atleast_3d(pixels.view(np.uint8) if pixels.dtype == bool else pixels)
     if meaning == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
@@ -154,7 +165,7 @@ def interpret(pixels: np.ndarray, page: TiffPage, indices: bool) -> tuple[np.nda
 
 
 def _colors(page: TiffPage) -> np.ndarray:
-    """A palette, uint8 [n 3] RGB. Its 16 bits are 8 times 257, but some wrote just 8."""
+    """Returns the palette, uint8 [n 3] RGB. The tag has 16 bits per channel, but some programs fill only 8."""
     colors = np.asarray(page.colormap).T
     return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
 
@@ -165,7 +176,7 @@ def _is_color(page: TiffPage) -> bool:
 
 
 def nodata(page: TiffPage) -> float | None:
-    """GDAL's tag is a number as text; one that says nan says nothing new."""
+    """Returns GDAL's nodata value, a tag of text; None if it is missing, NaN or not a number."""
     try:
         value = float(str(page.tags.valueof(NODATA, "nan")).strip("\0 "))
     except ValueError:
