@@ -97,14 +97,14 @@ def test_every_epoch_reads_every_tile_once(pairs, seed, epoch, count):
     workers=st.integers(0, 3),
     cache=host_caches,
 )
-def test_the_order_follows_from_seed_and_epoch_alone(pairs, seed, epoch, size, workers, cache):
+def test_order_depends_only_on_seed_and_epoch(pairs, seed, epoch, size, workers, cache):
     data = Pipeline(pairs, batch_size=size, shuffle=True, seed=seed, workers=workers, cache=cache)
     for other in (epoch + 1, 0):  # whatever was asked before
         data.order(other)
     assert data.order(epoch).tolist() == Pipeline(pairs, batch_size=1, shuffle=True, seed=seed).order(epoch).tolist()
 
 
-def test_epochs_and_seeds_have_orders_of_their_own(pairs):
+def test_epochs_and_seeds_give_different_orders(pairs):
     orders = [
         tuple(Pipeline(pairs, batch_size=1, shuffle=True, seed=seed).order(epoch).tolist())
         for seed in range(10)
@@ -114,7 +114,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(pairs):
     assert tuple(range(COUNT)) not in orders
 
 
-def test_each_tile_comes_at_each_place_about_as_often(pairs):
+def test_every_position_is_equally_likely_for_a_tile(pairs):
     data = Pipeline(pairs[:4], batch_size=1, shuffle=True)
     places = np.stack([data.order(epoch) for epoch in range(2000)])
     counts = np.stack([np.bincount(column, minlength=4) for column in places.T])
@@ -159,21 +159,21 @@ def test_batches_hold_the_tiles_in_order_and_the_last_is_padded(
 
 
 @given(size=st.integers(1, COUNT + 1), epoch=epochs, start=st.integers(0, COUNT + 2), workers=st.integers(0, 3))
-def test_an_epoch_can_go_on_from_any_batch(pairs, size, epoch, start, workers):
+def test_epoch_resumes_at_any_batch(pairs, size, epoch, start, workers):
     data = Pipeline(pairs, batch_size=size, shuffle=True, seed=3, workers=workers)
     whole = Pipeline(pairs, batch_size=size, shuffle=True, seed=3)
     assert same(data.epoch(epoch, start=start), list(whole.epoch(epoch))[start:])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_two_epochs_at_once_do_not_disturb_each_other(pairs, workers):
+def test_concurrent_epochs_are_independent(pairs, workers):
     data = Pipeline(pairs, batch_size=4, shuffle=True, workers=workers, cache="memory")
     together = list(zip(data.epoch(0), data.epoch(1)))
     assert same([a for a, _ in together], data.epoch(0))
     assert same([b for _, b in together], data.epoch(1))
 
 
-def test_no_pairs_are_no_data():
+def test_no_pairs_raise_value_error():
     with pytest.raises(ValueError, match="empty"):
         Pipeline([], batch_size=4)
 
@@ -192,9 +192,7 @@ def test_no_pairs_are_no_data():
     crops=st.integers(1, 2),
     shuffle=st.booleans(),
 )
-def test_batches_are_the_same_wherever_samples_are_kept(
-    pairs, count, size, workers, epoch, start, crop, crops, shuffle
-):
+def test_batches_do_not_depend_on_the_cache(pairs, count, size, workers, epoch, start, crop, crops, shuffle):
     how = {"batch_size": size, "shuffle": shuffle, "workers": workers, "crop": crop, "crops": crops if crop else 1}
     expected = list(Pipeline(pairs[:count], **how).epoch(epoch, start=start))
     for cache in ("memory", "disk", "device"):
@@ -205,19 +203,19 @@ def test_batches_are_the_same_wherever_samples_are_kept(
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "device"])
-def test_windows_of_large_images_are_the_same_wherever_they_are_kept(mixed, cache):
+def test_windows_of_large_images_do_not_depend_on_the_cache(mixed, cache):
     how = {"batch_size": 3, "sizes": SIZES, "largest": 64}
     data, expected = Pipeline(mixed, cache=cache, **how), list(Pipeline(mixed, **how).epoch())
     for _ in range(2):
         assert same([jax.device_get(batch) for batch in data.epoch()], expected)
 
 
-def test_crops_of_different_sizes_are_not_made_on_the_device(mixed):
+def test_crops_from_different_sizes_on_device_are_refused(mixed):
     with pytest.raises(ValueError, match="`sizes` differ"):
         Pipeline(mixed, batch_size=1, cache="device", sizes=SIZES, crop=(32, 32))
 
 
-def test_from_a_set_on_the_device_no_pixel_crosses(pairs, monkeypatch):
+def test_device_cache_transfers_no_pixels(pairs, monkeypatch):
     data = Pipeline(pairs, batch_size=4, shuffle=True, cache="device", crop=(4, 4))
     list(data.epoch(0))
     crossed, put = [], jax.device_put
@@ -233,7 +231,7 @@ def test_from_a_set_on_the_device_no_pixel_crosses(pairs, monkeypatch):
     assert sum(crossed) == 4 * (4 + 2 * 4) * 4  # for each batch of 4: rows, and corners
 
 
-def test_a_batch_is_nobody_elses_while_it_is_in_use(pairs):
+def test_batch_memory_is_not_reused(pairs):
     data = Pipeline(pairs, batch_size=2, shuffle=True, workers=2, cache="memory")
     expected = [list(Pipeline(pairs, batch_size=2, shuffle=True).epoch(epoch)) for epoch in range(4)]
     kept = [list(to_device(data.epoch(epoch))) for epoch in range(4)]
@@ -245,7 +243,7 @@ def test_a_batch_is_nobody_elses_while_it_is_in_use(pairs):
 
 @pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])
 @pytest.mark.parametrize("size", [(1, 1), (HEIGHT, WIDTH + 1)])
-def test_a_tile_of_another_size_is_named_and_not_spread_over_its_place(tmp_path, cache, size):
+def test_tile_of_other_size_is_named_not_broadcast(tmp_path, cache, size):
     pairs = write_pairs(tmp_path, 3, HEIGHT, WIDTH)
     odd = write_pairs(tmp_path / "odd", 1, *size)
     with pytest.raises(DataError) as caught:
@@ -255,7 +253,7 @@ def test_a_tile_of_another_size_is_named_and_not_spread_over_its_place(tmp_path,
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])
-def test_the_device_gets_the_type_of_the_files(tmp_path, cache, dtype, monkeypatch):
+def test_device_batches_keep_the_files_dtype(tmp_path, cache, dtype, monkeypatch):
     pairs = write_pairs(tmp_path, 5, HEIGHT, WIDTH)
     for i, pair in enumerate(pairs):
         image = np.random.default_rng(i).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8).astype(dtype) * 7
@@ -295,7 +293,7 @@ def test_the_cache_reads_each_file_once_and_gives_the_same_bytes(pairs, reads, w
     assert reads == dict.fromkeys(pairs, 1)
 
 
-def test_a_cached_tile_is_not_spoiled_by_who_changes_a_batch(pairs):
+def test_changing_a_batch_does_not_change_the_cache(pairs):
     data = Pipeline(pairs, batch_size=1, cache="memory")
     for batch in data.epoch():
         for array in batch.values():
@@ -317,7 +315,7 @@ def test_a_file_that_vanishes_during_a_run_is_named(tmp_path, workers, part):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_is_spoiled_during_a_run_is_named(tmp_path, workers):
+def test_file_damaged_during_a_run_is_named(tmp_path, workers):
     pairs = write_pairs(tmp_path, 16, 4, 4)
     batches = Pipeline(pairs, batch_size=1, workers=workers).epoch()
     next(batches)
@@ -328,7 +326,7 @@ def test_a_file_that_is_spoiled_during_a_run_is_named(tmp_path, workers):
 
 
 @pytest.mark.parametrize("end", ["the rest is not asked for", "a file is gone"])
-def test_readers_end_with_what_they_read_for(tmp_path, end):
+def test_reader_threads_end_with_their_consumer(tmp_path, end):
     def readers() -> set[str]:
         return {thread.name for thread in threading.enumerate() if thread.name.startswith("reader")}
 
@@ -359,7 +357,7 @@ def peak_memory(*args, **how) -> int:
 
 @pytest.mark.parametrize("cache", ["none", "disk"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_memory_does_not_grow_with_the_number_of_tiles_unless_it_is_to_keep_them(tmp_path, workers, cache):
+def test_memory_grows_with_tiles_only_if_cached(tmp_path, workers, cache):
     few = write_pairs(tmp_path, 16, 64, 64)
     many, tile = few * 4, 64 * 64 * 4
     how = {"batch_size": 2, "workers": workers}
@@ -381,7 +379,7 @@ def test_batches_on_the_device_are_the_same_in_the_same_order(count, ahead):
     assert same([jax.device_get(batch) for batch in moved], batches)
 
 
-def test_only_so_many_batches_are_taken_ahead():
+def test_to_device_takes_at_most_ahead_batches():
     taken = []
 
     def source():
@@ -421,7 +419,7 @@ def counted(batches) -> int:
 
 
 @given(size=st.integers(1, 9), workers=st.integers(0, 2), largest=st.sampled_from([None, 32, 64, 100]))
-def test_images_of_many_sizes_are_read_whole_in_few_shapes(mixed, size, workers, largest):
+def test_mixed_sizes_are_read_whole_in_few_shapes(mixed, size, workers, largest):
     data = Pipeline(mixed, batch_size=size, workers=workers, sizes=SIZES, largest=largest)
     batches = list(data.epoch())
     assert len(batches) == len(data)
@@ -441,7 +439,7 @@ def test_a_large_image_is_decoded_once_for_all_its_windows(mixed, reads):
     assert reads[mixed[4]] <= 2  # its windows of another shape come in other batches
 
 
-def test_equal_sizes_are_left_as_they_are(pairs):
+def test_equal_sizes_are_not_padded(pairs):
     plain, told = Pipeline(pairs, batch_size=4), Pipeline(pairs, batch_size=4, sizes=[(HEIGHT, WIDTH)] * COUNT)
     assert same(list(plain.epoch()), list(told.epoch()))
 
@@ -456,7 +454,7 @@ def test_equal_sizes_are_left_as_they_are(pairs):
     cache=host_caches,
     crops=st.integers(1, 3),
 )
-def test_crops_are_parts_of_their_images_drawn_from_seed_and_epoch(mixed, seed, epoch, workers, cache, crops):
+def test_crops_are_image_parts_drawn_from_seed_and_epoch(mixed, seed, epoch, workers, cache, crops):
     how = {"batch_size": 3, "shuffle": True, "seed": seed, "crop": (32, 32), "crops": crops}
     data = Pipeline(mixed, workers=workers, cache=cache, sizes=SIZES, **how)
     batches = list(data.epoch(epoch))
@@ -477,7 +475,7 @@ def test_crops_are_parts_of_their_images_drawn_from_seed_and_epoch(mixed, seed, 
         )
 
 
-def test_crops_come_from_everywhere(mixed):
+def test_crops_cover_the_whole_image(mixed):
     data = Pipeline(mixed[4:5], batch_size=1, shuffle=True, crop=(32, 32))
     whole = read_sample(mixed[4])["image"]
     rows = set()
@@ -489,7 +487,7 @@ def test_crops_come_from_everywhere(mixed):
     assert max(rows) > 228
 
 
-def test_images_smaller_than_the_crop_are_padded_and_the_padding_ignored(mixed):
+def test_images_smaller_than_the_crop_are_padded_and_ignored(mixed):
     (batch,) = Pipeline(mixed[6:], batch_size=1, crop=(40, 48)).epoch()
     assert batch["image"].shape == (1, 40, 48, 3)
     assert counted([batch]) == 32 * 32

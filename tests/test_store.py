@@ -66,7 +66,7 @@ def holds(kept: Store, reading: Reading = ARTICLE_READING) -> bool:
     channels=st.integers(1, 5),
     dtype=st.sampled_from(["uint8", "uint16", "int16", "float32"]),
 )
-def test_samples_of_any_size_and_type_come_back_as_they_were(order, channels, dtype):
+def test_stored_samples_round_trip(order, channels, dtype):
     reading = Reading(channels=channels, dtype=dtype)
     kept = Store(SIZES, reading)
     for count, i in enumerate(order):
@@ -78,7 +78,7 @@ def test_samples_of_any_size_and_type_come_back_as_they_were(order, channels, dt
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_a_later_run_finds_what_an_earlier_one_has_decoded(folder, pairs, dtype):
+def test_later_run_reuses_the_cache_file(folder, pairs, dtype):
     reading = Reading(dtype=dtype)
     first = DiskStore(pairs, SIZES, reading)
     assert not first.full
@@ -88,7 +88,7 @@ def test_a_later_run_finds_what_an_earlier_one_has_decoded(folder, pairs, dtype)
     assert holds(DiskStore(pairs, SIZES, reading), reading)
 
 
-def test_what_is_kept_cannot_be_changed_by_who_reads_it(folder, pairs):
+def test_stored_samples_are_read_only(folder, pairs):
     kept = DiskStore(pairs, SIZES, Reading())
     fill(kept)
     with pytest.raises(ValueError, match="read-only"):
@@ -96,7 +96,7 @@ def test_what_is_kept_cannot_be_changed_by_who_reads_it(folder, pairs):
 
 
 @pytest.mark.parametrize("change", ["content", "time", "reading", "size", "cut"])
-def test_files_of_other_pictures_or_of_another_reading_are_not_taken(folder, pairs, change):
+def test_cache_of_other_images_or_reading_is_not_reused(folder, pairs, change):
     first, reading, sizes = DiskStore(pairs, SIZES, Reading()), Reading(), SIZES
     fill(first)
     if change == "content":
@@ -117,7 +117,7 @@ def test_files_of_other_pictures_or_of_another_reading_are_not_taken(folder, pai
         assert holds(DiskStore(pairs, SIZES, Reading()))
 
 
-def test_a_run_that_ends_before_all_is_decoded_leaves_nothing(folder, pairs):
+def test_incomplete_run_leaves_no_file(folder, pairs):
     kept = DiskStore(pairs, SIZES, Reading())
     kept.write(0, sample(0, Reading()))
     assert len(list(folder.iterdir())) == 1
@@ -126,7 +126,7 @@ def test_a_run_that_ends_before_all_is_decoded_leaves_nothing(folder, pairs):
     assert list(folder.iterdir()) == []
 
 
-def test_what_a_killed_run_leaves_is_not_taken_for_whole_and_removed(folder, pairs):
+def test_draft_of_a_killed_run_is_removed_not_reused(folder, pairs):
     program = f"""
 import os, signal
 from pathlib import Path
@@ -149,7 +149,7 @@ os._exit(9)
     assert [path.name for path in folder.iterdir()] == [kept.path.name]
 
 
-def test_of_one_data_set_the_last_few_are_kept(folder, pairs):
+def test_last_used_cache_files_of_a_data_set_are_kept(folder, pairs):
     paths = []
     for number in range(store.KEPT + 2):
         kept = DiskStore(pairs, SIZES, Reading(nodata=float(number)))
@@ -160,14 +160,14 @@ def test_of_one_data_set_the_last_few_are_kept(folder, pairs):
     assert [path.exists() for path in paths] == [False] * 2 + [True] * store.KEPT
 
 
-def test_a_run_goes_on_with_a_file_that_another_has_removed(folder, pairs):
+def test_removed_cache_file_stays_readable_for_an_open_run(folder, pairs):
     kept = DiskStore(pairs, SIZES, Reading())
     fill(kept)
     kept.path.unlink()
     assert holds(kept)
 
 
-def test_two_runs_at_once_do_not_disturb_each_other(folder, pairs):
+def test_concurrent_runs_are_independent(folder, pairs):
     one, other = (DiskStore(pairs, SIZES, Reading()) for _ in range(2))
     one.write(0, sample(0, Reading()))
     fill(other)
@@ -178,16 +178,16 @@ def test_two_runs_at_once_do_not_disturb_each_other(folder, pairs):
     assert holds(DiskStore(pairs, SIZES, Reading()))
 
 
-def test_a_disk_without_room_is_refused_with_the_figures(folder, pairs, monkeypatch):
+def test_full_disk_is_refused_with_needed_and_free_mib(folder, pairs, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**20))
     with pytest.raises(UserError) as caught:
         DiskStore(pairs, SIZES, Reading())
-    for part in ("--cache disk", "3 samples", str(folder), "3 are free", "JAXSEG_CACHE_DIR"):
+    for part in ("--cache disk", "3 samples", str(folder), "3 MiB are free", "JAXSEG_CACHE_DIR"):
         assert part in str(caught.value)
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path, pairs, monkeypatch):
+def test_unwritable_cache_folder_is_refused(tmp_path, pairs, monkeypatch):
     monkeypatch.setenv("JAXSEG_CACHE_DIR", str(pairs[0].image / "below-a-file"))
     with pytest.raises(UserError, match="JAXSEG_CACHE_DIR"):
         DiskStore(pairs, SIZES, Reading())

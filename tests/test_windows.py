@@ -20,7 +20,7 @@ def sample(h: int, w: int, channels: int = 2) -> dict[str, np.ndarray]:
 
 
 @given(sizes=sizes, most=st.integers(1, 5))
-def test_buckets_are_few_and_hold_their_images(sizes, most):
+def test_buckets_are_few_and_contain_their_images(sizes, most):
     shapes = buckets(sizes, most)
     assert len(shapes) == len(sizes)
     assert len(set(shapes)) <= most
@@ -31,18 +31,18 @@ def test_buckets_are_few_and_hold_their_images(sizes, most):
         assert shapes[sizes.index(size)] == shape
 
 
-def test_images_of_few_shapes_keep_them():
+def test_few_shapes_are_not_merged():
     found = buckets([(100, 100), (128, 96), (500, 20), (100, 101)])
     assert found == [(128, 128), (128, 96), (512, 32), (128, 128)]
 
 
-def test_what_is_joined_adds_the_fewest_pixels():
+def test_merged_shapes_add_the_fewest_pixels():
     many_small, one_large = [(64, 64)] * 100 + [(64, 96)] * 2, [(1024, 1024)]
     assert buckets(many_small + one_large, most=2) == [(64, 96)] * 102 + [(1024, 1024)]
 
 
 @given(sizes=sizes, largest=st.none() | st.integers(16, 200))
-def test_windows_hold_every_pixel_exactly_once(sizes, largest):
+def test_windows_cover_every_pixel_exactly_once(sizes, largest):
     parts = windows(sizes, largest)
     seen = [np.zeros(size, int) for size in sizes]
     for part in parts:
@@ -55,7 +55,7 @@ def test_windows_hold_every_pixel_exactly_once(sizes, largest):
 
 
 @given(h=st.integers(1, 40), w=st.integers(1, 40), y=st.integers(0, 39), x=st.integers(0, 39))
-def test_what_is_placed_is_there_and_the_rest_is_ignored(h, w, y, x):
+def test_place_keeps_the_window_and_ignores_the_padding(h, w, y, x):
     whole, corner = sample(h, w), (min(y, h - 1), min(x, w - 1))
     found = place(whole, (50, 45), corner)
     rows, columns = h - corner[0], w - corner[1]
@@ -76,11 +76,11 @@ def test_a_window_is_cut_at_its_size():
     assert (found["mask"][:, 20:] == IGNORE_INDEX).all()
 
 
-def test_a_part_that_fits_is_no_copy():
+def test_place_without_padding_does_not_copy():
     whole = sample(8, 8)
     assert np.shares_memory(place(whole, (4, 4), (2, 2))["image"], whole["image"])
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (3, 3)])
-def test_an_odd_shape_is_as_good_as_any(shape):
+def test_odd_shapes_are_padded(shape):
     assert place(sample(4, 4), shape)["mask"].shape == shape

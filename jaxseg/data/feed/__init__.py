@@ -1,1 +1,1 @@
-"""From arrays to batches on the device."""
+"""Batches samples and moves them to the device."""

@@ -1,7 +1,7 @@
-"""Pairs on disk -> batches of integers on the device, in an order that follows from (seed, epoch) alone.
+"""Reads pairs on disk as batches, in an order that depends on (seed, epoch) alone.
 
-Threads decode ahead (OpenCV releases the GIL). The position is two integers, epoch and batch:
-`epoch(e, start=b)` goes on where a stopped run was, whatever the number of threads and wherever samples are kept.
+Threads decode ahead (OpenCV releases the GIL). The position is two integers, epoch and batch: `epoch(e, start=b)`
+resumes a stopped run. It gives the same batches for any number of threads and any cache.
 """
 
 import functools
@@ -26,26 +26,34 @@ Sample = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray | jax.Array]
 Cache = Literal["none", "memory", "disk", "device"]
 Draw = tuple[int, int, int]
-"""Seed, epoch and place in it, from which a crop is drawn."""
+"""Seed of a crop: the pipeline's seed, the epoch, and the sample's position in the epoch."""
 
 
 class Pipeline:
-    """An iterator of batches over pairs of image and mask.
+    """Iterates over pairs of image and mask in batches.
 
-    A batch is {"image": [b h w c] in the type of `reading`, "mask": uint8 [b h w], "valid": bool [b]}. Where samples
-    are too few to fill one, it is padded to the full shape: image 0, mask `IGNORE_INDEX`, `valid` false. `shuffle`
-    draws a new order each epoch; without it the order is that of `pairs`, or shape by shape.
+    A batch is {"image": [b h w c] of `reading.dtype`, "mask": uint8 [b h w], "valid": bool [b]}. A short batch is
+    padded to the full shape: image 0, mask `IGNORE_INDEX`, `valid` false.
 
-    `sizes`, height and width of every pair, is needed when they are not all the same. Then images are padded at the
-    bottom and on the right (mirrored, the mask ignored) to one of a few shapes, and those with a side above `largest`
-    are cut into a grid first. With `crop`, a sample is that large instead: a random part, drawn anew each epoch and
-    `crops` times in each, of every image.
+    - `pairs`: one or more pairs of files.
+    - `batch_size`: samples per batch, b.
+    - `reading`: how files become samples.
+    - `shuffle`: draw a new order each epoch. Otherwise the order is that of `pairs`, shape by shape.
+    - `seed`: seed of the order and of the crops.
+    - `workers`: number of reader threads; 0 reads in the calling thread.
+    - `cache`: where decoded samples are kept; batches do not depend on it:
+        - "none": nowhere; memory does not grow with the number of pairs.
+        - "memory": filled during the first epoch.
+        - "disk": likewise, in a file that later runs reuse (see `DiskStore`).
+        - "device": filled before the first epoch; batches are then device arrays.
+    - `sizes`: height and width of every pair, in pixels; required if they differ. Images are then padded at the bottom
+      and on the right to one of a few shapes: the image is mirrored, the mask ignored.
+    - `largest`: longest side in pixels; larger images are cut into a grid first. Needs `sizes`.
+    - `crop`: height and width of random crops, which replace whole images; smaller images are padded likewise.
+    - `crops`: number of crops per image and epoch.
 
-    `workers`: reader threads, 0 for none. `cache` says where decoded samples are kept, and changes nothing else:
-    "memory" and "disk" (a file that later runs find again, see `DiskStore`) are filled during the first epoch, "device"
-    before it, and then batches are arrays of the device; with "none" memory does not grow with the number of pairs.
-    Crops of images of different sizes cannot be made on the device: ValueError. A file that can no longer be read, or
-    has another size than its like or than in `sizes`, raises DataError with its name.
+    Raises ValueError for no pairs, and for crops of different sizes on the device. Raises DataError naming a file that
+    can no longer be read, or whose size differs from `sizes` or from the rest of its batch.
     """
 
     def __init__(
@@ -84,20 +92,23 @@ class Pipeline:
             self._store = Store(sizes, reading) if cache == "memory" else DiskStore(self.pairs, sizes, reading)
             if first is not None and 0 not in self._store:
                 self._store.write(0, first)
-        elif len(self._windows) > len(pairs) * crops:  # windows of one image come one after the other: decode it once
+        elif len(self._windows) > len(pairs) * crops:  # windows of an image are adjacent: decode it once
             self._decode = functools.lru_cache(maxsize=workers + 1)(self._decode)
 
     def __len__(self) -> int:
-        """Batches in an epoch, the short ones included."""
+        """Number of batches in an epoch, including short ones."""
         return int(sum(-(-count // self.batch_size) for count in np.bincount(self._shapes)))
 
     def order(self, epoch: int) -> np.ndarray:
-        """Numbers of the samples in the order in which `epoch` reads them: those of the pairs, `crops` times over."""
+        """Returns the order of the samples in `epoch`, int [n]: a permutation if shuffled, else 0 to n - 1.
+
+        Samples are the windows of all pairs, or `crops` for each pair: sample i is then of pair i % len(pairs).
+        """
         count = len(self._windows)
         return np.random.default_rng((self.seed, epoch)).permutation(count) if self.shuffle else np.arange(count)
 
     def _slots(self, epoch: int) -> np.ndarray:
-        """Sample of each place in each batch of `epoch`, -1 where it stays empty: a batch has one shape."""
+        """Returns the sample of every slot of every batch, -1 for padding. All samples of a batch have one shape."""
         order, slots = self.order(epoch), []
         for shape in range(self._shapes.max() + 1):
             members = order[self._shapes[order] == shape]
@@ -105,7 +116,10 @@ class Pipeline:
         return np.concatenate(slots)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` from number `start` on: NumPy arrays that nobody else uses, or the device's."""
+        """Yields the batches of `epoch` from number `start` on.
+
+        They are NumPy arrays that are never reused, or device arrays if `cache` is "device". Raises DataError.
+        """
         slots = self._slots(epoch)
         numbers = range(start, len(slots) // self.batch_size)
 
@@ -120,7 +134,7 @@ class Pipeline:
         return self._ahead(numbers, make)
 
     def _ahead(self, items: Iterable, make: Callable) -> Iterator:
-        """What `make` makes of each item, in order and in the reader threads, which are two items each ahead."""
+        """Yields `make(item)` for each item, in order; each reader thread works up to two items ahead."""
         if not self.workers:
             yield from map(make, items)
             return
@@ -133,7 +147,7 @@ class Pipeline:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
-            finally:  # where the rest is not asked for, or one failed
+            finally:  # the caller stopped early, or an item failed
                 readers.shutdown(cancel_futures=True)
 
     def _batch(self, members: Sequence[Window], draws: Sequence[Draw]) -> Sample:
@@ -190,11 +204,11 @@ class Pipeline:
 
 def _other_size(pair: Pair, found: Size, expected: Size) -> DataError:
     (h, w), (height, width) = found, expected
-    return problem(pair.image, f"is {w}x{h}; expected {width}x{height}, as when the data were looked over or as others")
+    return problem(pair.image, f"is {w}x{h}; expected {width}x{height}, as when it was examined or as in its batch")
 
 
 def to_device(batches: Iterable[Batch], ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
-    """The same batches as device arrays; the transfer of the next `ahead` runs while one is in use."""
+    """Yields batches as device arrays; the next `ahead` batches are transferred while one is in use."""
     waiting = deque()
     for batch in batches:
         waiting.append(jax.device_put(batch))

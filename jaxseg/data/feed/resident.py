@@ -1,4 +1,4 @@
-"""A data set that lies on the device: a batch is gathered there, and no pixel crosses from the host."""
+"""Keeps a whole data set on the device and gathers batches there, without transfers from the host."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -13,8 +13,9 @@ from jaxseg.data.feed.windows import Size, Window
 
 
 class Resident:
-    """The samples of `windows`, those of one shape in one array. `read` decodes some, in order; they pass through an
-    array in host memory that is as large as theirs on the device.
+    """Samples of `windows` on the device, one array per shape.
+
+    `read` decodes windows in order. Loading needs host memory for all samples of one shape.
     """
 
     def __init__(self, windows: Sequence[Window], read: Callable[[Sequence[Window]], Iterable[dict[str, np.ndarray]]]):
@@ -28,8 +29,12 @@ class Resident:
     def batch(
         self, windows: Sequence[Window], size: int, corners: Sequence[Size] | None = None, crop: Size | None = None
     ) -> dict[str, jax.Array]:
-        """A batch of `size`, padded where there are fewer windows, which have one shape; with `crop` what lies at
-        `corners` of each.
+        """Gathers a batch {"image": [b h w c], "mask": [b h w], "valid": bool [b]} on the device.
+
+        - `windows`: at most `size` windows, all of one shape.
+        - `size`: batch size b; missing samples are padding.
+        - `corners`: top and left pixel of each window's crop.
+        - `crop`: height and width of the crops; None for whole samples.
         """
         rows = np.full(size, -1, np.int32)
         rows[: len(windows)] = [self._rows[window] for window in windows]
@@ -49,7 +54,7 @@ def _on_device(count: int, samples: Iterable[dict[str, np.ndarray]]) -> tuple[ja
 
 @partial(jax.jit, static_argnames="crop")
 def _gather(image: jax.Array, mask: jax.Array, rows: jax.Array, corners: jax.Array, crop: Size | None):
-    """Rows of image [n H W c] and mask [n H W]; where `rows` is -1 what pads a batch."""
+    """Gathers `rows` of image [n H W c] and mask [n H W]; -1 stands for padding."""
     size = crop or mask.shape[1:]
     zero = jnp.zeros((), corners.dtype)
 

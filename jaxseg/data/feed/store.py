@@ -1,4 +1,4 @@
-"""Decoded samples of a data set, one behind the other in one buffer: in memory, or in a file that later runs find."""
+"""Keeps decoded samples of a data set in one buffer: in memory, or in a cache file that later runs reuse."""
 
 import contextlib
 import errno
@@ -22,15 +22,15 @@ from jaxseg.data.feed.windows import Size
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.samples import Reading
 
-VERSION = 1  # of what lies in a file: counted up with every change of how files become samples
-KEPT = 4  # files of one data set: training and validation, of two ways to split or read it
-SPARE = 2**28  # bytes of a disk that are left free
+VERSION = 1  # of the cache files; increase it whenever files become other samples
+KEPT = 4  # cache files per data set: training and validation, for two ways to split or read it
+SPARE = 2**28  # bytes left free on the disk
 
 
 class Store:
-    """Samples {"image": [h w c] of `reading.dtype`, "mask": uint8 [h w]} of known `sizes`, in memory.
+    """Keeps samples {"image": [h w c] of `reading.dtype`, "mask": uint8 [h w]} of known `sizes` in memory.
 
-    The memory is taken at once and filled by whoever decodes first, in any number of threads.
+    Memory is allocated at once. Any number of threads may fill it, in any order.
     """
 
     def __init__(self, sizes: Sequence[Size], reading: Reading):
@@ -43,21 +43,21 @@ class Store:
 
     @property
     def full(self) -> bool:
-        """Whether every sample is there."""
+        """True if every sample is stored."""
         return bool(self._there.all())
 
     def __contains__(self, index: int) -> bool:
         return bool(self._there[index])
 
     def write(self, index: int, sample: dict[str, np.ndarray]) -> None:
-        """Keeps a sample of the size of number `index`."""
+        """Stores sample number `index`, which must have its size in `sizes`."""
         kept = self._view(self._buffer(writable=True), index)
         for name, array in kept.items():
             array[...] = sample[name]
         self._there[index] = True
 
     def read(self, indices: Iterable[int]) -> list[dict[str, np.ndarray]]:
-        """Samples that are there, as views: not to be changed, and to be copied before they go to a device."""
+        """Returns stored samples as views: do not change them, and copy them before a transfer to a device."""
         buffer = self._buffer()
         return [self._view(buffer, index) for index in indices]
 
@@ -74,10 +74,10 @@ class Store:
 
 
 class DiskStore(Store):
-    """The same in a file of the user's cache folder, which a later run with the same files and reading finds.
+    """Keeps samples in a file of the user's cache folder; a later run with the same files and reading reuses it.
 
-    It is written under a name that no run looks for and gets its own when all of it is there, so that what a killed run
-    leaves is never taken for whole. Raises UserError where the folder has no room or cannot be written.
+    The file has a temporary name until it is complete, so the rest of a killed run is never reused. Raises UserError if
+    the folder is full or not writable.
     """
 
     def __init__(self, pairs: Sequence[Pair], sizes: Sequence[Size], reading: Reading):
@@ -86,23 +86,23 @@ class DiskStore(Store):
         super().__init__(sizes, reading)
 
     def write(self, index: int, sample: dict[str, np.ndarray]) -> None:
-        """Keeps a sample of the size of number `index`."""
+        """Stores sample number `index`, which must have its size in `sizes`."""
         with self._lock:
-            if index not in self:  # or another thread was faster, and the file may be whole
+            if index not in self:  # else another thread was faster, and the file may be complete
                 super().write(index, sample)
 
     def read(self, indices: Iterable[int]) -> list[dict[str, np.ndarray]]:
-        """Samples that are there, as views that cannot be changed."""
+        """Returns stored samples as read-only views."""
         if self._draft is not None and self.full:
             self._publish()
         return super().read(indices)
 
     def _publish(self) -> None:
-        """Gives the file, which is whole, its name; where the system does not let it go, the next read tries again."""
+        """Renames the complete file to its final name; if the system refuses, the next read tries again."""
         with self._lock:
             if self._draft is None:
                 return
-            os.fsync(self._file.fileno())  # before its name, so that a power cut leaves no hollow file
+            os.fsync(self._file.fileno())  # before the rename: a power cut must not leave an incomplete file
             self._file.close()
             try:
                 self._draft.replace(self.path)
@@ -125,11 +125,11 @@ class DiskStore(Store):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._tidy()
             if self.nbytes + SPARE > (free := shutil.disk_usage(self.path.parent).free):
-                raise UserError(f"{self._need()}, where {free / 2**20:,.0f} are free. {ELSEWHERE}")
+                raise UserError(f"{self._need()}, where {free / 2**20:,.0f} MiB are free. {ELSEWHERE}")
             folders, mine = self.path.stem.split("-")[1], f"{os.getpid()}-{id(self):x}"
             self._draft = self.path.with_name(f"samples-{folders}-{_NODE}-{mine}.tmp")
             self._use(self._draft, "w+b")
-            weakref.finalize(self, _remove, self._draft)  # where a run ends before the file is whole
+            weakref.finalize(self, _remove, self._draft)  # if the run ends before the file is complete
             _allocate(self._file.fileno(), self.nbytes)
         except OSError as error:
             raise UserError(f"{self._need()}: {error.strerror or error}. {ELSEWHERE}") from None
@@ -139,17 +139,19 @@ class DiskStore(Store):
         weakref.finalize(self, self._file.close)
 
     def _need(self) -> str:
-        return f"--cache disk: {len(self._sizes)} samples take {self.nbytes / 2**20:,.0f} MiB in {self.path.parent}"
+        return f"--cache disk: {len(self._sizes)} samples need {self.nbytes / 2**20:,.0f} MiB in {self.path.parent}"
 
     def _buffer(self, writable: bool = False) -> np.ndarray:
-        """The map is made anew each time, since what was touched of one counts as our memory."""
+        """Maps the file anew, since pages touched in a map count as the process's memory."""
         with self._lock:
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             return np.frombuffer(mmap.mmap(self._file.fileno(), self.nbytes, access=access), np.uint8)
 
     def _tidy(self) -> None:
-        """Removes what is there of the same data set: files whose pictures have changed since, all but the last few
-        used, and drafts that killed runs have left. Who still has one open does not notice."""
+        """Removes old cache files of this data set; runs that still have one open are not disturbed.
+
+        These are files whose images have changed, all but the few used last, and drafts of killed runs.
+        """
         _, folders, files, _ = self.path.stem.split("-")
         folder = self.path.parent
         for draft in folder.glob(f"samples-{folders}-*.tmp"):
@@ -168,9 +170,12 @@ _NODE = re.sub(r"\W", "_", platform.node())
 
 
 def _name(pairs: Sequence[Pair], sizes: Sequence[Size], reading: Reading) -> str:
-    """samples-FOLDERS-FILES-STATE.bin: the data set; which files, read how; their sizes and times of change."""
+    """Returns samples-FOLDERS-FILES-STATE.bin, three digests.
+
+    They are of the data set's folders, of its files and reading, and of the files' sizes and modification times.
+    """
     files = [path.absolute() for pair in pairs for path in (pair.image, pair.mask)]
-    stats = [path.stat() for path in files if path.exists()]  # one that is not there is named when it is read
+    stats = [path.stat() for path in files if path.exists()]  # a missing file is named when it is read
     folders = sorted({str(path.parent) for path in files})
     how = (VERSION, reading, *map(str, files))
     state = (tuple(sizes), *((stat.st_size, stat.st_mtime_ns) for stat in stats))
@@ -182,7 +187,7 @@ def _digest(what: object) -> str:
 
 
 def _used(path: Path) -> float:
-    """When it was used last; another run may have removed it since it was listed."""
+    """Returns the time of last use in seconds; 0 if another run has removed the file."""
     with contextlib.suppress(OSError):
         return path.stat().st_mtime
     return 0.0
@@ -194,10 +199,10 @@ def _remove(path: Path) -> None:
 
 
 def _allocate(file: int, size: int) -> None:
-    """Takes the room at once: a map cannot say that a disk is full but by ending the process."""
+    """Reserves disk space at once: writing to a map on a full disk would kill the process."""
     try:
         os.posix_fallocate(file, 0, size)
-    except (AttributeError, OSError) as error:  # not on every system, nor on every kind of disk
+    except (AttributeError, OSError) as error:  # not supported by every system and file system
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise
         os.truncate(file, size)

@@ -1,4 +1,4 @@
-"""Samples of many sizes in a few shapes, so that nothing is compiled anew for every image."""
+"""Places images of many sizes in a few shapes, so that few shapes are compiled."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import numpy as np
 from jaxseg.base.config import IGNORE_INDEX
 
 Size = tuple[int, int]
-"""Height and width."""
+"""Height and width in pixels."""
 MULTIPLE = 32
 MOST = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A part of the image `index`: `size` pixels from `corner` on, placed in `shape`. Without a shape, all of it."""
+    """Part of image `index`: `size` pixels from `corner` (top, left), padded to `shape`; without a shape, all of it."""
 
     index: int
     corner: Size = (0, 0)
@@ -24,7 +24,10 @@ class Window:
 
 
 def windows(sizes: Sequence[Size], largest: int | None = None) -> list[Window]:
-    """Every pixel of images of these sizes exactly once, in windows of a few shapes; none is larger than `largest`."""
+    """Cuts images of these sizes into windows that cover every pixel once, with sides of at most `largest` pixels.
+
+    Returns them image by image; they are placed in at most `MOST` shapes.
+    """
     parts = []
     for index, (height, width) in enumerate(sizes):
         step = largest or max(height, width)
@@ -38,10 +41,15 @@ def windows(sizes: Sequence[Size], largest: int | None = None) -> list[Window]:
 def place(
     sample: dict[str, np.ndarray], shape: Size, corner: Size = (0, 0), size: Size | None = None
 ) -> dict[str, np.ndarray]:
-    """`size` (or `shape`) pixels of a sample {"image" [h w c], "mask" [h w]} from `corner` on, in `shape`.
+    """Cuts a window out of a sample and pads it at the bottom and on the right.
 
-    What is missing at the bottom and on the right is the image mirrored, so that BatchNorm and the convolutions at the
-    border see nothing strange, and labels that are ignored.
+    - `sample`: {"image": [h w c], "mask": [h w]}.
+    - `shape`: height and width of the result.
+    - `corner`: top and left pixel of the window.
+    - `size`: height and width of the window before padding; `shape` if None.
+
+    The image is padded by mirroring, which keeps its statistics for BatchNorm and its look for convolutions at the
+    border. The mask is padded with IGNORE_INDEX.
     """
     (y, x), (h, w) = corner, size or shape
     image, mask = (sample[name][y : y + h, x : x + w] for name in ("image", "mask"))
@@ -53,9 +61,9 @@ def place(
 
 
 def buckets(sizes: Sequence[Size], most: int = MOST, multiple: int = MULTIPLE) -> list[Size]:
-    """For each size the shape in which it is placed: at most `most` of them, multiples of `multiple`.
+    """Returns the shape for each size: at most `most` different ones, with sides that are multiples of `multiple`.
 
-    The two shapes whose union adds the fewest pixels are joined until there are few enough.
+    Shapes are merged in pairs, the pair that adds the fewest pixels first.
     """
     shapes = {size: tuple(-(-side // multiple) * multiple for side in size) for size in sizes}
     members: dict[Size, list[Size]] = {}
