@@ -23,7 +23,7 @@ def tiles(count, split):
     return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]) == 255
 
 
-def test_writes_the_articles_layout(tmp_path):
+def test_make_fields_writes_the_articles_layout(tmp_path):
     root = make_fields(tmp_path / "made", train=3, val=2, size=48)
     assert root == tmp_path / "made"
     assert sorted(snapshot(root)) == sorted(
@@ -45,7 +45,7 @@ def test_writes_the_articles_layout(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["made"]  # no draft is left
 
 
-def test_tiles_follow_from_the_seed_and_are_all_different(tmp_path):
+def test_tiles_depend_on_the_seed_and_all_differ(tmp_path):
     first, again = (make_fields(tmp_path / name, train=4, val=4, size=40, seed=3) for name in "ab")
     assert snapshot(first) == snapshot(again)
     other = make_fields(tmp_path / "c", train=4, val=4, size=40, seed=4)
@@ -82,7 +82,7 @@ def test_color_alone_cannot_tell_a_field():
     assert 0.35 < fields.mean() < 0.65
 
 
-def test_rows_can_tell_a_field():
+def test_row_texture_tells_a_field():
     """What color cannot: brightness changes more over two pixels in crop rows than in the look-alikes' grass."""
     images, fields = tiles(24, 0)
     gray = images.mean(-1)
@@ -94,7 +94,7 @@ def test_rows_can_tell_a_field():
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_three_pixels_or_more_lie_between_two_fields(seed):
+def test_fields_are_at_least_three_pixels_apart(seed):
     tile = new_tile(np.random.default_rng(seed), 96)
     crop(tile, (-50.0, 3.0, -40.0, 40.0))
     first, tile.field = tile.field, np.zeros_like(tile.field)
@@ -104,13 +104,13 @@ def test_three_pixels_or_more_lie_between_two_fields(seed):
 
 
 @pytest.mark.parametrize("size", [32, 57, 200])
-def test_any_size(size):
+def test_tiles_of_any_size_are_drawn(size):
     image, mask = make_tile(np.random.default_rng((0, 1, 2)), size)
     assert image.shape == (size, size, 3)
     assert mask.shape == (size, size)
 
 
-def test_a_folder_made_before_is_used_as_it_is(tmp_path):
+def test_folder_made_earlier_is_reused(tmp_path):
     root = make_fields(tmp_path / "made", train=1, val=1, size=32)
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     (root / ".DS_Store").write_bytes(b"")
@@ -124,7 +124,7 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert (make_fields(tmp_path / "made", train=1, val=1, size=32) / RECORD).is_file()
 
 
-def test_nothing_of_a_persons_is_written_over(tmp_path):
+def test_existing_files_are_not_overwritten(tmp_path):
     theirs = tmp_path / "photos"
     theirs.mkdir()
     (theirs / "holiday.png").write_bytes(b"x")
@@ -136,7 +136,7 @@ def test_nothing_of_a_persons_is_written_over(tmp_path):
     assert snapshot(tmp_path) == {"photos/holiday.png": b"x", "file": b"x"}
 
 
-def test_other_arguments_or_a_changed_folder_are_errors_that_say_what_differs(tmp_path):
+def test_other_arguments_or_changed_folder_errors_say_what_differs(tmp_path):
     root = make_fields(tmp_path / "made", train=2, val=1, size=32)
     with pytest.raises(UserError, match=r"'size': 32.*expected.*'size': 64"):
         make_fields(root, train=2, val=1, size=64)
@@ -152,7 +152,7 @@ def test_other_arguments_or_a_changed_folder_are_errors_that_say_what_differs(tm
 
 
 def test_impossible_arguments_are_all_named(tmp_path):
-    with pytest.raises(UserError, match=r"val is 0, needs at least 1; size is 8, needs at least 32"):
+    with pytest.raises(UserError, match=r"val is 0; expected at least 1; size is 8; expected at least 32"):
         make_fields(tmp_path / "made", val=0, size=8)
     assert not list(tmp_path.iterdir())
 

@@ -1,6 +1,6 @@
-"""Made-up crop fields seen from the air, for use without data: `python -m jaxseg.data.made.fields ROOT`.
+"""Writes made-up crop fields seen from the air, for use without data: `python -m jaxseg.data.made.fields ROOT`.
 
-What they show, and why it is not trivial to learn, says `landscape.py`. A folder that is there is never written over.
+`landscape.py` describes them, and why they are not trivial to learn. Existing files are never overwritten.
 """
 
 import dataclasses
@@ -18,21 +18,27 @@ from jaxseg.base.errors import UserError
 from jaxseg.base.terminal import console
 from jaxseg.data.made.landscape import make_tile
 
-VERSION = 1  # of the generator: counted up with every change that changes a pixel
+VERSION = 1  # of the generator; increase it whenever a pixel changes
 RECORD = "fields.json"
 
 
 def make_fields(root: Path, train: int = 64, val: int = 16, size: int = 128, seed: int = 0) -> Path:
-    """Writes `train` and `val` tiles of `size` x `size` pixels in the article's layout and returns `root`, absolute.
+    """Writes a data set of crop fields in the article's layout, and returns `root` as an absolute path.
 
-    Images train/train_0000.png: uint8 BGR; masks Ltrain/train_0000_mask.png: uint8, 255 field, 0 background; likewise
-    val/ and Lval/. A tile depends on (seed, split, number) only. A folder that was made with the same arguments is used
-    as it is; raises `UserError` if something else is there, for nothing is ever written over.
+    - `root`: new or empty folder, or one made earlier with the same arguments, which is left as it is.
+    - `train`, `val`: number of tiles, at least 1.
+    - `size`: height and width of a tile in pixels, at least 32.
+    - `seed`: 0 or more; a tile depends on (seed, split, number) alone.
+
+    Images are train/train_0000.png, uint8 color; masks are Ltrain/train_0000_mask.png, uint8, 255 for field and 0 for
+    background. val/ and Lval/ are alike. Raises UserError for arguments out of range, and if `root` holds other files.
     """
     root = Path(root).absolute()
     made = {"generator": VERSION, "train": train, "val": val, "size": size, "seed": seed}
     least = {"train": 1, "val": 1, "size": 32, "seed": 0}
-    if low := [f"{name} is {made[name]}, needs at least {least[name]}" for name in least if made[name] < least[name]]:
+    if low := [
+        f"{name} is {made[name]}; expected at least {least[name]}" for name in least if made[name] < least[name]
+    ]:
         raise UserError("Cannot make crop fields: " + "; ".join(low))
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         check_made(root, made)
@@ -51,26 +57,26 @@ def make_fields(root: Path, train: int = 64, val: int = 16, size: int = 128, see
     except OSError:
         if not root.exists():
             raise
-        check_made(root, made)  # another process was faster
+        check_made(root, made)  # another process made it first
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return root
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Writes an image (uint8 [h w 3] BGR or [h w]) and the folders above it."""
+    """Writes an image, uint8 [h w 3] BGR or [h w], and creates the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())  # cv2.imwrite fails on some Windows paths
 
 
 def contents(root: Path) -> list[str]:
-    """Every file of a data set but its record and hidden ones, sorted."""
+    """Lists the files of a data set, sorted, except its record and hidden files."""
     files = (path.relative_to(root).as_posix() for path in root.rglob("[!.]*") if path.is_file())
     return sorted(file for file in files if file != RECORD)
 
 
 def check_made(root: Path, made: dict[str, int]) -> None:
-    """Raises `UserError` unless the folder `root` is as `make_fields` left it, and made as `made` says."""
+    """Raises UserError unless `root` holds what `make_fields` wrote for the arguments `made`, and no other files."""
     advice = "Choose another folder, or move this one away."
     try:
         record = json.loads((root / RECORD).read_text())
@@ -84,17 +90,17 @@ def check_made(root: Path, made: dict[str, int]) -> None:
         raise UserError(f"{root} was changed after it was made: missing {missing}, unknown {unknown}. {advice}")
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m jaxseg.data.made.fields ROOT")
-    print(make_fields(Path(sys.argv[1])))
-
-
 def given_or_made_up(data: Data) -> Data:
-    """The data settings, with made-up fields where none were given."""
+    """Returns the data settings; if they name no data, makes up fields in data/made-up-fields and names those."""
     if data.data is not None or data.images is not None:
         return data
     data = dataclasses.replace(data, data=Path("data") / "made-up-fields")
     make_fields(data.data, train=48, val=12, size=112)
     console.print(f"data  none given, so made-up crop fields in {data.data}")
     return data if data.class_names else dataclasses.replace(data, class_names=("background", "field"))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m jaxseg.data.made.fields ROOT")
+    print(make_fields(Path(sys.argv[1])))

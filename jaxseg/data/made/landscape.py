@@ -1,11 +1,11 @@
-"""Draws a piece of crop land seen from the air, and which of its pixels are fields: one tile of `fields.py`.
+"""Draws one tile of `fields.py`: farmland seen from the air, and its mask of fields.
 
-The land is cut into parcels. Some are fields, with crop rows, wheel tracks and bare patches; others are meadow,
-fallow land or woods **in the same colors**, so that a pixel's color does not tell its class: rows and
-shapes do. Over them lie streams, ponds, roads, farms, tree lines with shadows, clouds' shadows, uneven light and noise.
+The land is cut into parcels. Some are fields, with crop rows, wheel tracks and bare patches. Others are meadow, fallow
+land or woods **in the same colors**: rows and shapes tell the class of a pixel, its color does not. Streams, ponds,
+roads, farms, trees with shadows, cloud shadows, uneven light and noise lie over them.
 
-Pixels are computed with NumPy alone, from integers and from operations on float64 whose results IEEE 754 fixes (no
-sine, no normal deviates, no library's drawing): the same seed gives the same pixels on every platform.
+The same seed gives the same pixels on every platform. NumPy computes them from integers, and from float64 operations
+whose results IEEE 754 fixes: no sine, no normal deviates, no drawing library.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import UInt8
 
-# RGB as seen from the air. Fields, meadows and fallow land draw from the same ones.
+# RGB as seen from the air. Fields, meadows and fallow land share the ground colors.
 GROUND = np.array(
     [[58, 96, 62], [84, 128, 70], [112, 150, 84], [96, 104, 66], [150, 160, 108], [196, 178, 136], [168, 142, 104],
      [132, 106, 80]], float
@@ -26,9 +26,14 @@ ROOFS = np.array([[226, 224, 218], [168, 172, 176], [150, 74, 58], [96, 92, 92]]
 
 @dataclasses.dataclass
 class Tile:
-    """Land that is being drawn: `image` float64 [h w 3] RGB 0..255, `field` bool [h w]; `u`, `v` [h w] are coordinates
-    in pixels along the parcels' sides, from the middle; `ground` [3] is the grass's color; shadows fall toward `sun`
-    (x, y)."""
+    """Tile being drawn.
+
+    - `image`: float64 [h w 3] RGB, 0..255.
+    - `field`: bool [h w], true in fields.
+    - `u`, `v`: float64 [h w], coordinates along the parcels' sides, in pixels from the middle.
+    - `ground`: float64 [3] RGB, the color of the grass.
+    - `sun`: int [2], the offset (x, y) of shadows in pixels.
+    """
 
     rng: np.random.Generator
     size: int
@@ -40,24 +45,29 @@ class Tile:
     sun: np.ndarray
 
     def between(self, low: int | float, high: int | float) -> float:
-        """A random number, of simple operations (`Generator.uniform` may round differently where C fuses them)."""
+        """Draws a number from [low, high). `Generator.uniform` may round differently where C fuses operations."""
         return low + (high - low) * self.rng.random()
 
     def paint(self, where: np.ndarray, color: np.ndarray, texture: np.ndarray) -> None:
-        """Colors the pixels `where` (bool [h w]) with `color` [3] and adds the brightness `texture` [h w]."""
+        """Paints pixels and adds brightness.
+
+        - `where`: bool [h w], the pixels.
+        - `color`: [3] RGB, 0..255.
+        - `texture`: [h w], brightness added to each channel.
+        """
         self.image[where] = color + texture[where, None]
 
     def noise(self, cell: int | float) -> np.ndarray:
-        """`noise` of this tile, float64 [h w]."""
+        """Draws `noise` for this tile, float64 [h w], -1..1."""
         return noise(self.rng, self.size, cell)
 
     def blotches(self) -> np.ndarray:
-        """Irregular texture of several scales, about -1..1, float64 [h w]."""
+        """Draws irregular texture of several scales, float64 [h w], about -1..1."""
         return sum(weight * self.noise(cell) for cell, weight in ((24, 0.5), (11, 0.4), (5, 0.4), (2.5, 0.35)))
 
 
 def noise(rng: np.random.Generator, size: int, cell: int | float) -> np.ndarray:
-    """Value noise, -1..1, float64 [size size]: random numbers on a lattice of `cell` pixels, smoothly interpolated."""
+    """Draws value noise, float64 [size size], -1..1: a random lattice of `cell` pixels, smoothly interpolated."""
     at = np.arange(size) / cell + rng.random()
     i = at.astype(int)
     f = (at - i) * (at - i) * (3 - 2 * (at - i))
@@ -67,7 +77,7 @@ def noise(rng: np.random.Generator, size: int, cell: int | float) -> np.ndarray:
 
 
 def new_tile(rng: np.random.Generator, size: int) -> Tile:
-    """Rough grassland under a rotated and slightly bent frame of coordinates."""
+    """Draws rough grassland, with a rotated and slightly bent coordinate frame."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     slope = rng.random() * 2 - 1
     cos, sin = (1 - slope * slope) / (1 + slope * slope), 2 * slope / (1 + slope * slope)  # rational, thus exact
@@ -79,18 +89,18 @@ def new_tile(rng: np.random.Generator, size: int) -> Tile:
 
 
 def ground_color(rng: np.random.Generator) -> np.ndarray:
-    """A color of the land, float64 [3] RGB: fields, meadows and grass draw from the same ones."""
+    """Draws a color for fields, meadows or grass, float64 [3] RGB."""
     first, second = GROUND[rng.integers(len(GROUND), size=2)]
     return first + 0.4 * rng.random() * (second - first) + rng.integers(-10, 11) + rng.integers(-5, 6, size=3)
 
 
 def wave(x: np.ndarray) -> np.ndarray:
-    """Triangle wave of period 1 between -1 and 1."""
+    """Triangle wave of period 1, from -1 to 1."""
     return 4 * np.abs(x - np.floor(x) - 0.5) - 1
 
 
 def split(tile: Tile, box: tuple) -> list[tuple]:
-    """Cuts a box (u0, u1, v0, v1) across its longer side, again and again, down to the size of parcels."""
+    """Cuts a box (u0, u1, v0, v1) across its longer side, recursively, into parcels."""
     u0, u1, v0, v1 = box
     if max(u1 - u0, v1 - v0) < tile.between(68, 104):
         return [box]
@@ -101,41 +111,41 @@ def split(tile: Tile, box: tuple) -> list[tuple]:
 
 
 def inside(tile: Tile, box: tuple, margin: int | float) -> np.ndarray:
-    """Which pixels lie in a box (u0, u1, v0, v1) and `margin` pixels or more from its sides, bool [h w]."""
+    """True for pixels in a box (u0, u1, v0, v1) and more than `margin` pixels from its sides, bool [h w]."""
     u0, u1, v0, v1 = box
     return (np.minimum(tile.u - u0, u1 - tile.u) > margin) & (np.minimum(tile.v - v0, v1 - tile.v) > margin)
 
 
 def crop(tile: Tile, box: tuple) -> None:
-    """A field: crop rows along one side (around the middle where irrigation is circular), wheel tracks, patches."""
+    """Draws a field with wheel tracks and patches; crop rows follow one side, or circles around the middle."""
     u0, u1, v0, v1 = box
     u, v, radius = tile.u, tile.v, min(u1 - u0, v1 - v0) / 2
     edge = np.minimum(np.minimum(u - u0, u1 - u), np.minimum(v - v0, v1 - v))  # pixels to the parcel's nearest side
     across = u if tile.rng.random() < 0.5 else v
     if tile.rng.random() < 0.2:
-        across = (u * 3 + v * int(tile.rng.choice([-4, 4]))) / 5  # sown slantwise
+        across = (u * 3 + v * int(tile.rng.choice([-4, 4]))) / 5  # rows at an angle
     if tile.rng.random() < 0.15 and radius > 18:
         across = np.sqrt((u - (u0 + u1) / 2) ** 2 + (v - (v0 + v1) / 2) ** 2)
         edge = radius - across
-    margin = tile.between(2.2, 3.2)  # between two fields there are at least 3 pixels of grass
+    margin = tile.between(2.2, 3.2)  # leaves at least 3 pixels of grass between two fields
     texture = tile.between(12, 19) * wave(across / tile.between(3, 4.6)) * (edge > margin + 1.5)
     texture += tile.between(2, 6) * tile.blotches()
     texture -= tile.between(4, 14) * (wave(across / tile.between(14, 24)) > 0.8)
     color = ground_color(tile.rng)
-    while np.abs(color - tile.ground).max() < 42:  # or else the grass around the field could not be seen
+    while np.abs(color - tile.ground).max() < 42:  # else the grass around the field would not show
         color = ground_color(tile.rng)
     tile.paint(edge > margin, color, texture)
     tile.field |= edge > margin
 
 
 def shadow(tile: Tile, things: np.ndarray) -> np.ndarray:
-    """Where things (bool [h w]) cast their shadow, bool [h w]."""
+    """Returns the shadow, bool [h w], that `things`, bool [h w], cast."""
     x, y = 8 - tile.sun[0], 8 - tile.sun[1]
     return np.pad(things, 8)[y : y + tile.size, x : x + tile.size]
 
 
 def plant(tile: Tile, trees: np.ndarray) -> None:
-    """Trees at the pixels `trees` (bool [h w]): crowns, which hide a field, and shadows, in which it stays a field."""
+    """Draws trees at the pixels `trees`, bool [h w]. Crowns hide a field; shadows do not."""
     dy, dx = np.mgrid[-5:6, -5:6]
     paint, crowns = np.pad(tile.image, ((5, 5), (5, 5), (0, 0))), np.pad(np.zeros_like(trees), 5)
     for row, column in np.argwhere(trees):
@@ -151,7 +161,12 @@ def plant(tile: Tile, trees: np.ndarray) -> None:
 
 
 def cover(tile: Tile, distance: np.ndarray, width: float, bank: int, color: np.ndarray, texture: np.ndarray) -> None:
-    """Lays water or a road where `distance` < `width` / 2, between two banks of grass where no field is."""
+    """Draws water or a road between two banks of grass, and removes fields there.
+
+    - `distance`: float64 [h w], pixels from the middle line.
+    - `width`, `bank`: widths in pixels of the water or road, and of each bank.
+    - `color`, `texture`: as in `Tile.paint`.
+    """
     near = distance < width / 2 + bank
     tile.paint(near & tile.field, tile.ground, 10 * tile.blotches())
     tile.field &= ~near
@@ -159,7 +174,7 @@ def cover(tile: Tile, distance: np.ndarray, width: float, bank: int, color: np.n
 
 
 def water(tile: Tile) -> None:
-    """Now and then a winding stream, now and then a pond."""
+    """Draws a winding stream, a pond, both or neither, at random."""
     half = tile.size / 2
     if tile.rng.random() < 0.25:
         distance = np.abs(tile.v - tile.between(-0.5, 0.5) * half + 12 * tile.noise(40))
@@ -171,7 +186,7 @@ def water(tile: Tile) -> None:
 
 
 def roads(tile: Tile, boxes: list[tuple]) -> None:
-    """Roads and tracks along the sides of some parcels, from edge to edge."""
+    """Draws roads and tracks along sides of parcels, from edge to edge, at random."""
     for width in (tile.between(4, 7), tile.between(2, 3)):
         u0, _, v0, _ = boxes[tile.rng.integers(len(boxes))]
         if tile.rng.random() < 0.6:
@@ -180,7 +195,7 @@ def roads(tile: Tile, boxes: list[tuple]) -> None:
 
 
 def farm(tile: Tile, box: tuple) -> None:
-    """A yard with buildings: two-sided roofs, with shadows."""
+    """Draws a yard with buildings: gable roofs with shadows."""
     u, v = tile.between(box[0], box[1]), tile.between(box[2], box[3])
     distance = np.sqrt((tile.u - u) ** 2 + (tile.v - v) ** 2) + 4 * tile.noise(12)
     cover(tile, distance, tile.between(22, 34), 2, GROUND[5] - 14, 9 * tile.blotches())
@@ -194,7 +209,7 @@ def farm(tile: Tile, box: tuple) -> None:
 
 
 def weather(tile: Tile) -> np.ndarray:
-    """The picture that a camera takes, uint8 [h w 3] RGB: cloud shadow, uneven light, white balance, blur, noise."""
+    """Renders the picture, uint8 [h w 3] RGB, with cloud shadow, uneven light, white balance, blur and noise."""
     image, last = tile.image, tile.size - 1
     if tile.rng.random() < 0.3:
         cloud = np.clip(3 * tile.noise(56) - 0.3, 0, 1)
@@ -212,9 +227,9 @@ def weather(tile: Tile) -> np.ndarray:
 def make_tile(
     rng: np.random.Generator, size: int
 ) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], UInt8[np.ndarray, "{size} {size}"]]:
-    """One tile: image uint8 [size size 3] BGR and mask uint8 [size size], 255 where there is a field, else 0."""
+    """Draws a tile: image, uint8 [size size 3] BGR, and mask, uint8 [size size], 255 in fields, else 0."""
     tile = new_tile(rng, size)
-    reach = 0.75 * size + 8  # beyond the corners of a tile turned by any angle
+    reach = 0.75 * size + 8  # past the corners of a tile at any rotation
     boxes = split(tile, (-reach, reach, -reach, reach))
     yards, trees = [], np.zeros((size, size), bool)
     share, chance = tile.between(0.5, 0.9), rng.random((size, size))
