@@ -73,7 +73,7 @@ def spoil(root: Path) -> Path:
     return root
 
 
-# what is said of each, with the file, and what mends it
+# the message of each, its files, and the fix
 TWELVE = [
     ("2 files cannot be read", ["train/t0.png: is cut off", "Ltrain/t1_mask.png: is empty"], "--on-bad-file skip"),
     ("1 mask of another size than the image", ["Ltrain/t2_mask.png: 64x50, its image 64x64"], "nearest neighbor"),
@@ -103,7 +103,7 @@ def blocks(text: str) -> list[str]:
     return ["\n".join(lines) for lines in result]
 
 
-def test_twelve_faults_are_all_named_with_their_files_and_what_mends_them(fields, capsys):
+def test_twelve_faults_are_named_with_files_and_fixes(fields, capsys):
     assert check.main([str(spoil(fields))]) == 2
     printed, error = capsys.readouterr()
     assert error == ""
@@ -127,7 +127,7 @@ def test_lines_are_no_wider_than_the_terminal(columns, fields, capsys, monkeypat
     assert min(map(len, filter(None, lines))) > 0
 
 
-def test_a_good_folder_is_described_and_the_command_to_train_given(fields, capsys):
+def test_good_folder_gets_description_and_train_command(fields, capsys):
     assert check.main([str(fields)]) == 0
     printed = capsys.readouterr().out
     for part in ("train/ Ltrain/ val/ Lval/", "16 training, 6 validation", "64x64", "uint8, 3 channels (color)"):
@@ -140,7 +140,7 @@ def test_a_good_folder_is_described_and_the_command_to_train_given(fields, capsy
     assert printed.splitlines()[-1] == "  " + report.command("jaxseg.train", "--data", fields)
 
 
-def test_ignored_pixels_have_a_row(fields, capsys):
+def test_ignored_pixels_have_a_table_row(fields, capsys):
     for folder in ("Ltrain", "Lval"):
         for path in (fields / folder).iterdir():
             mask = read(path) // 255
@@ -152,13 +152,13 @@ def test_ignored_pixels_have_a_row(fields, capsys):
     assert row.count("25.00 %") == 2
 
 
-def test_flags_that_mend_all_errors_are_tried_and_given(fields, capsys):
+def test_flags_that_fix_all_errors_are_verified_and_printed(fields, capsys):
     path = fields / "Ltrain/t7_mask.png"
     write(path, cv2.GaussianBlur(read(path), (7, 7), 0))
     (fields / "train/t0.png").write_bytes(b"")
     assert check.main([str(fields), "--seed", "3"]) == 2
     printed = capsys.readouterr().out
-    assert "These flags mend all errors:" in printed
+    assert "These flags fix all errors:" in printed
     line = shlex.split(printed.splitlines()[-1])
     assert line[:3] == ["python", "-m", "jaxseg.train"]
     assert line[3:] == f"--data {fields} --binarize 128 --on-bad-file skip --seed 3".split()
@@ -166,26 +166,26 @@ def test_flags_that_mend_all_errors_are_tried_and_given(fields, capsys):
     assert "1 pair left out" in capsys.readouterr().out
 
 
-def test_flags_that_would_not_be_enough_are_not_given(fields, capsys):
+def test_flags_that_fix_only_some_errors_are_not_printed(fields, capsys):
     spoil(fields)
     assert check.main([str(fields)]) == 2
     printed = capsys.readouterr().out
     assert "These flags" not in printed
-    assert "look again" in printed
+    assert "Fix the errors, and check again." in printed
 
 
-def test_flags_that_do_not_mend_what_they_say_are_not_given(fields):
+def test_flags_that_do_not_fix_their_error_are_not_proposed(fields):
     (fields / "train/t0.png").write_bytes(b"")
     asked = report.parse([str(fields)])
     found = report.examine(report.find_split(asked.data, 0), asked.data, 0)
-    assert report.mend(found, asked).data.on_bad_file == "skip"
+    assert report.fixed_settings(found, asked).data.on_bad_file == "skip"
     (error,) = found.errors
     for flags in (("--binarize", "128"), ("--validation", "0")):
         other = dataclasses.replace(found, findings=(dataclasses.replace(error, flags=flags),))
-        assert report.mend(other, asked) is None
+        assert report.fixed_settings(other, asked) is None
 
 
-def test_a_flag_that_is_wrong_is_replaced_by_the_one_that_mends(fields, capsys):
+def test_wrong_flag_is_replaced_by_the_fixing_one(fields, capsys):
     for path in (fields / "train").iterdir():
         image = read(path)
         write(path, np.dstack([image, image[..., 0]]))
@@ -195,7 +195,7 @@ def test_a_flag_that_is_wrong_is_replaced_by_the_one_that_mends(fields, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith("--channels 1 2 3")
 
 
-def test_values_are_listed_while_it_is_not_known_what_they_mean(fields, capsys):
+def test_mask_values_are_listed_while_classes_are_unknown(fields, capsys):
     path = fields / "Ltrain/t7_mask.png"
     write(path, cv2.GaussianBlur(read(path), (7, 7), 0))
     check.main([str(fields)])
@@ -224,7 +224,7 @@ def test_files_that_do_not_pair_up_are_named(fields, capsys):
         (". --validation 0.2", ["--validation", "percentage"]),
     ],
 )
-def test_what_cannot_be_asked_is_said_without_a_traceback(words, parts, capsys):
+def test_invalid_command_lines_are_errors_without_traceback(words, parts, capsys):
     assert check.main(words.split()) == 2
     printed, error = capsys.readouterr()
     assert all(part in printed for part in parts)
@@ -233,7 +233,7 @@ def test_what_cannot_be_asked_is_said_without_a_traceback(words, parts, capsys):
         check.main([*words.split(), "--debug"])
 
 
-def test_ctrl_c_ends_with_130(fields, monkeypatch):
+def test_ctrl_c_exits_with_130(fields, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -248,13 +248,13 @@ def test_ctrl_c_ends_with_130(fields, monkeypatch):
         "--images i --masks m --mask-suffix=-label --nodata=-9999.0 --on-bad-file skip",
     ],
 )
-def test_settings_become_the_words_that_ask_for_them(line):
+def test_settings_round_trip_through_the_command_line(line):
     asked = report.parse(shlex.split(line))
     assert report.words(asked) == shlex.split(line)
     assert report.parse(report.words(asked)) == asked
 
 
-def test_the_command_itself_runs_on_a_terminal_of_another_encoding(fields):
+def test_command_runs_on_an_ascii_terminal(fields):
     name = fields / "train/t1.png"
     name.rename(fields / "train/поле 田.png")
     (fields / "Ltrain/t1_mask.png").rename(fields / "Ltrain/поле 田_mask.png")

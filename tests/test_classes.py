@@ -57,7 +57,7 @@ def test_a_tiff_of_integers_gives_its_values(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_floats_are_taken_if_they_are_whole(dtype, tmp_path):
+def test_whole_floats_are_accepted(dtype, tmp_path):
     array = np.array([[0, 1, 255, -9999]], dtype)
     values, color = read_values(tif(tmp_path / "a.tif", array))
     assert (values.dtype.kind, color) == ("i", False)
@@ -65,7 +65,7 @@ def test_floats_are_taken_if_they_are_whole(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [0.5, np.nan, np.inf, -np.inf, 1e30])
-def test_floats_that_are_not_whole_are_refused_with_the_value(wrong, tmp_path):
+def test_fractional_floats_are_refused_with_the_value(wrong, tmp_path):
     path = tif(tmp_path / "a.tif", np.array([[0, 1, wrong, wrong]], np.float64))
     with pytest.raises(DataError, match=r"whole numbers") as caught:
         read_values(path)
@@ -79,7 +79,7 @@ def test_a_number_that_does_not_fit_64_bits_is_refused(tmp_path):
 
 
 @given(colors=st.lists(st.integers(0, 0xFFFFFF), min_size=2, max_size=30))
-def test_colors_are_red_green_blue_in_one_number(tmp_path_factory, colors):
+def test_color_masks_give_0xrrggbb_values(tmp_path_factory, colors):
     path = png(tmp_path_factory.getbasetemp() / "a.png", colored(0x123456, *colors))
     values, color = read_values(path)
     assert color
@@ -89,14 +89,14 @@ def test_colors_are_red_green_blue_in_one_number(tmp_path_factory, colors):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_red_green_blue_that_are_equal_everywhere_are_gray(dtype, tmp_path):
+def test_equal_rgb_channels_are_gray(dtype, tmp_path):
     gray = np.array([[0, 7, 255]], dtype)
     values, color = read_values(png(tmp_path / "a.png", np.dstack([gray] * 3)))
     assert not color
     assert values.tolist() == gray.tolist()
 
 
-def test_a_palette_gives_its_numbers_and_if_asked_its_colors(tmp_path):
+def test_palette_mask_gives_indices_or_colors(tmp_path):
     picture = Image.fromarray(np.array([[0, 1, 2, 1]], np.uint8))
     picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     for path in (tmp_path / "a.png", tmp_path / "a.gif", tmp_path / "a.tif"):
@@ -108,7 +108,7 @@ def test_a_palette_gives_its_numbers_and_if_asked_its_colors(tmp_path):
         assert values.tolist() == [[0, 0xFF0000, 0x00FF00, 0xFF0000]]
 
 
-def test_a_bit_is_0_or_1_and_if_asked_black_or_white(tmp_path):
+def test_one_bit_mask_gives_0_and_1_or_black_and_white(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.array([[True, False, True]])).save(path)
     assert read_values(path)[0].tolist() == [[1, 0, 1]]
@@ -133,7 +133,7 @@ def test_colors_of_16_bits_are_refused(tmp_path):
         read_values(png(tmp_path / "a.png", colored(0xFF0000).astype(np.uint16) * 257))
 
 
-def test_a_mask_that_is_cut_off_is_refused(tmp_path):
+def test_truncated_mask_is_refused(tmp_path):
     path = png(tmp_path / "a.png", np.zeros((64, 64), np.uint8))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="cut off"):
@@ -165,7 +165,7 @@ def maps_and_masks(draw):
 
 
 @given(maps_and_masks())
-def test_encoding_can_be_undone(case):
+def test_encoding_is_invertible(case):
     labels, values = named(**case[0]), np.array([case[2]], case[1])
     classes = labels.encode(values, labels.color)
     assert (classes.dtype, classes.shape) == (np.uint8, values.shape)
@@ -177,7 +177,7 @@ def test_encoding_can_be_undone(case):
 
 
 @given(maps_and_masks(), st.data())
-def test_a_value_of_no_class_is_never_given_one(case, data):
+def test_value_of_no_class_is_refused(case, data):
     labels, values = named(**case[0]), np.array([case[2]], case[1])
     one = st.integers(0, 0xFFFFFF) if labels.color else values_of[str(values.dtype)]
     other = data.draw(one.filter(lambda v: v not in labels.values + labels.ignored))
@@ -188,7 +188,7 @@ def test_a_value_of_no_class_is_never_given_one(case, data):
 
 
 @given(maps_and_masks(), st.data())
-def test_snapped_values_become_the_nearest(case, data):
+def test_snap_takes_the_nearest_value(case, data):
     labels = named(**case[0], snap=True)
     dtype = data.draw(st.sampled_from(["int32"] if labels.color else ["uint8", "uint16", "int32"]))
     one = st.integers(0, 0xFFFFFF) if labels.color else values_of[dtype]
@@ -211,13 +211,13 @@ def test_snapped_values_become_the_nearest(case, data):
         assert number == (labels.values.index(nearest) if nearest in labels.values else IGNORE_INDEX)
 
 
-def test_halfway_between_two_the_first_is_taken():
+def test_snap_tie_takes_the_first_value():
     for dtype in ("uint8", "int32"):
         assert named((0, 10), snap=True).encode(np.array([[5]], dtype), color=False).tolist() == [[0]]
         assert named((10, 0), snap=True).encode(np.array([[5]], dtype), color=False).tolist() == [[0]]
 
 
-def test_gray_in_a_set_of_colors_is_the_color_of_equal_parts():
+def test_gray_among_colors_is_the_color_vvv():
     labels = named((0, 0xFFFFFF, 0x808080, 0xFF0000), color=True)
     assert labels.encode(np.array([[0, 255, 128]], np.uint8), color=False).tolist() == [[0, 1, 2]]
     with pytest.raises(DataError, match=r"#070707 \(2 pixels\); expected #000000, #ffffff"):
@@ -227,7 +227,7 @@ def test_gray_in_a_set_of_colors_is_the_color_of_equal_parts():
             labels.encode(np.array([[0, beyond]], np.int32), color=False)
 
 
-def test_colors_in_a_set_of_gray_are_the_gray_of_equal_parts_or_refused():
+def test_color_among_grays_is_gray_if_vvv_else_refused():
     labels = named((0, 255), ignored=(7,))
     assert labels.encode(np.array([[0xFFFFFF, 0, 0x070707]]), color=True).tolist() == [[1, 0, IGNORE_INDEX]]
     with pytest.raises(DataError, match=r"#ff0000 \(2 pixels\), #0000ff \(1 pixels\)"):
@@ -244,14 +244,14 @@ def test_colors_in_a_set_of_gray_are_the_gray_of_equal_parts_or_refused():
     ignored=st.sets(st.integers(0, 255), max_size=3),
 )
 @example(grays=[0, 3, 200, 255, 7], binarize=128, ignored={3, 255})
-def test_binarized_values_are_below_or_not(grays, binarize, ignored):
+def test_binarize_splits_at_the_threshold(grays, binarize, ignored):
     labels = ClassMap((0, binarize), ("no", "yes"), tuple(ignored), binarize=binarize)
     expected = [IGNORE_INDEX if v in ignored else int(v >= binarize) for v in grays]
     assert labels.encode(np.array([grays], np.uint8), color=False).tolist() == [expected]
     assert labels.encode(to_colors(np.array([grays], np.uint8)), color=True).tolist() == [expected]
 
 
-def test_colors_are_binarized_by_opencvs_gray():
+def test_colors_are_binarized_by_opencv_gray():
     colors = [0xFFFFFF, 0xFFFFFE, 0xFFFEFF, 0xFF0000, 0x00FF00]
     gray = cv2.cvtColor(colored(*colors), cv2.COLOR_BGR2GRAY)
     for binarize in (76, 77, 149, 150, 255):
@@ -284,12 +284,12 @@ def test_a_mask_of_8_bits_takes_well_under_a_millisecond():
         ({"values": tuple(range(255)), "names": tuple(map(str, range(255)))}, "255 classes; expected 1 to 254"),
     ],
 )
-def test_a_map_that_contradicts_itself_is_refused(arguments, said):
+def test_contradictory_class_map_is_refused(arguments, said):
     with pytest.raises(UserError, match=said):
         ClassMap(**arguments)
 
 
-def test_as_many_classes_as_there_can_be_are_all_told_apart():
+def test_maximum_number_of_classes_is_encoded_distinctly():
     labels = named(tuple(range(MOST_CLASSES)), ignored=(255,))
     every = np.arange(256, dtype=np.uint8)[None]
     with pytest.raises(DataError, match=r"holds 254 \(1 pixels\)"):
@@ -297,7 +297,7 @@ def test_as_many_classes_as_there_can_be_are_all_told_apart():
     assert labels.encode(np.delete(every, 254, axis=1), color=False)[0].tolist() == [*range(254), IGNORE_INDEX]
 
 
-def test_colors_are_shown_as_they_are_and_others_by_the_palette():
+def test_palette_uses_mask_colors_or_the_default():
     shown = named((0x112233, 0xFFEE00), color=True).palette()
     assert shown[:2].tolist() == [[0x11, 0x22, 0x33], [0xFF, 0xEE, 0x00]]
     assert shown[2:].tolist() == PALETTE[2:].tolist()
@@ -333,7 +333,7 @@ def refused(counts, color=False, **settings) -> str:
         ([*range(20), 255], tuple(range(20)), (255,)),
     ],
 )
-def test_values_are_classes_in_their_order_and_255_is_ignored_beside_two_others(held, values, ignored):
+def test_sorted_values_are_classes_and_255_is_ignored_beside_two_others(held, values, ignored):
     labels = found(held)
     assert (labels.values, labels.ignored, labels.color, labels.snap, labels.binarize) == (
         values,
@@ -344,7 +344,7 @@ def test_values_are_classes_in_their_order_and_255_is_ignored_beside_two_others(
     )
 
 
-def test_names_of_classes():
+def test_classes_get_default_or_given_names():
     assert found([0, 255]).names == found([0, 1]).names == ("background", "foreground")
     assert found([0, 1, 255]).names == ("background", "foreground")
     assert found([1, 2, 4]).names == ("class 0", "class 1", "class 2")
@@ -356,14 +356,14 @@ def test_names_of_classes():
         assert part in said
 
 
-def test_colors_are_classes():
+def test_each_color_is_a_class():
     labels = found([0xFF0000, 0x000000, 0x00FF00, 0xFFFFFF], color=True)
     assert labels.color
     assert labels.values == (0, 0x00FF00, 0xFF0000, 0xFFFFFF)
     assert labels.ignored == ()
 
 
-def test_values_to_ignore_are_as_told():
+def test_ignore_index_names_the_ignored_values():
     assert found([0, 1, 255], ignore_index=()).values == (0, 1, 255)
     labels = found([0, 1, 2], ignore_index=(0,))
     assert (labels.values, labels.ignored) == ((1, 2), (0,))
@@ -378,7 +378,7 @@ def test_values_to_ignore_are_as_told():
     )
 
 
-def test_a_number_of_classes_is_0_to_one_less_and_others_are_refused():
+def test_classes_n_takes_values_below_n_and_refuses_others():
     labels = found([0, 2, 255], classes=4)
     assert (labels.values, labels.ignored) == ((0, 1, 2, 3), (255,))
     assert found([0, 1, 9], classes=2, ignore_index=(9,)).ignored == (9,)
@@ -389,11 +389,11 @@ def test_a_number_of_classes_is_0_to_one_less_and_others_are_refused():
     assert "2 to 254" in refused([0, 1], classes=255)
 
 
-def test_0_and_255_are_two_classes_also_if_two_are_asked_for():
+def test_classes_2_accepts_0_and_255():
     assert found([0, 255], classes=2).values == (0, 255)
 
 
-def test_labels_name_the_classes_in_their_order():
+def test_labels_give_the_class_order():
     labels = found([0, 100, 200], labels=("200", "0", "100"))
     assert labels.values == (200, 0, 100)
     assert labels.encode(np.array([[0, 100, 200]], np.uint8), False).tolist() == [[1, 2, 0]]
@@ -451,7 +451,7 @@ def test_masks_without_pixels_are_refused():
     assert "no pixels" in refused({0: 0})
 
 
-def test_negative_values_are_no_classes_unless_named():
+def test_negative_values_are_refused_unless_named():
     said = refused([0, 1, -9999])
     assert "-9999 (33.3 %)" in said
     assert "--ignore-index -9999" in said
@@ -481,7 +481,7 @@ def enlarged(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spoil", [jpeg, enlarged])
-def test_spoiled_masks_of_two_values_are_refused_with_what_mends_them(spoil):
+def test_resampled_two_value_masks_are_refused_with_the_fix(spoil):
     spoiled = spoil(blobs((0, 255)))
     counts = counts_of(spoiled)
     near = sum(n for v, n in counts.items() if v <= 4 or v >= 251) / spoiled.size
@@ -492,13 +492,13 @@ def test_spoiled_masks_of_two_values_are_refused_with_what_mends_them(spoil):
     assert said.splitlines()[0] == first
     assert "--binarize 128" in said
     assert "--labels 0 255 --snap-colors" in said
-    mended = [found(counts, binarize=128), found(counts, labels=("0", "255"), snap_colors=True)]
-    for labels in mended:
+    fixed = [found(counts, binarize=128), found(counts, labels=("0", "255"), snap_colors=True)]
+    for labels in fixed:
         assert (labels.encode(spoiled, False) == (spoiled >= 128)).all()
         assert (labels.encode(spoil(blobs((0, 255))), False) != spoil(blobs((0, 255))) // 128).mean() == 0
 
 
-def test_a_spoiled_mask_of_three_values_is_refused_and_snapped():
+def test_resampled_three_value_mask_is_refused_and_snaps():
     spoiled = jpeg(blobs((0, 100, 200)))
     said = refused(counts_of(spoiled))
     assert "within 4 of {0, 100, 200}" in said
@@ -509,7 +509,7 @@ def test_a_spoiled_mask_of_three_values_is_refused_and_snapped():
     assert (labels.encode(spoiled, False) != right).mean() < 0.02
 
 
-def test_a_spoiled_mask_of_colors_is_refused_and_snapped(tmp_path):
+def test_resampled_color_mask_is_refused_and_snaps(tmp_path):
     right = blobs((0, 1, 2))
     picture = colored(0x000000, 0xFF0000, 0x00FF00)[0][right]
     values, color = read_values(png(tmp_path / "a.png", jpeg(picture)))
@@ -531,7 +531,7 @@ def test_a_spoiled_mask_of_colors_is_refused_and_snapped(tmp_path):
         {100: 5000, 101: 30, 99: 20, 200: 5000, 201: 10},
     ],
 )
-def test_a_few_values_too_many_are_refused_and_can_be_named(counts):
+def test_few_extra_values_are_refused_unless_named(counts):
     said = refused(counts)
     assert "looks resampled or JPEG" in said
     assert "if they are classes" in said
@@ -548,11 +548,11 @@ def test_a_few_values_too_many_are_refused_and_can_be_named(counts):
         {0: 10**6, 1: 3, 255: 10**4},
     ],
 )
-def test_rare_classes_are_classes(counts):
+def test_rare_classes_are_kept(counts):
     assert set(found(counts).values) == set(counts) - {255}
 
 
-def test_more_values_than_anyone_draws_are_refused_unless_named():
+def test_too_many_values_are_refused_unless_named():
     many = dict.fromkeys(range(150), 10)
     said = refused(many)
     assert said.startswith("150 distinct values: ")
@@ -577,7 +577,7 @@ def test_more_values_than_anyone_draws_are_refused_unless_named():
         },
     ),
 )
-def test_whatever_masks_hold_there_is_a_map_for_all_of_it_or_a_user_error(counts, color, settings):
+def test_any_counts_give_a_complete_map_or_user_error(counts, color, settings):
     if color:
         counts = {abs(value) * 9999 % 2**24: count for value, count in counts.items()}
     try:
@@ -592,7 +592,7 @@ def test_whatever_masks_hold_there_is_a_map_for_all_of_it_or_a_user_error(counts
     assert len(labels.names) == len(labels.values)
 
 
-def test_every_combination_of_files_of_black_and_white_is_two_classes(tmp_path):
+def test_any_mix_of_black_and_white_formats_is_two_classes(tmp_path):
     """However 0 and 255 are stored, --binarize reads them alike."""
     bits = blobs((0, 255), 32) > 0
     palette = Image.fromarray(bits.astype(np.uint8))
@@ -612,7 +612,7 @@ def test_every_combination_of_files_of_black_and_white_is_two_classes(tmp_path):
         assert labels.encode(*read_values(path, color=True)).tolist() == bits.astype(int).tolist()
 
 
-def test_many_uneven_values_between_two_common_ends_are_seams_not_classes():
+def test_uneven_values_between_two_common_ends_are_seams():
     soft = {0: 300, 3: 40, 22: 40, 80: 40, 175: 40, 233: 40, 252: 40, 255: 300}
     with pytest.raises(UserError, match="--binarize 128"):
         discover(soft, False, Data())

@@ -109,7 +109,7 @@ def test_255_is_a_class_of_two_values_and_ignored_beside_two_others(folder, trai
     assert "ignored" in found.text
 
 
-def test_antialiased_masks_are_refused_with_the_flags_that_mend_them(folder, trains):
+def test_antialiased_masks_are_refused_with_the_fixing_flags(folder, trains):
     for i in range(5):
         write(folder / f"images/a{i}.png", picture(64, 64, seed=i))
         write(folder / f"masks/a{i}.png", cv2.GaussianBlur(mask(64, 64), (0, 0), 1.5))

@@ -271,7 +271,7 @@ FAULTS = {
     truncated: ({}, "error", "1 file cannot be read", ["train/t1.png: is cut off"], "--on-bad-file skip"),
     empty_file: ({}, "error", "1 file cannot be read", ["Lval/v2_mask.png: is empty"], "--on-bad-file skip"),
     other_size: ({}, "error", "1 mask of another size", ["Ltrain/t3_mask.png: 48x40, its image 48x48"], "nearest"),
-    turned: ({}, "error", "1 mask of another size", ["Ltrain/t0_mask.png: 40x48, its image 48x40"], "quarter"),
+    turned: ({}, "error", "1 mask of another size", ["Ltrain/t0_mask.png: 40x48, its image 48x40"], "90 degrees"),
     with_alpha: ({}, "error", "1 of 12 images not of 3 channels", ["train/t4.png: 4 channels"], "--channels 1 2 3"),
     bands_missing: (
         {"channels": (1, 4)},
@@ -283,13 +283,13 @@ FAULTS = {
     sixteen_bits: ({}, "error", "1 of 12 images not uint8", ["val/v1.png: uint16"], "Convert"),
     plain_bands: ({}, "error", "1 image with plain bands", ["train/t5.tif"], "--channels 3 2 1"),
     opaque: ({}, "warning", "opaque alpha", [], "--channels 1 2 3"),
-    nodata_everywhere: ({"nodata": 7.0}, "error", "no pixel of training counts", [], "--nodata"),
+    nodata_everywhere: ({"nodata": 7.0}, "error", "no pixel of training has a class", [], "--nodata"),
     one_without_data: ({}, "warning", "1 image without any data", ["train/t2.tif"], "remove"),
     not_finite: ({}, "warning", "1 image with NaN or infinite", ["train/t2.tif: 15 pixels"], "export"),
     black: ({}, "warning", "1 image all black", ["train/t6.png"], "--nodata 0"),
     reflectances: ({}, "warning", "little of their type's range (uint16", [], "--normalize dataset"),
     ones_and_zeros: ({}, "warning", "little of their type's range (uint8, 0 to 1", [], "--normalize dataset"),
-    big_floats: ({}, "warning", "large numbers (float32", [], "--normalize dataset"),
+    big_floats: ({}, "warning", "large floats (float32", [], "--normalize dataset"),
     standardized: ({"normalize": "dataset"}, "warning", "normalized already", [], "--normalize unit"),
     several_sizes: ({}, "note", "2 sizes: random crops", [], "--crop"),
     shared: ({}, "warning", "1 validation image also in training", ["val/v0.png = train/t0.png"], "--group-by"),
@@ -301,13 +301,13 @@ FAULTS = {
     strange_value: (
         {"classes": 2},
         "error",
-        "of no class: 9",
+        "belong to no class: 9",
         ["Lval/v1_mask.png: 9 (144 pixels)"],
         "--ignore-index 9",
     ),
     all_empty: ({}, "error", "one class only", [], "right masks"),
     training_empty: ({}, "error", "training masks hold one class only, background", [], "right masks"),
-    all_ignored: ({"classes": 2}, "error", "no pixel of validation counts", [], "--ignore-index"),
+    all_ignored: ({"classes": 2}, "error", "no pixel of validation has a class", [], "--ignore-index"),
     third_class("Lval", 20): ({}, "warning", "class 2 is in validation (400 pixels) but not", [], "--seed"),
     third_class("Ltrain", 20): ({}, "warning", "class 2 is in training (400 pixels) but not", [], "--seed"),
     rare: ({}, "warning", "rare in training: class 2 0.52%", [], "--class-weights auto"),
@@ -323,7 +323,7 @@ CLASSES_ARE_KNOWN = (nodata_everywhere, training_empty, all_ignored)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__qualname__.split(".")[0])
-def test_a_fault_is_found_with_its_files_and_what_mends_it(fault, root):
+def test_fault_is_found_with_files_and_fix(fault, root):
     fault(root)
     changes, level, what, files, advice = FAULTS[fault]
     found = examined(root, **changes)
@@ -457,7 +457,7 @@ READINGS = {
 
 @pytest.mark.parametrize("normalize", ["unit", "dataset"])
 @pytest.mark.parametrize("case", READINGS)
-def test_parts_and_statistics_are_those_of_the_samples(case, normalize, root):
+def test_parts_and_statistics_match_the_samples(case, normalize, root):
     spoil, changes, (dtype, channels, values) = READINGS[case]
     spoil(root)
     found = examined(root, normalize=normalize, **changes)
@@ -502,7 +502,7 @@ RED, GREEN, BLUE = 0.485, 0.456, 0.406
         (True, (3, 2, 4), (RED, GREEN, BLUE)),
     ],
 )
-def test_imagenet_numbers_are_in_the_order_of_the_array(plain, bands, mean, root):
+def test_imagenet_statistics_follow_the_channel_order(plain, bands, mean, root):
     if plain:
         all_as(root, lambda i: np.dstack([i, i[..., :1]] if 4 in (bands or ()) else [i])[..., : 4 if bands else 3])
         for path in [*(root / "train").iterdir(), *(root / "val").iterdir()]:
@@ -516,12 +516,12 @@ def test_imagenet_numbers_are_in_the_order_of_the_array(plain, bands, mean, root
     assert examined(root, normalize="imagenet", channels=bands).reading.mean == mean
 
 
-def test_a_gray_picture_among_colors_does_not_turn_imagenet_numbers_around(root):
+def test_gray_image_among_colors_keeps_imagenet_order(root):
     edit(root / "train/t0.png", lambda i: i[..., 0])
     assert examined(root, normalize="imagenet").reading.mean == (BLUE, GREEN, RED)
 
 
-def test_a_gray_mask_among_colors_is_not_named_for_a_strange_color(root):
+def test_gray_mask_among_colors_is_not_blamed_for_a_strange_color(root):
     edit_all(root, "Ltrain Lval", lambda m: np.dstack([m, m, m]))
     edit(root / "Lval/v1_mask.png", lambda m: np.where(m > 0, m, np.uint8([9, 0, 0])))
     (error,) = examined(root, labels=("0", "255")).errors
@@ -533,7 +533,7 @@ def test_a_gray_mask_among_colors_is_not_named_for_a_strange_color(root):
     ("spoil", "names"),
     [(bits_among_bytes, ("background", "foreground")), (turned_palettes, ("#0000c8", "#c80000"))],
 )
-def test_masks_mean_what_they_look_like_where_their_numbers_disagree(spoil, names, root):
+def test_masks_are_read_by_color_where_their_numbers_disagree(spoil, names, root):
     before = [read_sample(pair)["mask"] for pair in examined(root).split.training]
     spoil(root)
     for _ in range(2):  # the second time from the cache
@@ -543,20 +543,20 @@ def test_masks_mean_what_they_look_like_where_their_numbers_disagree(spoil, name
         assert all((a == b).all() for a, b in zip(before, after, strict=True))
 
 
-def test_a_channel_that_never_changes_is_not_divided_by_zero(root):
+def test_constant_channel_is_not_divided_by_zero(root):
     edit_all(root, "train val", lambda i: np.dstack([i[..., :2], np.full(i.shape[:2], 51, np.uint8)]))
     reading = examined(root, normalize="dataset").reading
     assert reading.std[2] == 1.0
     assert reading.mean[2] == pytest.approx(0.2)
 
 
-def test_the_articles_labels_follow_from_masks_of_0_and_255(root):
+def test_masks_of_0_and_255_give_the_articles_labels(root):
     found = examined(root)
     for pair in found.split.training:
         assert read_sample(pair, found.reading)["mask"].tolist() == read_sample(pair)["mask"].tolist()
 
 
-def test_the_articles_rule_for_antialiased_masks_is_binarize_255(root):
+def test_binarize_255_gives_the_articles_rule_for_antialiased_masks(root):
     blurred(root)
     found = examined(root, binarize=255)
     assert [f.level for f in found.findings if "--binarize 255 decides" in f.what] == ["warning"]
@@ -565,7 +565,7 @@ def test_the_articles_rule_for_antialiased_masks_is_binarize_255(root):
     assert found.training.class_pixels != examined(root, binarize=128).training.class_pixels
 
 
-def test_soft_masks_are_masks_where_a_threshold_is_given(root):
+def test_soft_masks_are_accepted_with_binarize(root):
     edit_all(root, "train", lambda i: i)
     for side in ("train", "val"):
         for path in sorted((root / side).iterdir()):
@@ -574,7 +574,7 @@ def test_soft_masks_are_masks_where_a_threshold_is_given(root):
     assert not examined(root, binarize=128).errors
 
 
-def test_a_wrong_flag_is_no_fault_of_the_masks(root):
+def test_wrong_flag_is_blamed_not_the_masks(root):
     for changes in ({"labels": ("abc", "1")}, {"class_names": ("a", "b", "c")}, {"snap_colors": True}):
         (error,) = examined(root, **changes).errors
         assert error.what.startswith("--")
@@ -584,7 +584,7 @@ def test_a_wrong_flag_is_no_fault_of_the_masks(root):
 # pairs that are left out
 
 
-def test_bad_files_are_skipped_where_that_is_asked_for(root):
+def test_on_bad_file_skip_leaves_out_pairs(root):
     truncated(root), empty_file(root)
     found = examined(root, on_bad_file="skip")
     assert not found.errors
@@ -596,13 +596,13 @@ def test_bad_files_are_skipped_where_that_is_asked_for(root):
     assert found.reading is not None
 
 
-def test_a_side_of_which_nothing_is_left_is_an_error(root):
+def test_side_without_readable_pairs_is_an_error(root):
     for path in (root / "val").iterdir():
         path.write_bytes(b"")
     found = examined(root, on_bad_file="skip")
     assert [finding.what for finding in found.errors] == [
-        "no validation pair is left of which both files can be read",
-        "no pixel of validation counts: all are ignored or without data",
+        "no validation pair has two readable files",
+        "no pixel of validation has a class: all are ignored or without data",
     ]
     for path in (root / "train").iterdir():
         path.write_bytes(b"")
@@ -614,7 +614,7 @@ def test_a_side_of_which_nothing_is_left_is_an_error(root):
         np.float64, (8, 8, 3), elements=st.sampled_from([0.0, -1e300, 1e300, 3.4e38, -3.4e38, np.nan, np.inf, 1e-300])
     )
 )
-def test_no_number_is_too_strange(tmp_path_factory, array):
+def test_any_image_values_are_examined(tmp_path_factory, array):
     root = tmp_path_factory.mktemp("strange")
     os.environ["JAXSEG_CACHE_DIR"] = str(root / "cache")
     for name in ("images", "masks"):

@@ -31,7 +31,7 @@ NO_TILES = {
 
 
 @pytest.mark.parametrize(("names", "what", "pattern"), TILED.values(), ids=TILED)
-def test_tiles_of_scenes_on_both_sides_are_noticed_and_the_pattern_mends_it(names, what, pattern):
+def test_scene_tiles_on_both_sides_are_noticed_and_the_pattern_fixes_it(names, what, pattern):
     validation = by_percent(len(names), 20.0, seed=0)
     (note,) = leak(names, validation)
     assert f"--group-by '{pattern}' keeps {what} whole" in note

@@ -53,7 +53,7 @@ def facts_of_mask(values: np.ndarray, **changes):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
-def test_sums_by_parts_are_the_same(dtype, rng):
+def test_sums_in_chunks_equal_sums_at_once(dtype, rng):
     values = rng.integers(0, 100, 1001).astype(dtype)
     np.testing.assert_allclose(facts._sums(values, part=100), facts._sums(values), rtol=1e-12)
     assert facts._sums(values, part=100)[0] == values.min()
@@ -73,7 +73,7 @@ ARRAYS = st.one_of(
 
 
 @given(array=ARRAYS, nodata=st.sampled_from([None, 0.0, 5.0, -9999.0]), own=st.sampled_from([None, 255.0, 7.0]))
-def test_sums_and_limits_are_those_of_the_pixels_with_data(array, nodata, own):
+def test_sums_and_limits_cover_only_pixels_with_data(array, nodata, own):
     facts, has_data = image_facts(Pixels(array, own, color=False), Data(nodata=nodata))
     empty = own if nodata is None else nodata
     expected = np.isfinite(array.astype(np.float64)).all(-1) & ~(array == empty).any(-1)
@@ -91,7 +91,7 @@ def test_sums_and_limits_are_those_of_the_pixels_with_data(array, nodata, own):
 
 @pytest.mark.parametrize("bands", [None, (1, 2, 3), (2,), (4, 1)])
 @pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
-def test_a_pixel_has_data_where_a_sample_of_it_has(bands, photometric, tmp_path, rng):
+def test_data_mask_matches_read_tile(bands, photometric, tmp_path, rng):
     array = rng.choice(np.array([0, 1, 2, np.nan, -9999], np.float32), (20, 20, 4), p=[0.3, 0.3, 0.2, 0.1, 0.1])
     path = tmp_path / "a.tif"
     extra = {"extrasamples": ["unassalpha"]} if photometric == "rgb" else {}
@@ -106,7 +106,7 @@ def test_a_pixel_has_data_where_a_sample_of_it_has(bands, photometric, tmp_path,
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_an_alpha_is_opaque_when_it_is_so_everywhere(dtype, rng):
+def test_alpha_is_opaque_only_if_opaque_everywhere(dtype, rng):
     array = rng.integers(0, 200, (8, 8, 4)).astype(dtype)
     array[..., 3] = np.iinfo(dtype).max
     assert image_facts(Pixels(array, None, color=True), Data())[0].opaque
@@ -114,7 +114,7 @@ def test_an_alpha_is_opaque_when_it_is_so_everywhere(dtype, rng):
     assert not image_facts(Pixels(array, None, color=True), Data())[0].opaque
 
 
-def test_images_that_look_alike_share_their_hash_and_thumbnail_and_others_do_not(rng):
+def test_alike_images_share_hash_and_thumbnail(rng):
     def look(image):
         facts, _ = image_facts(Pixels(image, None, color=True), Data())
         return facts.look, np.frombuffer(bytes.fromhex(facts.thumbnail), np.uint8).astype(float)
@@ -147,14 +147,14 @@ def test_mask_values_are_counted(values):
     assert facts.distinct == len(found)
 
 
-def test_values_are_counted_again_where_the_image_has_data():
+def test_mask_values_are_counted_where_the_image_has_data():
     values = np.array([[1, 1, 2], [2, 2, 3]])
     has_data = np.array([[True, False, True], [False, True, False]])
     facts = facts_of_mask(values, image=np.zeros((2, 3, 1), np.uint8), has_data=has_data)
     assert dict(zip(facts.values, facts.with_data)) == {2: 2, 1: 1, 3: 0}
 
 
-def test_a_photo_as_a_mask_keeps_its_commonest_values_and_every_pixel(rng):
+def test_photo_mask_keeps_common_values_and_pixel_total(rng):
     values = rng.integers(0, 2**24, (300, 300))
     values[:40] = 0x123456
     facts = facts_of_mask(values, color=True)
@@ -166,7 +166,7 @@ def test_a_photo_as_a_mask_keeps_its_commonest_values_and_every_pixel(rng):
     assert all(value in kept or value & 0x070707 == 0 for value in facts.values)
 
 
-def test_seams_are_values_between_their_neighbors():
+def test_seams_are_pixels_between_their_neighbors():
     values = np.zeros((8, 12), np.uint8)
     values[:, 5], values[:, 6:] = 2, 5
     facts = facts_of_mask(values)
@@ -176,7 +176,7 @@ def test_seams_are_values_between_their_neighbors():
 
 
 @pytest.mark.parametrize("step", [2, 3, 4])
-def test_an_enlarged_mask_has_its_borders_on_a_grid(step, rng):
+def test_enlarged_mask_has_borders_on_a_grid(step, rng):
     small = rng.integers(0, 2, (20, 20), np.uint8)
     enlarged = small.repeat(step, 0).repeat(step, 1)
     assert facts_of_mask(enlarged).block == step
@@ -186,7 +186,7 @@ def test_an_enlarged_mask_has_its_borders_on_a_grid(step, rng):
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (4, -3), (-5, 0)])
-def test_a_mask_that_is_off_knows_by_how_much(shift):
+def test_shift_of_a_mask_is_measured(shift):
     yy, xx = np.mgrid[:96, :96]
     mask = (((yy - 40) ** 2 + (xx - 50) ** 2 < 500) | ((yy - 70) ** 2 + (xx - 30) ** 2 < 200)).astype(np.uint8)
     image = np.repeat((60 + 100 * mask)[..., None], 3, 2).astype(np.uint8)
@@ -212,7 +212,7 @@ def test_facts_come_in_the_order_of_the_pairs(workers, tmp_path):
         assert not f.mask_error
 
 
-def test_what_cannot_be_read_says_why_and_the_other_file_is_looked_at(tmp_path):
+def test_unreadable_file_says_why_and_its_partner_is_measured(tmp_path):
     pairs = pairs_of(tmp_path)
     pairs[0].image.write_bytes(b"")
     pairs[1].mask.write_bytes(b"no picture")
@@ -220,7 +220,7 @@ def test_what_cannot_be_read_says_why_and_the_other_file_is_looked_at(tmp_path):
     first, second, third = survey(pairs, Data(), 2)
     assert (first.image, first.image_error) == (None, "is empty (0 bytes)")
     assert first.mask is not None
-    assert "no picture" in second.mask_error
+    assert "not a picture" in second.mask_error
     assert second.image is not None
     assert "cannot be opened" in third.mask_error
     assert str(tmp_path) not in third.mask_error
@@ -239,7 +239,7 @@ def reads(monkeypatch) -> list[Path]:
     return seen
 
 
-def test_a_second_pass_reads_nothing_and_finds_the_same(tmp_path, reads):
+def test_second_survey_reads_nothing_and_gives_equal_facts(tmp_path, reads):
     pairs = pairs_of(tmp_path)
     first = survey(pairs, Data(), 2)
     assert sorted(reads) == [pair.image for pair in pairs]
@@ -247,7 +247,7 @@ def test_a_second_pass_reads_nothing_and_finds_the_same(tmp_path, reads):
     assert len(reads) == 3
 
 
-def test_a_file_that_changed_is_read_again_alone(tmp_path, reads):
+def test_only_a_changed_file_is_read_again(tmp_path, reads):
     pairs = pairs_of(tmp_path)
     survey(pairs, Data(), 0)
     write(pairs[1].image, np.zeros((16, 16, 3), np.uint8))
@@ -258,7 +258,7 @@ def test_a_file_that_changed_is_read_again_alone(tmp_path, reads):
     assert facts[1].image.high == (0, 0, 0)
 
 
-def test_settings_on_which_facts_depend_have_facts_of_their_own(tmp_path, reads):
+def test_settings_that_change_facts_are_cached_separately(tmp_path, reads):
     pairs = pairs_of(tmp_path, 1)
     settings = [(Data(), False), (Data(nodata=0.0), False), (Data(channels=(1,)), False), (Data(), True)]
     for given_, colors in settings * 2:
@@ -266,7 +266,7 @@ def test_settings_on_which_facts_depend_have_facts_of_their_own(tmp_path, reads)
     assert len(reads) == len(settings)
 
 
-def test_palettes_are_numbers_or_colors(tmp_path):
+def test_palettes_are_read_as_indices_or_colors(tmp_path):
     (pair,) = pairs_of(tmp_path, 1)
     image = Image.fromarray(np.tile(np.uint8([0, 1]), (16, 8)))
     image.putpalette([10, 20, 30, 255, 0, 0])
@@ -275,7 +275,7 @@ def test_palettes_are_numbers_or_colors(tmp_path):
     assert set(survey([pair], Data(), 0, colors=True)[0].mask.values) == {0x0A141E, 0xFF0000}
 
 
-def test_a_file_that_failed_is_tried_again(tmp_path, reads, monkeypatch):
+def test_failed_file_is_read_again(tmp_path, reads, monkeypatch):
     pairs = pairs_of(tmp_path)
     content = pairs[1].image.read_bytes()
     os.utime(pairs[1].image, ns=(5, 5))
@@ -288,7 +288,7 @@ def test_a_file_that_failed_is_tried_again(tmp_path, reads, monkeypatch):
 
 
 @given(cut=st.floats(0, 1), garbage=st.binary(max_size=20))
-def test_a_damaged_cache_is_no_error(tmp_path_factory, cut, garbage):
+def test_damaged_cache_is_ignored(tmp_path_factory, cut, garbage):
     root = tmp_path_factory.mktemp("damaged")
     os.environ["JAXSEG_CACHE_DIR"] = str(root / "cache")
     pairs = pairs_of(root, 1)
@@ -300,7 +300,7 @@ def test_a_damaged_cache_is_no_error(tmp_path_factory, cut, garbage):
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "null", '{"x": 1}', '{"x": [1, {}, {}]}', '{"x": [[], {"a": 1}, 2]}'])
-def test_a_cache_of_something_else_is_no_error(content, tmp_path, cache):
+def test_foreign_cache_content_is_ignored(content, tmp_path, cache):
     pairs = pairs_of(tmp_path, 1)
     first = survey(pairs, Data(), 0)
     (store,) = cache.iterdir()
@@ -309,14 +309,14 @@ def test_a_cache_of_something_else_is_no_error(content, tmp_path, cache):
     assert len(json.loads(store.read_text())) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, cache):
+def test_unwritable_cache_is_ignored(tmp_path, cache):
     cache.write_text("a file where a folder should be")
     pairs = pairs_of(tmp_path)
     assert survey(pairs, Data(), 0) == survey(pairs, Data(), 0)
     assert cache.is_file()
 
 
-def test_what_was_read_before_ctrl_c_is_kept(tmp_path, reads):
+def test_facts_read_before_ctrl_c_are_cached(tmp_path, reads):
     pairs = pairs_of(tmp_path)
 
     def stop(done, total):
@@ -333,7 +333,7 @@ def test_what_was_read_before_ctrl_c_is_kept(tmp_path, reads):
     assert told == [(1, 1)]
 
 
-def test_the_cache_is_one_file_without_leftovers(tmp_path, cache):
+def test_cache_is_one_file_without_drafts(tmp_path, cache):
     pairs = pairs_of(tmp_path)
     survey(pairs[:2], Data(), 2)
     survey(pairs, Data(), 2)

@@ -1,4 +1,4 @@
-"""The values of a mask file, and how it is found out from all of them together what the classes are."""
+"""Determines the classes of a data set from the values of all its masks."""
 
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -11,22 +11,25 @@ from jaxseg.data.read.masks import ARTICLE, MOST_CLASSES, ClassMap, channels_of,
 
 __all__ = ["ARTICLE", "ClassMap", "discover", "show"]
 
-MOST_FOUND = 32  # more values than this are no classes unless somebody says so
-NEAR = 4  # a value that JPEG or a filter left is seldom farther from where it was
+MOST_FOUND = 32  # more distinct values are refused as classes unless flags name them
+NEAR = 4  # JPEG or a filter seldom moves a value farther
 
 Counts = Mapping[int, int]
-"""Pixels of every mask value."""
+"""Number of pixels by mask value."""
 
 
 # Finding the classes --------------------------------------------------------------------------------------------------
 
 
 def discover(counts: Counts, color: bool, settings: Data) -> ClassMap:
-    """The class map of a set of masks, from how many pixels each value has in all of them together.
+    """Returns the class map of a set of masks.
 
-    `color`: the values are colors, 0xRRGGBB. Raises UserError, whose first line says what is wrong and whose others
-    what mends it: when the values do not look like classes, when there are some that the settings do not name, and when
-    there is but one class.
+    - `counts`: pixels of each value, in all masks together.
+    - `color`: true if the values are colors, 0xRRGGBB.
+    - `settings`: flags that name, number or binarize the classes.
+
+    Raises UserError if the values do not look like classes, if the settings do not name them all, or if there is only
+    one class. The first line of the message names the fault, the others the fix.
     """
     counts = {int(value): int(count) for value, count in counts.items() if count > 0}
     if not counts:
@@ -36,7 +39,7 @@ def discover(counts: Counts, color: bool, settings: Data) -> ClassMap:
     elif settings.labels is not None:
         found = _labelled(color, settings)
     elif settings.snap_colors:
-        raise UserError("--snap-colors needs --labels: the values or colors to snap to.")
+        raise UserError("--snap-colors needs --labels: name the values or colors to snap to.")
     elif settings.classes is not None and not (settings.classes == 2 and not color and set(counts) == {0, 255}):
         found = _numbered(settings)
     else:
@@ -49,17 +52,17 @@ def _binarized(settings: Data) -> ClassMap:
     if settings.labels is not None or settings.classes not in (None, 2) or settings.snap_colors:
         raise UserError("--binarize makes two classes of gray values; leave out --labels, --classes and --snap-colors.")
     if settings.binarize == 0:
-        raise UserError("--binarize is 0: no gray value is below it; give one between the two classes, such as 128.")
+        raise UserError("--binarize is 0; expected a gray value between the two classes, such as 128.")
     return _map((0, settings.binarize), settings, settings.ignore_index or (), binarize=settings.binarize)
 
 
 def _labelled(color: bool, settings: Data) -> ClassMap:
     are_colors = {label.strip().startswith("#") for label in settings.labels}
     if len(are_colors) != 1:
-        raise UserError(f"--labels {' '.join(settings.labels)}: expected values or colors, and not both.")
+        raise UserError(f"--labels {' '.join(settings.labels)}: expected values or colors, not both.")
     values = tuple(_label(label) for label in settings.labels)
     if settings.classes not in (None, len(values)):
-        raise UserError(f"--classes is {settings.classes}, but --labels names {len(values)}.")
+        raise UserError(f"--classes is {settings.classes}, but --labels names {len(values)}: leave out --classes.")
     ignored = _ignored(settings, colors=are_colors == {True})
     if ignored is None:
         ignored = (255,) if not color and are_colors == {False} and 255 not in values and len(values) > 1 else ()
@@ -100,7 +103,7 @@ def _map(values: tuple[int, ...], settings: Data, ignored: Sequence[int], **kind
 
 
 def _ignored(settings: Data, colors: bool) -> tuple[int, ...] | None:
-    """--ignore-index; in a map of colors, a number of up to 8 bits is a gray."""
+    """Returns --ignore-index; in a map of colors, 0 to 255 are grays."""
     values = settings.ignore_index
     return values if values is None or not colors else tuple(v * 0x010101 if 0 <= v <= 255 else v for v in values)
 
@@ -121,7 +124,7 @@ def _label(label: str) -> int:
 
 
 def _check(found: ClassMap, counts: Counts, color: bool) -> None:
-    """Every value must have a class, and two classes at least must have pixels."""
+    """Raises UserError unless every value has a class and at least two classes have pixels."""
     try:
         classes = found.encode(np.array([list(counts)], np.int64), color)
     except DataError:
@@ -140,26 +143,26 @@ def _unknown(found: ClassMap, counts: Counts, color: bool) -> str:
     known = found.known(color)
     others = [v for v in counts if v not in known and not (found.snap and color and 0 <= v < 1 << 24)]
     expected = few(show(v, found.color) for v in found.values + found.ignored)
-    text = f"Masks hold values that are of no class: {_shares(counts, color, others)}; expected {expected}."
+    text = f"Masks hold values that belong to no class: {_shares(counts, color, others)}; expected {expected}."
     ignore = " ".join(str(v) for v in sorted(others)[:8])
-    advice = "Add them to --labels, or make each the nearest with --labels and --snap-colors"
-    return f"{text}\n{advice}" + (f", or leave them out with --ignore-index {ignore}." if not color else ".")
+    advice = "Add them to --labels, or snap each to the nearest with --labels and --snap-colors"
+    return f"{text}\n{advice}" + (f", or ignore them with --ignore-index {ignore}." if not color else ".")
 
 
 def _refuse_one_class(counts: Counts, color: bool, ignored: Sequence[int]) -> NoReturn:
-    text = f"The masks hold one class only; their values: {_shares(counts, color)}."
+    text = f"The masks hold one class only: {_shares(counts, color)}; expected two or more."
     if held := [v for v in ignored if v in counts]:
         named = ", ".join(show(v, color) for v in held)
         advice = (
             f"{named} is ignored; if it is a class, name all of them with --labels, or give another --ignore-index."
         )
     else:
-        advice = "There is nothing to tell apart. Are these the right masks?"
+        advice = "Are these the right masks?"
     raise UserError(f"{text}\n{advice}")
 
 
 def _refuse_doubtful(counts: Counts, values: Sequence[int], color: bool) -> None:
-    """Values that come from resampling or JPEG, and not from whoever drew the masks, are no classes."""
+    """Raises UserError for values that come from resampling or JPEG instead of annotation."""
     if not color and (negative := [v for v in values if v < 0]):
         ignore = " ".join(map(str, negative[:8]))
         raise UserError(
@@ -174,7 +177,7 @@ def _refuse_doubtful(counts: Counts, values: Sequence[int], color: bool) -> None
     text = f"{len(counts)} distinct {kind}: looks resampled or JPEG; "
     text += f"{_percent(near, counts)} of pixels within {NEAR} of {{{named}}}"
     labels = " ".join(f"'{show(p, color)}'" if color else str(p) for p in peaks)
-    advice = [f"--labels {labels} --snap-colors, to make every pixel the nearest of these"]
+    advice = [f"--labels {labels} --snap-colors, to snap every pixel to the nearest of these"]
     if not color and len(peaks) == 2:
         advice.insert(0, f"--binarize {(sum(peaks) + 1) // 2}, for two classes")
     if not color and len(values) <= MOST_CLASSES and values[-1] < min(MOST_CLASSES, 2 * len(values)):
@@ -186,9 +189,9 @@ def _refuse_doubtful(counts: Counts, values: Sequence[int], color: bool) -> None
 
 
 def _looks_resampled(counts: Counts, color: bool) -> bool:
-    """Of few values. Small integers are trusted. Two signs: half of the values are rare and lie around one that is ten
-    times as common; or others lie between 0 and 255, which have nine tenths of all pixels, or half of them if the
-    others are four or more and not evenly spaced, as codes that somebody chose would be.
+    """True if few values look resampled: they have seams, or half are rare satellites of common values.
+
+    Values below 64, with 255, count as class numbers.
     """
     if not color and all(0 <= v < 64 or v == 255 for v in counts):
         return False
@@ -196,7 +199,11 @@ def _looks_resampled(counts: Counts, color: bool) -> bool:
 
 
 def _has_seams(counts: Counts, color: bool) -> bool:
-    """Whether what lies between 0 and 255 looks like borders that were smoothed."""
+    """True if values between 0 and 255 look like smoothed borders.
+
+    0 and 255 must then have nine tenths of all pixels. Half is enough if at least four others are spaced unevenly,
+    unlike chosen codes.
+    """
     if color or not {0, 255} < set(counts):
         return False
     uneven = len(counts) >= 6 and len(set(np.diff(sorted(counts)))) > 1
@@ -204,7 +211,7 @@ def _has_seams(counts: Counts, color: bool) -> bool:
 
 
 def _satellites(counts: Counts, color: bool) -> int:
-    """How many values are rare against the commonest to which steps of at most NEAR lead."""
+    """Counts values a tenth as common, or less, as the commonest value within reach by steps of at most NEAR."""
     rest, number = set(counts), 0
     while rest:
         peak = max(rest, key=lambda v: counts[v])
@@ -218,7 +225,7 @@ def _satellites(counts: Counts, color: bool) -> int:
 
 
 def _peaks(counts: Counts, color: bool) -> list[int]:
-    """The commonest values, none near another: the first two, and up to 8 that have a hundredth of the pixels."""
+    """Returns the commonest values, none near another: two, or up to 8 with at least 1 % of the pixels each."""
     rest, peaks, least = dict(counts), [], sum(counts.values()) / 100
     while rest and len(peaks) < 8:
         peak = max(rest, key=lambda v: (rest[v], -v))
@@ -230,12 +237,12 @@ def _peaks(counts: Counts, color: bool) -> list[int]:
 
 
 def _distance(a: int, b: int, color: bool) -> int:
-    """Largest difference of a channel."""
+    """Returns the largest difference in a channel."""
     return max(abs(x - y) for x, y in zip(channels_of(a), channels_of(b))) if color else abs(a - b)
 
 
 def _shares(counts: Counts, color: bool, values: Sequence[int] | None = None) -> str:
-    """Values, the commonest first, with their share of all pixels."""
+    """Lists values with their share of all pixels, the commonest first."""
     ordered = sorted(counts if values is None else values, key=lambda v: -counts[v])
     return few(f"{show(v, color)} ({_percent(counts[v], counts)})" for v in ordered)
 

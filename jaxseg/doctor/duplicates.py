@@ -1,8 +1,11 @@
-"""The same image twice: in training and validation, nearly so, or with masks that differ.
+"""Finds duplicate and near-duplicate images, and duplicates whose masks differ.
 
-Pictures that look alike agree in nearly all bits of a dHash, and their thumbnails correlate. With the limits below no
-two of 480 tiles of crop fields are taken for each other; copies of them in JPEG at quality 30, half as large, a fifth
-lighter, or with noise of deviation 8 are found, 99 of 100 at least; moved or cropped by 8 of 256 pixels they are not.
+Images look alike if nearly all bits of their dHash agree and their thumbnails correlate. Measured on 480 tiles of crop
+fields with the limits below:
+
+- No two different tiles match.
+- At least 99 of 100 copies match: JPEG at quality 30, half the size, a fifth lighter, or noise of deviation 8.
+- Copies shifted or cropped by 8 of 256 pixels do not match.
 """
 
 from collections import defaultdict
@@ -18,7 +21,7 @@ MOST_BITS, LEAST_CORRELATION = 10, 0.95
 
 
 def duplicates(sides: Sides) -> Iterator[Finding]:
-    """The same or much the same image in training and validation; the same image with different masks."""
+    """Finds images that are equal or alike in training and validation, and equal images with different masks."""
     by_content = defaultdict(list)
     for f in sides.all:
         if not is_flat(f.image):
@@ -33,7 +36,7 @@ def duplicates(sides: Sides) -> Iterator[Finding]:
             clashing.append(" and ".join(sides.masks(group)))
         else:
             repeated += sides.images(before[1:]) + sides.images(after[1:])
-    leak = "Scores on them say nothing. Keep them on one side, or --group-by what they have in common."
+    leak = "They inflate the scores. Keep them on one side, or give --group-by for what their names have in common."
     if shared:
         yield Finding("warning", f"{count(len(shared), 'validation image')} also in training", tuple(shared), leak)
     if alike := [f"{sides.name(b.pair.image)} ~ {sides.name(a.pair.image)}" for b, a in look_alikes(sides)]:
@@ -41,13 +44,13 @@ def duplicates(sides: Sides) -> Iterator[Finding]:
         yield Finding("warning", what, tuple(alike), leak)
     if clashing:
         what = f"{count(len(clashing), 'image')} with several masks that differ"
-        yield Finding("warning", what, tuple(clashing), "Only one can be right: remove the others.")
+        yield Finding("warning", what, tuple(clashing), "Keep the right one, and remove the others.")
     if repeated:
         yield Finding("note", count(len(repeated), "repeated image"), tuple(repeated))
 
 
 def look_alikes(sides: Sides) -> Iterator[tuple[Facts, Facts]]:
-    """Validation images and the training image that each looks like: dHash near, thumbnails correlated."""
+    """Yields each validation image that looks like a training image, with the first such image."""
     training, validation = ([f for f in side if not is_flat(f.image)] for side in (sides.training, sides.validation))
     if not training:
         return
@@ -63,7 +66,7 @@ def look_alikes(sides: Sides) -> Iterator[tuple[Facts, Facts]]:
 
 
 def _thumbnail(image: ImageFacts) -> np.ndarray:
-    """[n] of mean 0 and length 1, so that a product is a correlation; 0 for one that is all alike."""
+    """Returns the thumbnail [n] with mean 0 and length 1: dot products are correlations. A flat one is all 0."""
     values = np.frombuffer(bytes.fromhex(image.thumbnail), np.uint8).astype(np.float64)
     values -= values.mean()
     return values / (np.linalg.norm(values) or 1.0)

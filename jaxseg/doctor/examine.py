@@ -1,4 +1,4 @@
-"""Looks a data set over before anything is computed: what it is, what is wrong with it, and what mends each fault."""
+"""Examines a data set before training: describes it, and names each fault with its fix."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -35,27 +35,28 @@ RULES = [
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One side of the split."""
+    """Training or validation set."""
 
     pairs: int
     sizes: tuple[tuple[int, int], ...]
-    """Height and width of each pair, in order."""
+    """Height and width of each pair in pixels, in order."""
     class_pixels: tuple[int, ...]
+    """Pixels of each class."""
     image_pixels: tuple[int, ...]
     """For each class, the labeled pixels of the images in which it occurs."""
     ignored_pixels: int
     decoded_bytes: int
-    """Memory that its samples take."""
+    """Memory needed for its decoded samples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Examination:
-    """What a data set is."""
+    """Description of a data set, with its findings."""
 
     split: Split
-    """Without the pairs that were skipped."""
+    """Split without skipped pairs."""
     reading: Reading | None
-    """How to read it; None when there are errors that leave this open."""
+    """How to read the files; None if errors leave it undecided."""
     training: Part
     validation: Part
     findings: tuple[Finding, ...]
@@ -65,7 +66,7 @@ class Examination:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """What must be mended before training."""
+        """Findings to fix before training."""
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     def raise_errors(self) -> None:
@@ -74,7 +75,7 @@ class Examination:
             return
         problems = [line for finding in self.errors for line in _lines(finding)]
         headline = f"{count(len(self.errors), 'error')} in the data:"
-        advice = "Nothing was trained. `python -m jaxseg.check` says more."
+        advice = "Training was not started. Run `python -m jaxseg.check` for details."
         raise DataError(headline, problems, advice, most=len(problems))
 
 
@@ -88,7 +89,13 @@ def _lines(finding: Finding, most: int = 5) -> Iterator[str]:
 
 
 def examine(split: Split, settings: Data, workers: int, tell: Callable[[int, int], None] | None = None) -> Examination:
-    """Decodes every file of `split`, or remembers it, and judges them all together. `tell` as for `survey`."""
+    """Examines all files of a split together; facts of unchanged files come from the cache.
+
+    - `split`: pairs for training and validation.
+    - `settings`: how to read them.
+    - `workers`: number of reader threads; 0 reads in the calling thread.
+    - `tell`: progress callback, as for `survey`.
+    """
     sides = _survey(split, settings, workers, tell)
     notes = [note.partition(". ") for note in split.notes]  # what, and what to do about it
     found = [Finding("warning", what, advice=advice) for what, _, advice in notes]
@@ -96,7 +103,7 @@ def examine(split: Split, settings: Data, workers: int, tell: Callable[[int, int
     split, sides = _without_unreadable(split, sides)
     for name, facts in (("training", sides.training), ("validation", sides.validation)):
         if not facts:
-            found.append(Finding("error", f"no {name} pair is left of which both files can be read"))
+            found.append(Finding("error", f"no {name} pair has two readable files"))
     labels, reading = None, None
     if sides.all:
         found += [finding for rule in RULES for finding in rule(sides)]
@@ -115,7 +122,7 @@ def examine(split: Split, settings: Data, workers: int, tell: Callable[[int, int
 
 
 def _survey(split: Split, settings: Data, workers: int, tell: Callable[[int, int], None] | None) -> Sides:
-    """Palettes and bits of masks are read as numbers, but as colors and grays where the numbers are of no use."""
+    """Surveys masks by palette indices and bits as stored, or by their colors if masks disagree on what these mean."""
     pairs, edge = split.training + split.validation, len(split.training)
     looks = settings.binarize is not None or any(label.strip().startswith("#") for label in settings.labels or ())
     facts = survey(pairs, settings, workers, looks, tell)
@@ -127,9 +134,11 @@ def _survey(split: Split, settings: Data, workers: int, tell: Callable[[int, int
 
 
 def _disagree(masks: Sequence[MaskFacts], settings: Data) -> bool:
-    """Whether the same number may stand for different things in two masks: some are colored and some are not; files of
-    1 bit (0 and 1) lie beside others (0 and 255); palettes give a number several colors. With --labels or --classes,
-    numbers are meant.
+    """True if a stored number may mean different things in two masks.
+
+    - Some masks are colored, and some are not.
+    - Files of 1 bit (0 and 1) are mixed with others (0 and 255), without --labels.
+    - Palettes give a number several colors, without --labels and --classes.
     """
     if len({mask.color for mask in masks}) == 2:
         return True
@@ -151,7 +160,7 @@ def _reading(labels: ClassMap, sides: Sides) -> Reading:
     channels = len(settings.channels) if settings.channels else usual_channels(images)
     mean, std = (), ()
     if settings.normalize == "imagenet":
-        color = any(image.color for image in images)  # some may be gray
+        color = any(image.color for image in images)  # some images may be gray
         mean, std = (_imagenet(rgb, settings, color) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
     elif settings.normalize == "dataset":
         mean, std = findings.moments([f.image for f in sides.training], channels)
@@ -169,7 +178,7 @@ def _reading(labels: ClassMap, sides: Sides) -> Reading:
 
 
 def _imagenet(rgb: tuple[float, ...], settings: Data, color: bool) -> tuple[float, ...]:
-    """Numbers of red, green and blue in the array's order; three bands of others count as red, green, blue as asked."""
+    """Orders values of red, green and blue as the array's channels; other bands count as red, green, blue in turn."""
     if settings.channels is not None and set(settings.channels) != {1, 2, 3}:
         return rgb
     stored = rgb[::-1] if color else rgb

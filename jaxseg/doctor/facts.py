@@ -1,4 +1,4 @@
-"""What is measured of an image and of a mask, once they are decoded: two dataclasses of plain numbers."""
+"""Measures decoded images and masks; the facts are two dataclasses of plain numbers."""
 
 import dataclasses
 import hashlib
@@ -12,54 +12,54 @@ from jaxseg.data.read.images import Pixels
 from jaxseg.data.read.samples import FULL, is_opaque
 
 THUMBNAIL = 16  # pixels a side
-MOST_VALUES = 1024  # of a mask are kept each for itself
-REACH = 8  # pixels by which a mask is tried to be off
+MOST_VALUES = 1024  # mask values counted separately; rarer ones are merged
+REACH = 8  # largest shift of a mask that is tried, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-    """An image. Tuples have a value a channel of those that the network gets, over the pixels with data."""
+    """Facts of an image. Tuples have one value per channel of the network's input, over pixels with data."""
 
     height: int
     width: int
-    channels: int  # of the file
+    channels: int  # in the file
     dtype: str
     color: bool
     nodata: float | None
-    pixels: int  # with data
-    nonfinite: int  # pixels
-    low: tuple[float, ...]  # in the file's units, as `high`
-    high: tuple[float, ...]
-    total: tuple[float, ...]  # sum of unit-scaled values
+    pixels: int  # pixels with data
+    nonfinite: int  # pixels that are NaN or infinite
+    low: tuple[float, ...]  # smallest value, in the file's units
+    high: tuple[float, ...]  # largest value, in the file's units
+    total: tuple[float, ...]  # sum of values divided by `FULL`
     squares: tuple[float, ...]  # sum of their squares
-    opaque: bool  # has a fourth channel, which is the type's largest value everywhere
-    levels: int  # values of the first channel, in a sample of some 2**16 pixels
+    opaque: bool  # four channels, and the last has the dtype's largest value everywhere
+    levels: int  # distinct values of the first channel, in a sample of about 2**16 pixels
     content: str  # hash of the pixels
-    look: int  # 64 bits, which pictures that look alike share but for a few
-    thumbnail: str  # hex of uint8 [THUMBNAIL THUMBNAIL], gray, from darkest 0 to lightest 255
+    look: int  # dHash of 64 bits; nearly equal for images that look alike
+    thumbnail: str  # hex of uint8 [THUMBNAIL THUMBNAIL], gray, stretched to 0..255
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskFacts:
-    """A mask. `values`, `pixels` and the others of their length go together, the most frequent value first."""
+    """Facts of a mask. Tuples, except `shift`, have one item per value, the most frequent first."""
 
     height: int
     width: int
     color: bool
     jpeg: bool
-    distinct: int  # values, before rare ones were put together
+    distinct: int  # number of values, before rare ones were merged
     values: tuple[int, ...]
     pixels: tuple[int, ...]
     with_data: tuple[int, ...]  # pixels where the image has data
-    palette: tuple[int, ...]  # colors of the values, 0xRRGGBB, if they are the numbers of a palette; else ()
-    between: tuple[int, ...]  # pixels whose neighbors on opposite sides are less and more than they, if gray
+    palette: tuple[int, ...]  # colors of the values, 0xRRGGBB, if they are palette indices; else ()
+    between: tuple[int, ...]  # pixels between a lower and a higher neighbor; 0 unless gray with 3 to 64 values
     block: int  # borders lie only on multiples of this many pixels
-    shift: tuple[int, ...]  # rows and columns from its borders to the image's edges; () if it has too few to tell
-    content: str
+    shift: tuple[int, ...]  # rows and columns from its borders to the image's edges; () with too few borders
+    content: str  # hash of the values
 
 
 def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]:
-    """Facts of an image, and where it has data, bool [h w]: as `tiles.read_tile` has it, in every band that is used."""
+    """Measures an image; returns its facts and its data mask, bool [h w], equal to that of `samples.read_tile`."""
     array, nodata = pixels.array, pixels.nodata if settings.nodata is None else settings.nodata
     dtype = array.dtype
     if str(dtype) not in FULL:
@@ -69,7 +69,7 @@ def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]
     opaque = is_opaque(pixels.array)
     bands = chosen(channels, pixels.color, settings.channels)
     used = array[..., bands] if settings.channels and bands else array
-    tested = used[..., [i for i, band in enumerate(bands) if band != 3]] if opaque else used  # an alpha is no value
+    tested = used[..., [i for i, band in enumerate(bands) if band != 3]] if opaque else used  # without alpha
     finite = np.isfinite(tested).all(-1) if used.dtype.kind == "f" else np.ones((height, width), bool)
     with np.errstate(over="ignore"):
         value = np.float32(nodata) if nodata is not None and used.dtype.kind == "f" else nodata
@@ -102,10 +102,13 @@ def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]
 
 
 def chosen(channels: int, color: bool, asked: tuple[int, ...] | None) -> list[int]:
-    """Indices into an array of so many channels of those that --channels asks for and that are there; all if None.
+    """Returns the array indices of the bands that --channels asks for, as `samples.read_tile` selects them.
 
-    As `tiles.read_tile` has it: bands count from 1 in the file's order, where red is the first of a color picture; but
-    1 2 3 of one come as blue, green, red, and a gray picture has them too.
+    - `channels`: number of channels in the array.
+    - `color`: true for a color picture, whose array is blue, green, red and perhaps alpha.
+    - `asked`: bands from 1 in the file's order (1 is red in a color picture); None for all. Missing ones are skipped.
+
+    Bands 1 2 3 of a color picture come as blue, green, red. A gray picture counts as having them.
     """
     if asked is None:
         return list(range(channels))
@@ -125,14 +128,17 @@ def mask_facts(
     has_data: np.ndarray | None,
     palette: np.ndarray | None = None,
 ) -> MaskFacts:
-    """Facts of a mask, int [h w]; if its image is of that size, with it [h w c] and where it has data (bool [h w]).
+    """Measures a mask.
 
-    `palette`: colors of the values, RGB [n 3].
+    - `values`: integer [h w]; with `color`, colors 0xRRGGBB.
+    - `jpeg`: true if the file is a JPEG.
+    - `image`, `has_data`: the image [h w c] and its data mask, bool [h w]; None if its size differs.
+    - `palette`: colors of palette indices, uint8 [n 3] RGB, or None.
     """
     content, block = _hash(values), _block(values)
     counts = _count(values)
     distinct = len(counts)
-    if distinct > MOST_VALUES:  # a photo, or a JPEG: rare values are rounded, colors to 32 a channel
+    if distinct > MOST_VALUES:  # a photo, or a JPEG: rare values are rounded, colors to 32 levels per channel
         rare = ~np.isin(values, list(counts)[:MOST_VALUES])
         values = np.where(rare, values.astype(np.int64) & (0xF8F8F8 if color else ~63), values)
         counts = _count(values)
@@ -159,10 +165,7 @@ def _hex(palette: np.ndarray, number: int) -> int:
 
 
 def _count(values: np.ndarray) -> dict[int, int]:
-    """Pixels of every value, the most frequent first. Runs of equal values are counted at once: masks have long ones.
-
-    `values`: integers of any shape.
-    """
+    """Counts the pixels of every value, the most frequent first. Counts runs of equal values: masks have long ones."""
     if not values.size:
         return {}
     flat = values.ravel()
@@ -174,7 +177,7 @@ def _count(values: np.ndarray) -> dict[int, int]:
 
 
 def _between(values: np.ndarray) -> np.ndarray:
-    """bool [h w]: pixels with a smaller value on one side and a larger one on the other, as interpolation leaves."""
+    """True for pixels between a lower and a higher neighbor, a trace of interpolation: bool [h w]."""
     result = np.zeros(values.shape, bool)
     for across, found in ((values, result), (values.T, result.T)):
         before, here, after = across[:, :-2], across[:, 1:-1], across[:, 2:]
@@ -183,14 +186,17 @@ def _between(values: np.ndarray) -> np.ndarray:
 
 
 def _block(values: np.ndarray, least: int = 16) -> int:
-    """The greatest step on whose multiples all borders lie; 1 when there are too few borders to tell."""
+    """Returns the largest step whose multiples hold all borders, in pixels; 1 with fewer than `least` borders."""
     rows = 1 + np.flatnonzero((values[1:] != values[:-1]).any(1))
     columns = 1 + np.flatnonzero((values[:, 1:] != values[:, :-1]).any(0))
     return int(np.gcd.reduce(np.concatenate([rows, columns]))) if len(rows) + len(columns) >= least else 1
 
 
 def _shift(image: np.ndarray, values: np.ndarray, side: int = 160, least: int = 64) -> tuple[int, ...]:
-    """Where the borders of the mask fit the edges of the image best, at most `REACH` pixels off, in their middle."""
+    """Returns the shift, at most `REACH` pixels, that fits the mask's borders to the image's edges best.
+
+    Only the middle `side` pixels are compared. () with fewer than `least` pixels of border.
+    """
     if min(values.shape) < 6 * REACH:
         return ()
     middle = tuple(slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in values.shape)
@@ -210,7 +216,10 @@ def _shift(image: np.ndarray, values: np.ndarray, side: int = 160, least: int = 
 
 
 def _sums(values: np.ndarray, part: int = 2**22) -> tuple[float, float, float, float]:
-    """Smallest and largest of [n] values; sum and sum of squares of them, unit-scaled. By parts, to save memory."""
+    """Returns the minimum, maximum, sum and sum of squares of [n] values; the sums are of values divided by `FULL`.
+
+    Works in chunks of `part` values to save memory.
+    """
     if not values.size:
         return 0.0, 0.0, 0.0, 0.0
     low, high, total, squares = zip(*(_sums_of_part(values[i : i + part]) for i in range(0, values.size, part)))
@@ -219,7 +228,7 @@ def _sums(values: np.ndarray, part: int = 2**22) -> tuple[float, float, float, f
 
 def _sums_of_part(values: np.ndarray) -> tuple[float, float, float, float]:
     pixels, dtype = np.ones(1), values.dtype
-    if dtype.kind != "f":  # few values: sums over them are quicker
+    if dtype.kind != "f":  # few distinct values: a histogram is faster
         least = np.iinfo(dtype).min
         pixels = np.bincount(values.astype(np.intp) - least)
         values = np.flatnonzero(pixels)
@@ -229,7 +238,10 @@ def _sums_of_part(values: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _looks(image: np.ndarray) -> tuple[int, str]:
-    """dHash of 8 x 8 bits (is each ninth of a row lighter than the one before?) and a thumbnail, of [h w c]."""
+    """Returns a dHash of 8 x 8 bits and the thumbnail of [h w c].
+
+    A bit is set if a pixel of the image, shrunk to 9 x 8, is lighter than its left neighbor.
+    """
 
     def gray(width: int, height: int) -> np.ndarray:
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -243,7 +255,7 @@ def _looks(image: np.ndarray) -> tuple[int, str]:
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
-    """As float64, with 0 for what is no number."""
+    """Converts to float64, with 0 for NaN and infinity."""
     return np.nan_to_num(array.astype(np.float64), posinf=0, neginf=0)
 
 

@@ -1,6 +1,6 @@
-"""What is worth saying about the images of a data set, and of files of any kind; `mask_findings.py` has the masks.
+"""Finds faults of images, and of files in general; `mask_findings.py` is about masks.
 
-Each function looks for one kind of fault and yields at most a few findings, with all the files they are about.
+Each rule looks for one kind of fault. It yields few findings, each with all files concerned.
 """
 
 import dataclasses
@@ -19,70 +19,70 @@ from jaxseg.doctor.survey import Facts
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing about a data set: what it is, which files it is about, and what to do."""
+    """Fault or remark: what was found, in which files, and what to do."""
 
     level: Literal["error", "warning", "note"]
     what: str
     files: tuple[str, ...] = ()
     advice: str = ""
     flags: tuple[str, ...] = ()
-    """What mends it when added to the command line, where that is enough."""
+    """Flags that fix it when added to the command line; empty if flags are not enough."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """The facts of both parts of a split."""
+    """Facts of the training and validation sets."""
 
     training: tuple[Facts, ...]
     validation: tuple[Facts, ...]
     settings: Data
     looks: bool = False
-    """Masks were read by what they look like, not by the numbers of palettes and bits."""
+    """True if masks were read by their colors, not by palette indices and bits as stored."""
 
     @property
     def all(self) -> tuple[Facts, ...]:
-        """Training, then validation."""
+        """Facts of training, then of validation."""
         return self.training + self.validation
 
     def name(self, path: Path) -> str:
-        """A file's name as a person would say it: from the data folder on."""
+        """Returns a file's path relative to --data, or the whole path if it lies elsewhere."""
         root = self.settings.data
         return (path.relative_to(root) if root is not None and path.is_relative_to(root) else path).as_posix()
 
     def images(self, facts: Iterable[Facts]) -> tuple[str, ...]:
-        """Names of the images."""
+        """Returns the names of the images."""
         return tuple(self.name(f.pair.image) for f in facts)
 
     def masks(self, facts: Iterable[Facts]) -> tuple[str, ...]:
-        """Names of the masks."""
+        """Returns the names of the masks."""
         return tuple(self.name(f.pair.mask) for f in facts)
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """'1 mask', '2 masks'."""
+    """Formats a number and a noun: '1 mask', '2 masks'."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def kind(image: ImageFacts) -> str:
-    """The type that the network's input is made from."""
+    """Returns the dtype in which the image is read: its own, or float32 for types not in `FULL`."""
     return image.dtype if image.dtype in FULL else "float32"
 
 
 def fits(image: ImageFacts, channels: int) -> bool:
-    """Whether an image becomes one of so many channels without loss: gray is repeated, an opaque alpha dropped."""
+    """True if an image can have `channels` without loss. For 3, gray is repeated and an opaque alpha dropped."""
     promoted = channels == 3 and (image.channels == 1 or (image.channels == 4 and image.opaque))
     return image.channels == channels or promoted
 
 
 def usual_channels(images: Iterable[ImageFacts]) -> int:
-    """The number of channels that most images have, or can be given."""
+    """Returns the number of channels that fits most images."""
     images = list(images)
     found = Counter(image.channels for image in images)
     return max(found, key=lambda channels: (sum(fits(image, channels) for image in images), found[channels]))
 
 
 def unreadable(sides: Sides) -> Iterator[Finding]:
-    """Files that do not decode."""
+    """Finds files that do not decode."""
     files = []
     for f in sides.all:
         files += [f"{sides.name(f.pair.image)}: {f.image_error}"] if f.image_error else []
@@ -91,7 +91,7 @@ def unreadable(sides: Sides) -> Iterator[Finding]:
         return
     if sides.settings.on_bad_file == "skip":
         left = sum(1 for f in sides.all if f.image_error or f.mask_error)
-        yield Finding("warning", f"{count(left, 'pair')} left out, because of files that cannot be read", tuple(files))
+        yield Finding("warning", f"{count(left, 'pair')} left out: files cannot be read", tuple(files))
     else:
         advice = "Restore them, or remove them and their partners; --on-bad-file skip leaves these pairs out."
         what = f"{count(len(files), 'file')} cannot be read"
@@ -99,7 +99,7 @@ def unreadable(sides: Sides) -> Iterator[Finding]:
 
 
 def other_sizes(sides: Sides) -> Iterator[Finding]:
-    """Masks that do not cover their image."""
+    """Finds masks whose size differs from their image's."""
     odd = [f for f in sides.all if (f.image.height, f.image.width) != (f.mask.height, f.mask.width)]
     if not odd:
         return
@@ -109,15 +109,15 @@ def other_sizes(sides: Sides) -> Iterator[Finding]:
     )
     turned = all((f.image.height, f.image.width) == (f.mask.width, f.mask.height) for f in odd)
     advice = (
-        "Turn them by a quarter: their images were turned, perhaps by a camera's orientation tag."
+        "Rotate them by 90 degrees: their images were rotated, perhaps by a camera's orientation tag."
         if turned
-        else "Export them at their images' size. A mask is resized by nearest neighbor, never by interpolation."
+        else "Export them at their images' size. Resize masks by nearest neighbor, not by interpolation."
     )
     yield Finding("error", f"{count(len(odd), 'mask')} of another size than the image", files, advice)
 
 
 def channels(sides: Sides) -> Iterator[Finding]:
-    """Images of several numbers of channels, or too few for --channels or --normalize imagenet."""
+    """Finds images that differ in channels, or have too few for --channels or --normalize imagenet."""
     images, bands = [f.image for f in sides.all], sides.settings.channels
     least = min(image.channels for image in images)
     if bands is not None:
@@ -134,70 +134,70 @@ def channels(sides: Sides) -> Iterator[Finding]:
             what = f"{len(odd):,} of {len(images):,} images not of {count(wanted, 'channel')} as the others"
             files = tuple(f"{sides.name(f.pair.image)}: {count(f.image.channels, 'channel')}" for f in odd)
             common = tuple(str(band) for band in range(1, least + 1))
-            advice = f"--channels {' '.join(common)} uses what all have; or remove the odd ones."
+            advice = f"Give --channels {' '.join(common)}, which all images have; or remove the others."
             yield Finding("error", what, files, advice, ("--channels", *common))
     if sides.settings.normalize == "imagenet" and wanted != 3:
-        advice = "--normalize dataset computes them from these images."
-        what = f"--normalize imagenet has numbers for 3 channels; the images have {wanted}"
+        advice = "Give --normalize dataset, which computes mean and deviation from these images."
+        what = f"--normalize imagenet expects 3 channels; the images have {wanted}"
         yield Finding("error", what, advice=advice, flags=("--normalize", "dataset"))
 
 
 def orders(sides: Sides) -> Iterator[Finding]:
-    """Color pictures, which come as blue, green, red, among plain bands, which come in the file's order."""
+    """Finds plain bands, read in the file's order, among color pictures, read as blue, green, red."""
     bands = sides.settings.channels
     several = [f for f in sides.all if f.image.channels > 1]
     plain = [f for f in several if not f.image.color]
     if not plain or len(plain) == len(several) or (bands is not None and bands[:3] != (1, 2, 3)):
         return
     rest = tuple(str(band) for band in (bands or ())[3:])
-    what = f"{count(len(plain), 'image')} with plain bands among color pictures: their first band would meet blue"
+    what = f"{count(len(plain), 'image')} with plain bands among color pictures: their first band would be read as blue"
     advice = f"--channels {' '.join(('3', '2', '1', *rest))} reads all of them as blue, green, red."
     yield Finding("error", what, sides.images(plain), advice, ("--channels", "3", "2", "1", *rest))
 
 
 def types(sides: Sides) -> Iterator[Finding]:
-    """Images whose full scales differ, so that the same number means different things."""
+    """Finds images whose dtypes, and so their scales, differ."""
     kinds = Counter(kind(f.image) for f in sides.all)
     if len(kinds) == 1:
         return
     usual = kinds.most_common(1)[0][0]
     odd = [f for f in sides.all if kind(f.image) != usual]
-    what = f"{len(odd):,} of {len(sides.all):,} images not {usual} as the others: their numbers mean other things"
+    what = f"{len(odd):,} of {len(sides.all):,} images not {usual} as the others: their ranges differ"
     files = tuple(f"{sides.name(f.pair.image)}: {f.image.dtype}" for f in odd)
     yield Finding("error", what, files, f"Convert them to {usual}, or remove them.")
 
 
 def without_data(sides: Sides) -> Iterator[Finding]:
-    """Files where no pixel has data, and pixels that are no numbers."""
+    """Finds images without data, and NaN or infinite pixels."""
     if empty := [f for f in sides.all if not f.image.pixels]:
         what = f"{count(len(empty), 'image')} without any data"
-        yield Finding("warning", what, sides.images(empty), "They cost time and teach nothing: remove them.")
+        yield Finding("warning", what, sides.images(empty), "They only cost time: remove them.")
     if odd := [f for f in sides.all if f.image.nonfinite and f.image.pixels]:
-        what = f"{count(len(odd), 'image')} with NaN or infinite pixels, which count for nothing"
+        what = f"{count(len(odd), 'image')} with NaN or infinite pixels, which are ignored"
         files = tuple(f"{sides.name(f.pair.image)}: {f.image.nonfinite:,} pixels" for f in odd)
-        yield Finding("warning", what, files, "Fine where they stand for no data; else export these again.")
+        yield Finding("warning", what, files, "Fine if they mean no data; else export these again.")
 
 
 def blank(sides: Sides) -> Iterator[Finding]:
-    """Images of one color, and alphas that say nothing."""
+    """Finds images of a single color, and a useless alpha channel."""
     facts = [f for f in sides.all if f.image.pixels]
     if flat := [f for f in facts if is_flat(f.image)]:
         black = sum(1 for f in flat if not any(f.image.high))
         some = f" of a single color, {black} of them black" if black else " of a single color"
         what = count(len(flat), "image") + (" all black" if black == len(flat) else some)
-        yield Finding("warning", what, sides.images(flat), "Look at them; if black means no data, --nodata 0.")
+        yield Finding("warning", what, sides.images(flat), "Look at them. If black means no data, give --nodata 0.")
     if sides.settings.channels is None and facts and all(f.image.channels == 4 and f.image.opaque for f in facts):
-        what = "the fourth channel of all images is opaque alpha, which tells the network nothing"
-        yield Finding("warning", what, advice="--channels 1 2 3", flags=("--channels", "1", "2", "3"))
+        what = "the fourth channel of all images is opaque alpha, which holds no information"
+        yield Finding("warning", what, advice="Give --channels 1 2 3.", flags=("--channels", "1", "2", "3"))
 
 
 def is_flat(image: ImageFacts) -> bool:
-    """Whether all pixels with data are of one color."""
+    """True if all pixels with data have the same color."""
     return image.low == image.high
 
 
 def ranges(sides: Sides) -> Iterator[Finding]:
-    """Values that the chosen normalization would leave tiny or huge."""
+    """Finds values that the chosen normalization leaves far too small or large."""
     asked = sides.settings.channels
     channels = len(asked) if asked else usual_channels(f.image for f in sides.all)
     images = [f.image for f in sides.training if f.image.pixels and (asked or fits(f.image, channels))]
@@ -212,19 +212,23 @@ def ranges(sides: Sides) -> Iterator[Finding]:
     if dtype == "float32" and standard:
         if how != "unit":
             what = f"images look normalized already ({found}, standard deviation {std.max():.2g})"
-            yield Finding("warning", what, advice="--normalize unit leaves them as they are.")
+            yield Finding("warning", what, advice="Give --normalize unit, which leaves them as they are.")
     elif how != "unit":
         return
     elif dtype == "float32" and std.max() > 3:
-        what = f"images are large numbers ({found}): floating point is not scaled, and training would be slow or fail"
-        yield Finding("warning", what, advice="--normalize dataset", flags=dataset)
+        what = f"images hold large floats ({found}), which are not scaled: training would be slow or fail"
+        yield Finding("warning", what, advice="Give --normalize dataset.", flags=dataset)
     elif high > low and ((high - low) / scale < 0.05 or std.max() < 0.03):
         what = f"images use little of their type's range ({found}, standard deviation {std.max():.2g} of 1)"
-        yield Finding("warning", what, advice="--normalize dataset brings them to mean 0, deviation 1.", flags=dataset)
+        advice = "Give --normalize dataset, which scales them to mean 0 and deviation 1."
+        yield Finding("warning", what, advice=advice, flags=dataset)
 
 
 def moments(images: Iterable[ImageFacts], channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [c] of the unit-scaled values of all pixels with data; gray is repeated."""
+    """Returns mean and standard deviation, float64 [channels], over the pixels with data of all images.
+
+    Values are divided by `FULL`. Gray images are repeated to `channels`.
+    """
     pixels, total, squares = 0, np.zeros(channels), np.zeros(channels)
     for image in images:
         pixels += image.pixels
@@ -236,14 +240,15 @@ def moments(images: Iterable[ImageFacts], channels: int) -> tuple[np.ndarray, np
 
 
 def sizes(sides: Sides) -> Iterator[Finding]:
-    """Images of several sizes, and crops that do not fit."""
+    """Finds images of several sizes, and a --crop that does not fit."""
     found = Counter((f.image.height, f.image.width) for f in sides.training)
     crop, largest = sides.settings.crop, max((max(size) for size in found), default=0)
     if crop is not None and crop > largest:
         what = f"--crop {crop} is larger than every training image; the largest side is {largest} pixels"
-        yield Finding("error", what, advice=f"--crop {min(min(size) for size in found)} fits into all of them.")
+        yield Finding("error", what, advice=f"Give --crop {min(min(size) for size in found)}, which fits all of them.")
     elif crop is not None and (small := [f for f in sides.training if min(f.image.height, f.image.width) < crop]):
         what = f"{count(len(small), 'training image')} smaller than --crop {crop}: padded with ignored pixels"
         yield Finding("note", what, sides.images(small))
     if crop is None and len(found) > 1:
-        yield Finding("note", f"training images have {len(found)} sizes: random crops are used", advice="--crop SIDE")
+        what = f"training images have {len(found)} sizes: random crops are used"
+        yield Finding("note", what, advice="Give --crop SIDE to choose their size in pixels.")

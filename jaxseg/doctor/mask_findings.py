@@ -1,4 +1,4 @@
-"""What is worth saying about the masks of a data set and the classes in them."""
+"""Finds faults of masks and of their classes."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,36 +14,36 @@ from jaxseg.doctor.survey import Facts
 
 
 def is_photo(mask: MaskFacts, settings: Data) -> bool:
-    """Many values and no few that most pixels have: neither drawn, nor drawn and then blurred."""
+    """True if many values occur and no few dominate: a photo, not a drawn mask. False for gray with --binarize."""
     if settings.binarize is not None and not mask.color:
         return False
     return mask.distinct > 64 and sum(mask.pixels[:4]) < 0.3 * sum(mask.pixels)
 
 
 def drawn(facts: Sequence[Facts], settings: Data) -> list[Facts]:
-    """Those whose masks are no photos."""
+    """Selects the facts whose masks are not photos."""
     return [f for f in facts if not is_photo(f.mask, settings)]
 
 
 def photos(sides: Sides) -> Iterator[Finding]:
-    """Masks that are pictures, perhaps because images and masks were taken for each other."""
+    """Finds masks that are photos, perhaps because images and masks are swapped."""
     odd = [f for f in sides.all if is_photo(f.mask, sides.settings)]
     swapped = [f for f in odd if f.image.levels <= 16]
     if len(swapped) > len(sides.all) / 2:
         what = "images and masks are swapped: masks look like photos, images like masks"
         if sides.settings.images is not None:
             folders = ("--images", str(sides.settings.masks), "--masks", str(sides.settings.images))
-            yield Finding("error", what, sides.masks(swapped), " ".join(folders), folders)
+            yield Finding("error", what, sides.masks(swapped), f"Give {' '.join(folders)}", folders)
         else:
             yield Finding("error", what, sides.masks(swapped), "Rename the folders, or give --images and --masks.")
     elif odd:
         files = tuple(f"{sides.name(f.pair.mask)}: {f.mask.distinct:,} values" for f in odd)
-        advice = "Are these the masks? Give their folder with --masks, or remove what does not belong."
+        advice = "Are these the masks? Give their folder with --masks, or remove files that are not masks."
         yield Finding("error", f"{count(len(odd), 'mask')} looking like a photo", files, advice)
 
 
 def value_counts(facts: Sequence[Facts]) -> tuple[dict[int, int], bool]:
-    """Pixels of every mask value, and whether values are colors: they are if those of any mask are."""
+    """Counts the pixels of every mask value; returns True with them if values are colors, as in any of the masks."""
     color, counts = any(f.mask.color for f in facts), Counter()
     for f in facts:
         promote = color and not f.mask.color
@@ -53,11 +53,11 @@ def value_counts(facts: Sequence[Facts]) -> tuple[dict[int, int], bool]:
 
 
 def _as_color(gray: int) -> int:
-    return gray * 0x010101 if 0 <= gray <= 255 else gray + (1 << 24)  # beyond 8 bits no color is the same
+    return gray * 0x010101 if 0 <= gray <= 255 else gray + (1 << 24)  # out of the range of colors
 
 
 def find_classes(sides: Sides) -> tuple[ClassMap | None, list[Finding]]:
-    """The class map of all masks, or the error that there is none."""
+    """Returns the class map of all masks, or None and the error that prevents one."""
     facts = drawn(sides.all, sides.settings)
     if not facts:
         return None, []
@@ -67,14 +67,14 @@ def find_classes(sides: Sides) -> tuple[ClassMap | None, list[Finding]]:
         return (found.as_colors() if sides.looks else found), []
     except UserError as error:
         what, _, advice = str(error).partition("\n")
-        if what.startswith("--"):  # a flag is wrong, not the masks
+        if what.startswith("--"):  # a flag is at fault, not the masks
             return None, [Finding("error", what, advice=advice)]
-        files, flags = _strange(sides, facts, counts, color), _mends(sides, counts, color)
+        files, flags = _strange(sides, facts, counts, color), _fixing_flags(sides, counts, color)
         return None, [Finding("error", what, files, advice, flags)]
 
 
-def _mends(sides: Sides, counts: Mapping[int, int], color: bool) -> tuple[str, ...]:
-    """--binarize at the middle of the two commonest values, where that makes classes of the masks."""
+def _fixing_flags(sides: Sides, counts: Mapping[int, int], color: bool) -> tuple[str, ...]:
+    """Returns --binarize halfway between the two commonest values, if that fixes the masks; else ()."""
     first, second = sorted(counts, key=lambda v: -counts[v])[:2] if len(counts) > 1 else (0, 0)
     if color or counts[first] + counts[second] < 0.8 * sum(counts.values()) or _asked(sides):
         return ()
@@ -87,7 +87,7 @@ def _asked(sides: Sides) -> bool:
 
 
 def _strange(sides: Sides, facts: Sequence[Facts], counts: Mapping[int, int], color: bool) -> tuple[str, ...]:
-    """Files with values that are of no class; where no classes were asked for, with others than the commonest two."""
+    """Lists files with values of no class; if no classes were asked for, all but the two commonest values count."""
     settings = sides.settings
     if settings.labels is not None or settings.classes is not None:
         known = set(range(settings.classes or 0)) | set(settings.ignore_index or (255,))
@@ -106,17 +106,17 @@ def _strange(sides: Sides, facts: Sequence[Facts], counts: Mapping[int, int], co
 
 
 def lossy(sides: Sides) -> Iterator[Finding]:
-    """JPEG, and masks that were enlarged or interpolated."""
+    """Finds masks in JPEG, and masks that were enlarged or interpolated."""
     settings = sides.settings
     if not (settings.binarize is not None or settings.snap_colors) and (jpeg := [f for f in sides.all if f.mask.jpeg]):
         what = f"{count(len(jpeg), 'mask')} in JPEG, which changes values along every border"
-        advice = "Export them as PNG; or --binarize 128 for two classes, --labels and --snap-colors for more."
+        advice = "Export them as PNG. Or give --binarize 128 for two classes, --labels and --snap-colors for more."
         yield Finding("warning", what, sides.masks(jpeg), advice)
     several = [f for f in sides.all if len(f.mask.values) > 1]
     if (enlarged := [f for f in several if f.mask.block > 1]) and len(enlarged) > len(several) / 2:
         blocks = Counter(f.mask.block for f in enlarged)
         what = f"{count(len(enlarged), 'mask')} with all borders on a grid of {min(blocks)} pixels: enlarged?"
-        yield Finding("warning", what, sides.masks(enlarged), "Export them anew if there is a finer resolution.")
+        yield Finding("warning", what, sides.masks(enlarged), "Export them again if there is a finer resolution.")
     pixels, between = Counter(), Counter()
     for f in several:
         pixels.update(dict(zip(f.mask.values, f.mask.pixels)))
@@ -126,11 +126,12 @@ def lossy(sides: Sides) -> Iterator[Finding]:
         files = sides.masks(f for f in several if set(f.mask.values) & set(thin))
         listed = ", ".join(map(str, thin[:8])) + (", ..." if len(thin) > 8 else "")
         what = f"mask values {listed} lie only as seams between lower and higher ones: looks interpolated"
-        yield Finding("warning", what, files, "Resize masks by nearest neighbor; --labels and --snap-colors for these.")
+        advice = "Resize masks by nearest neighbor; for these, give --labels and --snap-colors."
+        yield Finding("warning", what, files, advice)
 
 
 def misplaced(sides: Sides) -> Iterator[Finding]:
-    """Masks that are off by the same few pixels, and a mask that many images share."""
+    """Finds masks that are all shifted by the same few pixels, and a mask that several images share."""
     shifts = np.array([f.mask.shift for f in sides.all if f.mask.shift])
     if len(shifts) >= 8:
         middle = np.median(shifts, axis=0)
@@ -139,7 +140,7 @@ def misplaced(sides: Sides) -> Iterator[Finding]:
             ways = (("up", "down"), ("left", "right"))
             down, right = (f"{abs(n):.0f} pixels {way[int(n > 0)]}" for n, way in zip(middle, ways))
             what = f"masks look misplaced: most fit their images better when moved {down} and {right}"
-            yield Finding("warning", what, advice="Look at some; were images and masks exported with the same bounds?")
+            yield Finding("warning", what, advice="Look at some. Were images and masks exported with the same bounds?")
     groups = defaultdict(list)
     for f in sides.all:
         if len(f.mask.values) > 1:
@@ -152,34 +153,38 @@ def misplaced(sides: Sides) -> Iterator[Finding]:
 
 
 def balance(names: Sequence[str], training: Sequence[int], validation: Sequence[int]) -> Iterator[Finding]:
-    """Classes that are absent or rare. `training`, `validation`: pixels of each class."""
+    """Finds absent and rare classes.
+
+    - `names`: names of the classes.
+    - `training`, `validation`: pixels of each class.
+    """
     for side, pixels in (("training", training), ("validation", validation)):
         if not sum(pixels):
-            what = f"no pixel of {side} counts: all are ignored or without data"
+            what = f"no pixel of {side} has a class: all are ignored or without data"
             yield Finding("error", what, advice="Are --ignore-index and --nodata right?")
         elif side == "training" and sum(n > 0 for n in pixels) == 1:
             only = names[int(np.argmax(pixels))]
             what = f"the training masks hold one class only, {only}"
-            yield Finding("error", what, advice="There is nothing to tell apart. Are these the right masks?")
+            yield Finding("error", what, advice="Are these the right masks?")
     if not sum(training) or not sum(validation):
         return
     for name, here, there in zip(names, training, validation):
         if not here and not there:
-            yield Finding("warning", f"class {name} occurs nowhere", advice="Leave it out of --classes or --labels.")
+            yield Finding("warning", f"class {name} does not occur", advice="Leave it out of --classes or --labels.")
         elif not here:
             what = f"class {name} is in validation ({there:,} pixels) but not in training, so it cannot be learned"
-            yield Finding("warning", what, advice="Split otherwise: another --seed, --validation, or lists.")
+            yield Finding("warning", what, advice="Change the split: give another --seed or --validation, or lists.")
         elif not there:
             what = f"class {name} is in training ({here:,} pixels) but not in validation, so it is not measured"
-            yield Finding("warning", what, advice="Split otherwise: another --seed, --validation, or lists.")
+            yield Finding("warning", what, advice="Change the split: give another --seed or --validation, or lists.")
     total = sum(training)
     if rare := [f"{name} {n / total:.2%}" for name, n in zip(names, training) if 0 < n < 0.01 * total]:
         what = f"rare in training: {', '.join(rare)} of pixels; a network may never predict them"
-        yield Finding("warning", what, advice="--class-weights auto or --loss dice_ce")
+        yield Finding("warning", what, advice="Give --class-weights auto or --loss dice_ce.")
 
 
 def binarized(labels: ClassMap, sides: Sides) -> Iterator[Finding]:
-    """What --binarize rounds."""
+    """Finds mask pixels that --binarize changes."""
     counts, color = value_counts(sides.all)
     if labels.binarize is None or color:
         return
@@ -188,5 +193,5 @@ def binarized(labels: ClassMap, sides: Sides) -> Iterator[Finding]:
     others = 1 - sum(counts[v] for v in kept) / sum(counts.values())
     if others > 0:
         ends = " or ".join(map(str, kept))
-        what = f"{others:.2%} of mask pixels are not {ends}; --binarize {labels.binarize} decides"
+        what = f"{others:.2%} of mask pixels are not {ends}; --binarize {labels.binarize} decides their class"
         yield Finding("warning" if others > 0.05 else "note", what)

@@ -1,4 +1,4 @@
-"""What the doctor prints: a data set's description, its findings, and the command that follows."""
+"""Prints a data set's description, its findings, and the command to run next."""
 
 import dataclasses
 from collections import Counter
@@ -26,19 +26,22 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What to look at."""
+    """Settings of `python -m jaxseg.check`."""
 
     folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = None
-    """The same as --data."""
+    """Data folder, an alias of --data."""
     data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)
     seed: int = 0
-    """Of the split, where there is no validation set."""
+    """Seed of the random split, used if there is no validation set."""
     debug: bool = False
     """Show the traceback of an error."""
 
 
 def check(asked: Check) -> int:
-    """Looks, prints, and returns the exit status. Raises DataError when files do not pair up."""
+    """Examines the data, prints the report, and returns the exit status: 0 if ready to train, 2 with errors.
+
+    Raises DataError if files do not pair up, and UserError for settings that do not go together.
+    """
     split = find_split(asked.data, asked.seed)
     with Progress("reading", BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
         bar.disable = not console.is_terminal
@@ -54,7 +57,7 @@ def check(asked: Check) -> int:
 
 
 def describe(found: Examination) -> None:
-    """Layout, split, classes, sizes and types."""
+    """Prints layout, split, classes, sizes and types."""
     say("layout", found.split.layout)
     say("pairs", f"{found.training.pairs:,} training, {found.validation.pairs:,} validation")
     console.print()
@@ -69,7 +72,7 @@ def describe(found: Examination) -> None:
 
 
 def class_table(found: Examination) -> Table:
-    """Classes with their shares of the pixels that count; where they are not known, the values in the masks."""
+    """Builds a table of the classes and their shares of labeled pixels; of mask values if classes are unknown."""
     labels = found.labels
     if labels is None:
         return value_table(found)
@@ -94,7 +97,7 @@ def class_table(found: Examination) -> Table:
 
 
 def value_table(found: Examination) -> Table:
-    """The commonest values of all masks, as long as it is not known what they mean."""
+    """Builds a table of the commonest mask values and their shares of all pixels."""
     drawn = mask_findings.drawn(found.facts.all, found.facts.settings)
     counts, color = mask_findings.value_counts(drawn or found.facts.all)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -111,13 +114,13 @@ def value_table(found: Examination) -> Table:
 
 
 def size_table(found: Examination) -> Table:
-    """Images of each size."""
+    """Builds a table of the number of images of each size."""
     sizes = Counter(f"{f.image.width}x{f.image.height}" for f in found.facts.all)
     return _count_table("size", sizes)
 
 
 def type_table(found: Examination) -> Table:
-    """Images of each type and number of channels."""
+    """Builds a table of the number of images of each dtype and number of channels."""
     types = Counter(
         f"{f.image.dtype}, {count(f.image.channels, 'channel')}{' (color)' if f.image.color else ''}"
         for f in found.facts.all
@@ -137,20 +140,20 @@ def _count_table(heading: str, counts: Counter) -> Table:
 
 
 def percent(share: float) -> str:
-    """0.0123 -> '1.23 %'; what is there never reads as nothing."""
+    """Formats a share: 0.0123 as '1.23 %'. A positive share is never shown as 0."""
     if 0 < share < 0.0001:
         return "< 0.01 %"
     return f"{100 * share:.2f} %"
 
 
 def bar(share: float, width: int = 20) -> str:
-    """A share as a bar, in plain characters where there are no others."""
+    """Draws a share, 0 to 1, as a bar; in ASCII if the terminal has no other characters."""
     full = round(share * width) or int(share > 0)
     return ("#" if console.options.ascii_only else "█") * full
 
 
 def tell(finding: Finding) -> None:
-    """A finding with its first files and what to do."""
+    """Prints a finding, its first files, and what to do."""
     say(finding.level, finding.what, STYLES[finding.level])
     for file in finding.files[:MOST_FILES]:
         say("", file, "dim")
@@ -161,7 +164,7 @@ def tell(finding: Finding) -> None:
 
 
 def say(label: str, what: str, style: str = "", arrow: str = "") -> None:
-    """Text behind a label, wrapped so that it stays there."""
+    """Prints text after a label, wrapped with a hanging indent."""
     indent = " " * (8 + len(arrow))
     lines = Text(what).wrap(console, max(20, console.width - len(indent)), overflow="fold")
     for number, line in enumerate(lines):
@@ -170,7 +173,7 @@ def say(label: str, what: str, style: str = "", arrow: str = "") -> None:
 
 
 def conclude(found: Examination, asked: Check) -> None:
-    """The verdict, and the command to go on with."""
+    """Prints the verdict, and the command to run next."""
     levels = Counter(finding.level for finding in found.findings)
     numbers = ", ".join(count(levels[level], level) for level in ("error", "warning") if levels[level])
     if found.findings:
@@ -180,34 +183,34 @@ def conclude(found: Examination, asked: Check) -> None:
         console.print("  " + command("jaxseg.train", *words(asked)))
         return
     console.print(f"Not ready to train: {numbers}.", style="bold red")
-    if (mended := mend(found, asked)) is not None:
-        console.print("These flags mend all errors:")
-        console.print("  " + command("jaxseg.train", *words(mended)))
+    if (fixed := fixed_settings(found, asked)) is not None:
+        console.print("These flags fix all errors:")
+        console.print("  " + command("jaxseg.train", *words(fixed)))
     else:
-        console.print("Mend the errors and look again.")
+        console.print("Fix the errors, and check again.")
 
 
-def mend(found: Examination, asked: Check) -> Check | None:
-    """With the flags that the findings propose, if there are no errors any more then: this is tried."""
+def fixed_settings(found: Examination, asked: Check) -> Check | None:
+    """Adds the flags that the findings propose, and examines again; returns None unless no error is left."""
     if not all(error.flags for error in found.errors):
         return None
     flags = {error.flags[0]: error.flags for error in found.errors}
     given = [arguments for arguments in _flags(asked) if arguments[0].partition("=")[0] not in flags]
     try:
-        mended = parse([word for arguments in [*given, *flags.values()] for word in arguments])
-        again = examine(find_split(mended.data, mended.seed), mended.data, mended.data.workers)
+        fixed = parse([word for arguments in [*given, *flags.values()] for word in arguments])
+        again = examine(find_split(fixed.data, fixed.seed), fixed.data, fixed.data.workers)
     except UserError:
         return None
-    return None if again.errors else mended
+    return None if again.errors else fixed
 
 
 def words(asked: Check) -> list[str]:
-    """The command line that asks for the same."""
+    """Converts settings to the command line that gives them."""
     return [word for arguments in _flags(asked) for word in arguments]
 
 
 def _flags(asked: Check) -> list[tuple[str, ...]]:
-    """Every flag that is not as by default, with its values."""
+    """Lists every flag that differs from its default, with its values."""
     result = []
     for field in dataclasses.fields(Data):
         value, flag = getattr(asked.data, field.name), "--" + field.name.replace("_", "-")
@@ -222,7 +225,7 @@ def _flags(asked: Check) -> list[tuple[str, ...]]:
 
 
 def as_finding(error: UserError | OSError) -> Finding:
-    """Returns an error as a finding, which `tell` prints."""
+    """Converts an error to a finding, for `tell`."""
     if isinstance(error, DataError):
         return Finding("error", error.headline, tuple(error.problems), error.advice)
     what, _, rest = str(error).partition("\n")
@@ -230,18 +233,18 @@ def as_finding(error: UserError | OSError) -> Finding:
 
 
 def parse(argv: list[str]) -> Check:
-    """Reads a command line. Raises UserError for settings that cannot be; exits with 2 on unknown flags."""
+    """Parses a command line. Raises UserError for invalid settings; exits with 2 on unknown flags."""
     asked = tyro.cli(
         Check,
         args=argv,
         prog="python -m jaxseg.check",
-        description="Look a data set over: what it is, what is wrong with it, and what mends it.",
+        description="Check a data set: describe it, find its faults, and say how to fix them.",
     )
     if asked.folder is not None:
         if asked.data.data not in (None, asked.folder):
             raise UserError(f"{asked.folder} and --data {asked.data.data}: give one of them, not both")
         asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, data=asked.folder), folder=None)
     if asked.data.data is None and asked.data.images is None:
-        raise UserError("nothing to look at: give a FOLDER, or --images and --masks")
+        raise UserError("no data to check: give a FOLDER, or --images and --masks")
     cli.check(Config(data=asked.data, run=Run(seed=asked.seed)))
     return asked

@@ -1,7 +1,7 @@
-"""What the files of a data set are: every image and mask decoded once, in threads, and remembered.
+"""Measures every image and mask of a data set once, in threads, and caches the facts.
 
-The facts of a pair are kept in the user's cache folder (JAXSEG_CACHE_DIR overrides it), one file a data set, under
-the paths, sizes and times of change of its two files: a second look costs no more than asking for those.
+The cache is in the user's cache folder (JAXSEG_CACHE_DIR overrides it), one file per data set. The facts of a pair are
+valid while the paths, sizes and modification times of its two files stay the same.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from jaxseg.data.read.images import read_palette, read_pixels
 from jaxseg.data.read.masks import read_values
 from jaxseg.doctor.facts import ImageFacts, MaskFacts, image_facts, mask_facts
 
-VERSION = 2  # of the facts: counted up with every change of what is measured
+VERSION = 2  # of the facts; increase it whenever other things are measured
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """A pair of files. What cannot be read is None and says why."""
+    """Facts of a pair. An unreadable file has None and an error message."""
 
     pair: Pair
     image: ImageFacts | None
@@ -41,10 +41,15 @@ def survey(
     colors: bool = False,
     tell: Callable[[int, int], None] | None = None,
 ) -> list[Facts]:
-    """The facts of every pair, in order. Files that are as they were the last time are not read again.
+    """Returns the facts of every pair, in order; unchanged files are not read again.
 
-    `colors`: masks with a palette are read as its colors, not its numbers. `tell` is called with how many pairs are
-    done and how many there are to read. A file that cannot be read is no error here.
+    - `pairs`: image and mask files.
+    - `settings`: nodata value and channels.
+    - `workers`: number of reader threads; 0 reads in the calling thread.
+    - `colors`: read masks with a palette as colors, not indices.
+    - `tell`: called after each pair with the number of pairs read, and the number to read.
+
+    An unreadable file raises no error; its facts say why.
     """
     store = _store(pairs, settings, colors)
     known, stamps = _load(store), [_stamp(pair) for pair in pairs]
@@ -59,14 +64,14 @@ def survey(
             facts[found.pair] = found
             if tell is not None:
                 tell(done, len(rest))
-    finally:  # what was read before Ctrl-C is not read again either
+    finally:  # keeps the facts read before Ctrl-C
         if rest:
             _save(store, [(stamp, facts[pair]) for pair, stamp in zip(pairs, stamps) if pair in facts])
     return [facts[pair] for pair in pairs]
 
 
 def look(pair: Pair, settings: Data, colors: bool = False) -> Facts:
-    """Reads the two files of a pair."""
+    """Reads and measures the two files of a pair; arguments as for `survey`."""
     image, mask, errors = None, None, {}
     try:
         pixels = read_pixels(pair.image)
@@ -104,7 +109,7 @@ def _map(function: Callable, items: Sequence, workers: int) -> Iterable:
 
 
 def _stamp(pair: Pair) -> list[object] | None:
-    """What tells whether a pair is still what it was; None if a file is not there."""
+    """Returns the mask's path, and sizes and modification times of both files; None if a file is missing."""
     try:
         stats = [path.stat() for path in (pair.image, pair.mask)]
     except OSError:
@@ -113,7 +118,7 @@ def _stamp(pair: Pair) -> list[object] | None:
 
 
 def _store(pairs: Sequence[Pair], settings: Data, colors: bool) -> Path:
-    """The file for a data set: its folders, and the settings on which facts depend."""
+    """Returns the cache file, named after the data set's folders and the settings that change its facts."""
     folders = sorted({str(folder.absolute()) for pair in pairs for folder in (pair.image.parent, pair.mask.parent)})
     what = repr((VERSION, folders, settings.nodata, settings.channels, colors))
     key = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
@@ -121,7 +126,7 @@ def _store(pairs: Sequence[Pair], settings: Data, colors: bool) -> Path:
 
 
 def _load(store: Path) -> dict[str, tuple[list, ImageFacts, MaskFacts]]:
-    """Stamp and facts by image; none when there is no file or it is damaged."""
+    """Returns stamp and facts by image path; empty if the file is missing or damaged."""
     try:
         return {
             image: (stamp, ImageFacts(**_tuples(facts)), MaskFacts(**_tuples(mask)))
@@ -136,12 +141,12 @@ def _tuples(values: dict) -> dict:
 
 
 def _save(store: Path, facts: Iterable[tuple[list | None, Facts]]) -> None:
-    """Pairs with an error are left out: they are looked at again."""
+    """Writes the cache, without pairs that have an error: these are read again."""
     entries = {
         str(found.pair.image.absolute()): (stamp, vars(found.image), vars(found.mask))
         for stamp, found in facts
         if stamp and found.image and found.mask
     }
-    with contextlib.suppress(OSError):  # a read-only home, a full disk: the next pass takes longer, that is all
+    with contextlib.suppress(OSError):  # with a read-only home or a full disk the next run reads all files again
         store.parent.mkdir(parents=True, exist_ok=True)
         files.replace(store, json.dumps(entries).encode())
