@@ -59,7 +59,7 @@ class MaskFacts:
 
 
 def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]:
-    """Measures an image; returns its facts and its data mask, bool [h w], equal to that of `samples.read_tile`."""
+    """Measures an image; returns its facts and its data mask, bool [h w], as in `samples.read_tile`."""
     array, nodata = pixels.array, pixels.nodata if settings.nodata is None else settings.nodata
     dtype = array.dtype
     if str(dtype) not in FULL:
