@@ -31,7 +31,7 @@ import tyro
 from jaxseg.base import cli
 from jaxseg.base import config as settings
 from jaxseg.base.config import Augmentation, Config, Data, Model, Optimization
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import UserError, for_command
 from jaxseg.base.terminal import clock, console
 from jaxseg.data.feed.pipeline import Batch, Pipeline
 from jaxseg.learn import losses, metrics
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         check(options)
         return 0 if race(options) else 1
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_command(error)}", file=sys.stderr)
         return 2
     except Diverged as error:
         print(f"stopped: {error}", file=sys.stderr)

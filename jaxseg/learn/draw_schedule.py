@@ -16,7 +16,7 @@ import tyro
 from rich.table import Table
 
 from jaxseg.base.config import Config, Optimization
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import UserError, for_command
 from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.learn import schedules
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         draw(tyro.cli(Options, args=argv, prog="python -m jaxseg.schedules"))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_command(error)}", file=sys.stderr)
         return 2
     return 0
 
