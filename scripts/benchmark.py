@@ -61,13 +61,13 @@ def run(options: Options) -> None:
     out = options.out or Path(f"benchmark-{now:%Y%m%d-%H%M%S}")
     out.mkdir(parents=True, exist_ok=True)
     versions = ", ".join(f"{name} {machine['versions'].get(name, '?')}" for name in ("jax", "flax", "torch", "commit"))
-    where = machine["nvidia-smi"] if machine["gpu"] else machine["machine"]["processor"]
-    console.print(f"{versions}\n{where}; {machine['threads']} threads for each framework")
+    where = machine["machine"]["PyTorch's GPU" if machine["gpu"] else "processor"]
+    console.print(f"{versions}\n{where}; {machine['cores used']} threads for each framework")
 
     record = {"created": now.isoformat(timespec="seconds"), "command": dataclasses.asdict(options)}
     record |= {"machine": machine, "matches": []}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-        for entry in program(Bench(options, machine["gpu"], machine["threads"], Path(temporary))):
+        for entry in program(Bench(options, machine["gpu"], machine["cores used"], Path(temporary))):
             played = match.play(*entry)
             figures = report.figures(played)
             record["matches"].append(dataclasses.asdict(played) | {"figures": figures})

@@ -183,7 +183,7 @@ def test_step_is_equal_work_on_both_sides_and_is_written_down(local, monkeypatch
 def test_epoch_from_files_takes_as_many_steps_as_the_step_alone(local, tiles_root, tmp_path):
     bench = Bench(Options(quick=True, bases=(2,), data=tiles_root), gpu=False, workers=0, folder=tmp_path)
     (entry,) = program.epochs(bench)
-    found = match.play(entry.match, entry.entrants, Rules(1, 1, turn=0))
+    found = match.play(*entry[:2], Rules(1, 1, turn=0))
     figures = report.figures(found)
     assert figures["jaxseg, the step alone"]["ratio"] == (1, 1, 1)
     for name, outcome in found.outcomes.items():
@@ -226,10 +226,10 @@ def test_torch_compiles_ahead_into_the_cache_of_the_contenders(monkeypatch, tmp_
     options = Options(bases=(2, 4), batches=(2,), precisions=("f32",), ahead=True, torch_modes=modes)
     entries = list(program.steps(Bench(options, gpu=True, workers=1, folder=tmp_path)))
     assert sorted(begun) == sorted((True, mode, str(tmp_path / "inductor")) for mode in modes * 2)
-    entries[0].entrants["eager"]()
+    entries[0][1]["eager"]()
     if fails:
         with pytest.raises(Failed, match="no compiler"):
-            entries[1].entrants["torch.compile, reduce-overhead"]()
+            entries[1][1]["torch.compile, reduce-overhead"]()
     else:
-        entries[1].entrants["torch.compile, reduce-overhead"]()
+        entries[1][1]["torch.compile, reduce-overhead"]()
         assert begun[-1] == (False, "reduce-overhead", str(tmp_path / "inductor"))

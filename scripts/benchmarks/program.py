@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from benchmarks.match import Match, Rules
 from benchmarks.task import Source, Task
@@ -69,12 +69,8 @@ class Options:
             raise UserError("\n".join(problems))
 
 
-class Entry(NamedTuple):
-    """A comparison to be held."""
-
-    match: Match
-    entrants: dict[str, Callable[[], Worker]]
-    rules: Rules
+Entry = tuple[Match, dict[str, Callable[[], Worker]], Rules]
+"""A comparison to be held: arguments of `match.play`."""
 
 
 class Bench:
@@ -145,7 +141,7 @@ def steps(bench: Bench) -> Iterator[Entry]:
             for name, how in bench.torch_ways().items():
                 start = bench.worker("torch_side:step", **given, **how)
                 entrants[name] = partial(after, ready.get((task, how.get("compiled"))), start)
-            yield Entry(Match("step", dataclasses.asdict(task), "images"), entrants, bench.rules)
+            yield Match("step", dataclasses.asdict(task), "images"), entrants, bench.rules
             given["weights"].unlink(missing_ok=True)
 
 
@@ -178,7 +174,7 @@ def pipeline(bench: Bench) -> Iterator[Entry]:
         name = f"DataLoader, {bench.workers} workers{' kept' * keep}"
         entrants[name] = enter("torch_side:reader", batch=READ_BATCH, workers=bench.workers, keep=keep)
     configuration = {"tiles": source.tiles, "side": source.side(), "batch": READ_BATCH, "threads": bench.workers}
-    yield Entry(Match("pipeline", configuration, "pairs"), entrants, bench.rules)
+    yield Match("pipeline", configuration, "pairs"), entrants, bench.rules
 
 
 def epochs(bench: Bench) -> Iterator[Entry]:
@@ -195,7 +191,7 @@ def epochs(bench: Bench) -> Iterator[Entry]:
         "jaxseg, from files": enter("jax_side:epoch", source=source),
         f"PyTorch, from files, {bench.workers} workers kept": enter("torch_side:epoch", source=source),
     }
-    yield Entry(Match("epoch", dataclasses.asdict(task) | {"steps": count}, "images"), entrants, bench.rules)
+    yield Match("epoch", dataclasses.asdict(task) | {"steps": count}, "images"), entrants, bench.rules
 
 
 def startup(bench: Bench) -> Iterator[Entry]:
@@ -221,4 +217,4 @@ def startup(bench: Bench) -> Iterator[Entry]:
         arguments = {"words": given, "cold": cache if name.endswith("cold") else None}
         entrants[name] = partial(Worker, "benchmarks.workers:command", environment, arguments)
     rules = Rules(1, 1) if bench.quick else Rules(3, 7, 60.0)
-    yield Entry(Match("startup", {"side": bench.side, "tiles": 20}, "processes"), entrants, rules)
+    yield Match("startup", {"side": bench.side, "tiles": 20}, "processes"), entrants, rules

@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks.workers import Contender
 from jaxseg.base.config import Data
-from jaxseg.base.errors import UserError
 from jaxseg.data.find.folders import find_split
 from jaxseg.data.find.listing import Pair
 
@@ -62,13 +61,8 @@ class Source:
         return list(itertools.islice(itertools.cycle(find_split(Data(data=self.folder), 0).training), self.tiles))
 
     def side(self) -> int:
-        """Pixels a side. Raises UserError unless all tiles are squares of a size that the network takes."""
-        sizes = {cv2.imread(str(pair.image)).shape[:2] for pair in dict.fromkeys(self.pairs)}
-        h, w = min(sizes)
-        if len(sizes) > 1 or h != w or h % 16:
-            found = ", ".join(f"{w}x{h}" for h, w in sorted(sizes)[:3])
-            raise UserError(f"--data {self.folder}: tiles of {found}; expected squares of one size, a multiple of 16")
-        return h
+        """Pixels a side of the first tile; all are expected to be such squares."""
+        return cv2.imread(str(self.pairs[0].image)).shape[0]
 
 
 def decoder(source: Source) -> Contender:

@@ -53,26 +53,23 @@ class Worker:
     def __init__(self, target: str, environment: Mapping[str, str], arguments: Mapping[str, object]):
         spawn = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(1, spawn, initializer=_begin, initargs=(dict(environment),))
-        self.facts = self._ask(_make, target, dict(arguments))
+        self.facts = self._ask("start", target, dict(arguments))
 
     def turn(self, times: int) -> dict:
-        return self._ask(_do, "turn", times)
+        return self._ask("turn", times)
 
     def finish(self) -> dict:
-        return self._ask(_do, "finish")
+        return self._ask("finish")
 
     def close(self) -> None:
         self._pool.shutdown()
 
-    def _ask(self, what: Callable, *arguments: object) -> dict:
+    def _ask(self, *what: object) -> dict:
         try:
-            return self._pool.submit(what, *arguments).result()
-        except BrokenProcessPool:
-            message = "its process died; out of memory?"
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        self.close()
-        raise Failed(message) from None
+            return self._pool.submit(_do, *what).result()
+        except (BrokenProcessPool, Failed) as error:
+            self.close()
+            raise Failed(str(error) if isinstance(error, Failed) else "its process died; out of memory?") from None
 
 
 def _begin(environment: dict[str, str]) -> None:
@@ -81,18 +78,17 @@ def _begin(environment: dict[str, str]) -> None:
     multiprocessing.set_start_method(None, force=True)  # the platform's own again: PyTorch's loader forks where it may
 
 
-def _make(target: str, arguments: dict) -> dict:
+def _do(method: str, *arguments) -> dict:
     global _contender
-    module, name = target.split(":")
-    _contender = getattr(importlib.import_module(module), name)(**arguments)
-    return _contender.facts
-
-
-def _do(method: str, *arguments: object) -> dict:
     try:
-        return getattr(_contender, method)(*arguments)
+        if method != "start":
+            return getattr(_contender, method)(*arguments)
+        target, given = arguments
+        module, name = target.split(":")
+        _contender = getattr(importlib.import_module(module), name)(**given)
+        return _contender.facts
     except Exception as error:  # frameworks' own exceptions may not survive pickling
-        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise Failed(f"{type(error).__name__}: {error}".splitlines()[0][:300]) from None
 
 
 def command(words: tuple[str, ...], cold: Path | None = None) -> Contender:
@@ -111,17 +107,14 @@ def command(words: tuple[str, ...], cold: Path | None = None) -> Contender:
 
 
 def machine() -> Contender:
-    """Facts about the machine. In a worker, the process that directs a match opens no GPU."""
+    """Facts about the machine. Asked in a worker, so that the process that directs a match opens no GPU."""
     import jax
     import torch
 
     from parity.report.environment import environment
 
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
-    cards = subprocess.run(query, capture_output=True, text=True, check=False) if shutil.which(query[0]) else None
     gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
-    more = {"gpu": gpu, "nvidia-smi": cards.stdout.strip() if cards else "", "threads": threads()}
-    return Contender(lambda times: None, facts=environment() | more)
+    return Contender(lambda times: None, facts=environment() | {"gpu": gpu, "cores used": threads()})
 
 
 def threads() -> int:
