@@ -214,7 +214,7 @@ def startup(bench: Bench) -> Iterator[Entry]:
     for name, given in words.items():
         cache = bench.folder / name
         environment = bench.environment | {"PYTHONPATH": path, "JAXSEG_CACHE_DIR": str(cache)}
-        arguments = {"words": given, "cold": cache if name.endswith("cold") else None}
+        arguments = {"words": given, "folder": bench.folder, "cold": cache if name.endswith("cold") else None}
         entrants[name] = partial(Worker, "benchmarks.workers:command", environment, arguments)
     rules = Rules(1, 1) if bench.quick else Rules(3, 7, 60.0)
     yield Match("startup", {"side": bench.side, "tiles": 20}, "processes"), entrants, rules

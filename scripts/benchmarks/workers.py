@@ -91,14 +91,17 @@ def _do(method: str, *arguments) -> dict:
         raise Failed(f"{type(error).__name__}: {error}".splitlines()[0][:300]) from None
 
 
-def command(words: tuple[str, ...], cold: Path | None = None) -> Contender:
-    """Runs `python WORDS` in a fresh process. `cold`: folder to empty before."""
+def command(words: tuple[str, ...], folder: Path | None = None, cold: Path | None = None) -> Contender:
+    """Runs `python WORDS` in a fresh process in `folder`. `cold`: folder to empty before."""
+    # JAX's own variable would take the place of the trainer's cache
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    how = {"cwd": folder, "env": environment, "capture_output": True, "check": False}
 
     def run(times: int) -> None:
         for _ in range(times):
             if cold is not None:
                 shutil.rmtree(cold, ignore_errors=True)
-            done = subprocess.run([sys.executable, *words], capture_output=True, check=False)
+            done = subprocess.run([sys.executable, *words], **how)
             if done.returncode:
                 said = done.stderr.decode(errors="replace").strip().splitlines() or [""]
                 raise RuntimeError(f"ended with status {done.returncode}: {said[-1]}")
