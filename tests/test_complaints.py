@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import tifffile
+from image_files import write
 
 from jaxseg import check, evaluate, predict, train
 from jaxseg.data.read.images import read_pixels
@@ -45,15 +46,6 @@ def picture(height=16, width=16, seed=0, channels=3, dtype=np.uint8) -> np.ndarr
 def mask(height=16, width=16, values=(0, 255)) -> np.ndarray:
     """Columns of the values, in turn."""
     return np.tile(np.array(values, np.uint8)[np.arange(width) * len(values) // width], (height, 1))
-
-
-def write(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".tif":
-        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
-    else:
-        path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
-    return path
 
 
 @pytest.fixture
@@ -145,7 +137,9 @@ def test_sixteen_bits_and_twelve_bands_are_read_whole(tmp_path, trains):
     for i in range(4):
         bands = picture(seed=i, channels=12, dtype=np.int16)
         bands[:2] = -9999
-        write(tmp_path / f"data/images/a{i}.tif", bands)
+        image = tmp_path / f"data/images/a{i}.tif"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(image, bands, photometric="minisblack", planarconfig="contig")
         write(tmp_path / f"data/masks/a{i}.png", mask())
     found = trains(tmp_path / "data", "--nodata", "-9999", "--normalize", "dataset")
     assert found.code == 0

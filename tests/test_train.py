@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from image_files import write
 
 from jaxseg import load, predict, train
 from jaxseg.base import cli, config
@@ -651,14 +651,9 @@ def test_the_loss_of_the_settings_is_trained_and_evaluated(start, monkeypatch):
 # what is refused
 
 
-def write(path: Path, height: int, width: int, value: int = 255):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", np.full((height, width, 3), value, np.uint8))[1].tobytes())
-
-
 def write_pair(root: Path, name: str, height: int, width: int):
-    write(root / f"images/{name}.png", height, width)
-    write(root / f"masks/{name}.png", height, width)
+    for folder in ("images", "masks"):
+        write(root / folder / f"{name}.png", np.full((height, width, 3), 255, np.uint8))
 
 
 def test_mistakes_in_flags_and_files_end_with_2_and_a_message(whole, tmp_path):
