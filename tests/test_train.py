@@ -315,8 +315,6 @@ def test_steps_end_a_run_within_an_epoch_and_more_of_them_go_on_there(whole, sta
     log = records(tmp_path / "run")
     assert [(record["epoch"], record["step"]) for record in log] == [(0, 3), (1, 5)]
     assert step_of(tmp_path / "run", "last") == 5
-    assert launch("--resume", tmp_path / "run").code == 0  # nothing to do
-    assert [timeless(record) for record in records(tmp_path / "run")] == [timeless(record) for record in log]
     assert launch("--resume", tmp_path / "run", "--steps", 9).code == 0
     at_once = tmp_path / "at once"
     assert start(*how, "--steps", 9, "--out", at_once).code == 0
@@ -368,7 +366,7 @@ def test_a_plateau_lowers_the_rate_and_is_kept_through_a_stop(start, monkeypatch
 
 
 def test_what_averages_accumulates_drops_and_augments_goes_on_to_the_same_bits(start, monkeypatch, tmp_path):
-    how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--remat", "--zoom", 0.5, "--noise", 0.1, "--blur", 1]
+    how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--noise", 0.1]
     how += ["--class-weights", "auto", "--loss", "dice_ce", "--schedule", "one_cycle", "--optimizer", "adamw"]
     with monkeypatch.context() as patch, compilations() as found:
         patch.setattr(loop, "compile_train_step", watch := AtStep(compiled=found))
