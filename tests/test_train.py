@@ -160,7 +160,6 @@ def state(run: Path, which: str = "last") -> tuple[dict[str, bytes], dict]:
     things = blank(settings.model, settings.optimization)
     checkpoints = Checkpoints(run, settings, load_model(run)[1])
     progress = dataclasses.asdict(checkpoints.restore(which, *things))
-    checkpoints.close()
     leaves = [leaf for thing in things for leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(thing)))]
     arrays = {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves}
     return arrays, progress | {"best": timeless(progress["best"])}

@@ -48,10 +48,10 @@ def evaluate(options: Evaluation) -> Path:
     terminal.greet()
     console.print(f"{len(pairs)} images with masks ({split}), classes {', '.join(reading.labels.names)}")
     scores = score(pairs, reading, predictor, options.worst)
-    about = {"run": options.run.as_posix(), "checkpoint": options.checkpoint, "split": split}
+    about = {"run": options.run.as_posix(), "checkpoint": predictor.checkpoint, "split": split}
     about |= {"tile": options.tile, "overlap": options.overlap, "tta": options.tta}
     results.write(out, scores, about)
-    results.tell(scores, f"{split}, {options.checkpoint} checkpoint")
+    results.tell(scores, f"{split}, {predictor.checkpoint} checkpoint")
     console.print("\n".join(["", *(str(file) for file in files if file.exists())]))
     return out
 
