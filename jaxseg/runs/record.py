@@ -53,8 +53,8 @@ def check_split(path: Path, split: Mapping[str, object]) -> None:
         )
 
 
-def read_split(path: Path) -> dict:
-    """Reads split.json. Raises UserError when it cannot be read or has not the expected form."""
+def read_split(path: Path, advice: str = "without it the run cannot be resumed") -> dict:
+    """Reads split.json. Raises UserError, which ends with `advice`, when it is missing or damaged."""
     try:
         saved = json.loads(path.read_bytes().decode(errors="surrogateescape"))
         contents = saved.get("contents", {})
@@ -64,7 +64,7 @@ def read_split(path: Path) -> dict:
             if not all(len(value.split(" ")) == 2 for value in contents.get(part, {}).values()):
                 raise TypeError(f"contents: {part}: expected two digests a name")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); without it the run cannot be resumed") from None
+        raise UserError(f"{path}: cannot be read ({error}); {advice}") from None
     return saved
 
 
