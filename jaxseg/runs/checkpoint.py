@@ -101,7 +101,10 @@ class Checkpoints:
         Returns the run's position, without `best` if checkpoint "best" is damaged; None when there is no checkpoint.
         Raises UserError as `restore` does, and when none is whole.
         """
-        steps = {which: _open(folder).step for which, folder in self._folders.items()}
+        folders = {which: _open(folder) for which, folder in self._folders.items()}
+        steps = {which: folder.step for which, folder in folders.items()}
+        for which, folder in folders.items():
+            folder.clean(steps[which])
         newest = sorted((which for which in steps if steps[which] is not None), key=lambda which: -steps[which])
         if not newest:
             return None
@@ -114,7 +117,7 @@ class Checkpoints:
         if progress.best is None or taken == "best":
             return progress
         try:
-            _open(self._folders["best"]).check()
+            folders["best"].check()
         except UserError as error:
             print(f"warning: {error}; the best weights so far are lost", file=sys.stderr)
             return dataclasses.replace(progress, best=None)

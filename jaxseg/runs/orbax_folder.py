@@ -54,6 +54,10 @@ class OrbaxFolder:
             shutil.rmtree(self.path / str(step))
         os.rename(draft, self.path / str(step))
         _sync(self.path)
+        self.clean(step)
+
+    def clean(self, step: int | None) -> None:
+        """Deletes what a kill left: drafts, and checkpoints of other steps than `step`."""
         for other in self.path.iterdir():
             if other.name != str(step) and (other.name.isdigit() or other.name.endswith("tmp")):
                 shutil.rmtree(other)
