@@ -96,7 +96,7 @@ class Checkpoints:
         return Progress(**meta["progress"])
 
     def resume(self, net: nnx.Module, optimizer: nnx.Optimizer) -> Progress | None:
-        """Loads the newest checkpoint, or the other one with a line on stderr if it is damaged.
+        """Loads the newest checkpoint, or the other one with a line on stderr if it is damaged. It becomes the last.
 
         Returns the run's position, without `best` if checkpoint "best" is damaged; None when there is no checkpoint.
         Raises UserError as `restore` does, and when none is whole.
@@ -114,7 +114,10 @@ class Checkpoints:
             return self.restore(which, net, optimizer)
 
         taken, progress = _first_whole(newest, read)
-        if progress.best is None or taken == "best":
+        if taken == "best":  # the last one is damaged, or older as a kill came between the two
+            self.save("last", steps["best"], net, optimizer, progress)
+            return progress
+        if progress.best is None:
             return progress
         try:
             folders["best"].check()
