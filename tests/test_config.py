@@ -272,6 +272,29 @@ def test_saved_settings_are_loaded_unchanged(tmp_path):
     assert config.load(tmp_path) == settings
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("epochs", value) for value in ("4o", 4.5, True, None, [4])],
+        *[("learning_rate", "x"), ("loss", "dicf"), ("milestones", [""]), ("ohem", []), ("nesterov", 1)],
+    ],
+)
+def test_damaged_value_of_another_type_is_named(name, value):
+    values = json.loads(config.dumps(Config()))
+    values["optimization"][name] = value
+    with pytest.raises(
+        UserError, match=f"config: values that these settings cannot have: --{name.replace('_', '-')} is"
+    ):
+        config.from_dict(values)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"{", b"[" * 100_000, b"7", b'{"model": []}', b""])
+def test_damaged_config_is_named(tmp_path, data):
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"config\.json"):
+        config.load(tmp_path)
+
+
 def test_paths_are_saved_with_forward_slashes_and_loaded_as_paths():
     class Elsewhere(type(Path())):
         def __str__(self):

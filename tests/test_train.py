@@ -388,6 +388,12 @@ def test_a_dry_run_writes_nothing(start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_batch_larger_than_the_data_set_is_told(start):
+    told = "only 10 tiles for --batch-size 16: 6 places of each step are empty; try --batch-size 10"
+    assert told in start("--dry-run", "-b", 16).out
+    assert "places" not in start("--dry-run", "-b", 10).out
+
+
 def test_a_run_starts_from_the_weights_of_another(whole, start, tmp_path):
     assert start("--load", whole.run, "--steps", 1, "-l", 0, "--schedule", "constant").code == 0
     before, after = (

@@ -271,7 +271,7 @@ class Run:
     out: Path | None = None
     """Run folder; runs/<date>-<time> if not given."""
     overwrite: bool = False
-    """Empty --out first; it must be the folder of a run."""
+    """Delete the run in --out first. What jaxseg did not write there is left alone."""
     resume: Path | None = None
     """Continue the run in this folder, with bit-identical results."""
     load: Annotated[Path | None, tyro.conf.arg(aliases=("-f",))] = None

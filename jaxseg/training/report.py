@@ -38,9 +38,7 @@ def tell(config: Config, data: Dataset, net: unet.UNet, plan: Plan, batch: Batch
         f"learning rate {o.learning_rate:g}, {o.schedule}"
     )
     if (empty := o.batch_size - data.samples) > 0:
-        what = (
-            f"each step has room for {o.batch_size} tiles, but there are only {data.samples}: {empty} places stay empty"
-        )
+        what = f"only {data.samples} tiles for --batch-size {o.batch_size}: {empty} places of each step are empty"
         console.print(f"      {what}; try --batch-size {data.samples}", style="yellow")
     x = np.asarray(normalization(data.reading)(batch["image"][batch["valid"]]))
     mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
