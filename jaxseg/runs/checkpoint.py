@@ -18,6 +18,7 @@ from jaxseg.base.config import Config
 from jaxseg.base.errors import UserError
 from jaxseg.learn import optimizers, schedules
 from jaxseg.nn import torch_weights, unet
+from jaxseg.runs.disk_errors import writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,14 @@ class Checkpoints:
         - `step`: number of finished steps
         - `net`, `optimizer`: what to save
         - `progress`: position of the run
+
+        Raises OSError when it cannot be written; the checkpoint before is then kept.
         """
         if self._folder(which).step == step:
             return
         meta = self._meta | {"progress": dataclasses.asdict(progress)}
-        self._folder(which).save(step, meta, {"model": _arrays(net), "optimizer": _arrays(optimizer)})
+        with writing(self._places[which]):
+            self._folder(which).save(step, meta, {"model": _arrays(net), "optimizer": _arrays(optimizer)})
 
     def restore(self, which: str, net: nnx.Module, optimizer: nnx.Optimizer) -> Progress:
         """Loads checkpoint `which`, "last" or "best", into `net` and `optimizer`, and returns the run's position.

@@ -7,8 +7,23 @@ import shutil
 from pathlib import Path
 
 from jaxseg.base import config as settings
-from jaxseg.base.config import Config
+from jaxseg.base.config import Config, Run
 from jaxseg.base.errors import UserError
+from jaxseg.base.files import replace, try_writing
+
+
+def try_target(settings: Run) -> None:
+    """Raises UserError if the folder of a run cannot be written, before any work is done."""
+    if settings.resume is not None:
+        target, name = settings.resume, f"--resume {settings.resume}"
+        advice = "Copy the run to a folder that can be written, and resume the copy"
+    else:
+        target = settings.out or Path("runs")
+        name, advice = f"--out {target}", "Make room, or give another --out"
+    try:
+        try_writing(target)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be written ({error.strerror or error}). {advice}.") from None
 
 
 def open_run(config: Config, split: dict[str, list[str]]) -> Path:
@@ -39,7 +54,7 @@ def open_run(config: Config, split: dict[str, list[str]]) -> Path:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {run}: cannot be made ({error.strerror or error})") from None
-    (run / "split.json").write_text(json.dumps(split, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace(run / "split.json", (json.dumps(split, indent=1, ensure_ascii=False) + "\n").encode())
     settings.save(config, run / "config.json")
     return run
 

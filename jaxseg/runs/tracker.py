@@ -5,16 +5,17 @@ Training and validation are shown together, with the gap between them: the artic
 
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.base.errors import UserError
-from jaxseg.base.files import replace
+from jaxseg.base.files import append, replace
+from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import PALETTE
 from jaxseg.runs.curves import draw_curves
 from jaxseg.runs.pictures import draw_samples, write_png
+from jaxseg.runs.tensorboard import Events
 
 __all__ = ["PALETTE", "Tracker"]
 
@@ -29,25 +30,20 @@ class Tracker:
     - `resume_step`: step of the restored checkpoint; later entries of the log are removed
     - `class_names`: names for the curves
 
-    Raises `UserError` if the folder holds a log and `resume_step` is None, or if the log cannot be read.
+    Raises `UserError` if the folder holds a log and `resume_step` is None, or if the log cannot be read. Raises OSError
+    when log.jsonl cannot be written. When events or pictures cannot be written, says so once and goes on.
     """
 
     def __init__(self, run: Path, *, resume_step: int | None = None, class_names: Sequence[str] | None = None):
         self.run, self.class_names = Path(run), class_names
         (self.run / "samples").mkdir(parents=True, exist_ok=True)
         self.epochs = restore_log(self.run / "log.jsonl", resume_step)
-        self._log = (self.run / "log.jsonl").open("a", encoding="utf-8", newline="\n")
-        self._writer = _summary_writer()(
-            str(self.run / "tensorboard"),
-            # TensorBoard hides earlier files' events from this step on; it reads files in the order of their names.
-            purge_step=None if resume_step is None else resume_step + 1,
-            # tensorboardX names files by the second, and would overwrite one begun in the same second.
-            filename_suffix=f".{time.time_ns()}",
-        )
+        # TensorBoard hides earlier files' events from this step on; it reads files in the order of their names.
+        self._events = Events(self.run / "tensorboard", None if resume_step is None else resume_step + 1)
         lines = {name: ["Multiline", [f"{name}/train", f"{name}/validation"]] for name in BOTH}
         gaps = {"gaps": ["Multiline", [f"{name}/gap" for name in BOTH]]}
-        self._writer.add_custom_scalars({"training and validation": lines | gaps})
-        self._drawn, self._next_drawing = len(self.epochs), 0.0
+        self._events.charts({"training and validation": lines | gaps})
+        self._drawn, self._next_drawing, self._warned = len(self.epochs), 0.0, False
 
     def __enter__(self) -> "Tracker":
         return self
@@ -68,8 +64,7 @@ class Tracker:
         share of the time in which no step ran because data were missing. NaN and infinities are written as null.
         """
         record = _plain(record)
-        self._log.write(json.dumps(record, allow_nan=False) + "\n")
-        self._log.flush()
+        append(self.run / "log.jsonl", json.dumps(record, allow_nan=False) + "\n")
         self.epochs.append(record)
         step = record["step"]
         for name in BOTH:
@@ -80,7 +75,7 @@ class Tracker:
             self._scalar(f"iou/class_{number}", iou, step)
         for name in ("learning_rate", "images_per_second", "seconds", "waited"):
             self._scalar(f"epoch/{name}", record.get(name), step)
-        self._writer.flush()
+        self._events.flush()
         if time.monotonic() >= self._next_drawing:
             self._draw()
 
@@ -93,26 +88,32 @@ class Tracker:
         """
         canvas = draw_samples(*samples, **how)
         path = self.run / "samples" / f"{name}.png"
-        write_png(path, canvas)
-        self._writer.add_image(f"samples/{name}", canvas, step, dataformats="HWC")
+        self._picture(path, canvas)
+        self._events.image(f"samples/{name}", canvas, step)
         return path
 
     def close(self) -> None:
         """Draws the curves if they are out of date, and closes the files. Calling it again does nothing."""
-        if self._log.closed:
-            return
-        self._log.close()
-        self._writer.close()
+        self._events.close()
         if self._drawn < len(self.epochs):
             self._draw()
 
     def _scalar(self, tag: str, value, step: int) -> None:
         if value is not None and math.isfinite(value):
-            self._writer.add_scalar(tag, float(value), step)
+            self._events.scalar(tag, float(value), step)
+
+    def _picture(self, path: Path, canvas) -> None:
+        try:
+            write_png(path, canvas)
+        except OSError as error:
+            if not self._warned:
+                why = f"{path}: cannot be written ({error.strerror or error})"
+                console.print(f"{why}; the run goes on without pictures", style="yellow")
+            self._warned = True
 
     def _draw(self) -> None:
         began = time.monotonic()
-        write_png(self.run / "curves.png", draw_curves(self.epochs, self.class_names))
+        self._picture(self.run / "curves.png", draw_curves(self.epochs, self.class_names))
         ended = time.monotonic()
         self._drawn, self._next_drawing = len(self.epochs), ended + (ended - began) / DRAWING
 
@@ -144,19 +145,6 @@ def restore_log(path: Path, resume_step: int | None) -> list[dict]:
     if lines:
         replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
     return kept
-
-
-def _summary_writer() -> type:
-    """tensorboardX's `SummaryWriter`, imported (0.2 s) without torch, which it would load if installed (2 s)."""
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hide:
-            del sys.modules["torch"]
-    return SummaryWriter
 
 
 def _plain(value):

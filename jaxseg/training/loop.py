@@ -1,5 +1,6 @@
 """Trains: data, steps, log, evaluation, checkpoints."""
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -23,7 +24,7 @@ from jaxseg.learn.step import unit
 from jaxseg.nn import unet
 from jaxseg.runs import readme
 from jaxseg.runs.checkpoint import Checkpoints, Progress, load_weights
-from jaxseg.runs.folder import open_run
+from jaxseg.runs.folder import open_run, try_target
 from jaxseg.runs.tracker import Tracker
 from jaxseg.training import advice, report
 from jaxseg.training.dataset import Dataset, open_data
@@ -38,12 +39,14 @@ def fit(config: Config) -> Path | None:
 
     Returns None after a dry run (`config.run.dry_run`). Raises:
 
-    - UserError, a ValueError: invalid settings or files; the message names all of them
+    - UserError, a ValueError: invalid settings or files, and a disk that is full; the message names all of them
     - NonFiniteLoss, OutOfMemory: the loss became NaN or infinite, or memory was not enough; the message says what to
       try
     - Stopped: a signal ended the run after everything was saved
     """
     check(config)
+    if not config.run.dry_run:
+        try_target(config.run)
     terminal.greet()
     if config.optimization.class_weights:
         class_weights.check(config.optimization.class_weights)
@@ -87,6 +90,7 @@ def _fit(config: Config, data: Dataset) -> Path | None:
     train_step = compile_train_step(net, optimizer, schedule=plan.schedule, seed=config.run.seed, **parts)
     eval_step = compile_eval_step(optimizers.averaged(net, optimizer), loss=parts["loss"], normalize=parts["normalize"])
     with (
+        advice.resumable(run),
         Tracker(run, resume_step=logged, class_names=data.classes) as tracker,
         Bar(plan.steps, start, o.batch_size) as bar,
         Signals() as signals,
@@ -110,7 +114,10 @@ def _fit(config: Config, data: Dataset) -> Path | None:
                 progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
             if signals.received:
                 checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
-                console.print("stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run))
+                with contextlib.suppress(OSError):  # the terminal may have gone
+                    console.print(
+                        "stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run)
+                    )
                 raise Stopped(signals.received)
 
             record = {
