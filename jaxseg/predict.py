@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         from jaxseg.base import compilation
         from jaxseg.inference import predict  # slow imports: not for -h
 
+        compilation.try_jax()
         compilation.keep()
         predict.predict(options)
 

@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
         gc.freeze()
         gc.enable()
+        compilation.try_jax()
         compilation.keep()
         loop.fit(config)
 

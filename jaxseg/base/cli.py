@@ -65,7 +65,7 @@ def _cli(argv: list[str], default: Config) -> Config:
 
 def _resumed(argv: list[str], run: Path) -> Config:
     saved = load(run)
-    saved = replace(saved, run=replace(saved.run, resume=run, out=None, dry_run=False, debug=False))
+    saved = replace(saved, run=replace(saved.run, resume=run, out=None, load=None, dry_run=False, debug=False))
     asked = _cli(argv, saved)
     if changed := [row for row in differences(saved, asked) if row[0] not in MAY_CHANGE]:
         raise UserError(

@@ -57,10 +57,6 @@ def explain(error: Exception) -> tuple[str, int] | None:
         how = "pip uninstall -y opencv-python && pip install --force-reinstall opencv-python-headless"
         why = "On a server, install the OpenCV that needs no display:"
         return f"error: OpenCV cannot be imported ({error}). {why}\n  {how}", MISTAKE
-    if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
-        asked = f"JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']}, which" if os.environ.get("JAX_PLATFORMS") else "JAX"
-        what = f"error: {asked} cannot be used here ({str(error).partition(' (you may need')[0]})"
-        return f"{what}. Unset JAX_PLATFORMS, or install what it needs, such as jaxseg[cuda12]", MISTAKE
     return None
 
 

@@ -38,6 +38,15 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
+def is_utf8(path: Path) -> bool:
+    """True if a path can be written into JSON and other texts; names from old archives may be of another encoding."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def try_writing(folder: Path) -> None:
     """Raises OSError, which names `folder`, unless files can be written in it, or where it would be made.
 
@@ -45,16 +54,20 @@ def try_writing(folder: Path) -> None:
     """
     place = folder.absolute()
     there = next(parent for parent in (place, *place.parents) if parent.exists())
-    with naming(folder, there), tempfile.TemporaryFile(dir=there) as file:
-        file.write(bytes(4096))  # a full disk may still have room for an empty file
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))  # a full disk may still have room for an empty file
+    except OSError as error:
+        error.filename = str(folder)  # not the temporary file
+        raise
 
 
 @contextmanager
-def naming(path: Path, *stand_ins: Path) -> Iterator[None]:
-    """Puts `path` into an OSError that names no file, as when a disk is full, or one of `stand_ins`."""
+def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """Puts `path` into an OSError that names no file, as when a disk is full, or names its `draft`."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename in (None, *map(str, stand_ins)):
+        if error.errno is not None and error.filename in (None, str(draft)):
             error.filename = str(path)
         raise

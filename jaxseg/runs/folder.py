@@ -38,8 +38,9 @@ def open_run(config: Config, split: dict[str, list[str]]) -> Path:
     if config.run.resume is not None:
         run = config.run.resume
         check_split(run / "split.json", split)
+        before = settings.load(run).run
         kept = dataclasses.replace(
-            config, run=dataclasses.replace(config.run, resume=None, out=settings.load(run).run.out)
+            config, run=dataclasses.replace(config.run, resume=None, out=before.out, load=before.load)
         )
         settings.save(kept, run / "config.json")
         return run

@@ -1,6 +1,7 @@
 """Writes TensorBoard events in the caller's thread, so that a disk that is full can neither stop nor hang a run."""
 
 import contextlib
+import platform
 import sys
 import time
 from pathlib import Path
@@ -20,12 +21,14 @@ class Events:
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None):
-        writer, self._summary, self._proto = _tensorboardx()
+        records, self._summary, self._proto = _tensorboardx()
         self._folder, self._file, self._flushed = folder, None, time.monotonic()
+        now = time.time_ns()  # tensorboardX names files by the second, so that two begun in one would be one
         with self._giving_up():
             folder.mkdir(parents=True, exist_ok=True)
-            # tensorboardX names files by the second, and would overwrite one begun in the same second
-            self._file = writer.EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+            name = f"events.out.tfevents.{now // 10**9}.{platform.node()}.{now}"
+            self._file = records.RecordWriter(str(folder / name))
+        self._add(0, file_version="brain.Event:2")
         if purge_step is not None:
             self._add(purge_step, session_log=self._proto.SessionLog(status=self._proto.SessionLog.START))
 
@@ -58,7 +61,7 @@ class Events:
         if self._file is None:
             return
         with self._giving_up():
-            self._file.write_event(self._proto.Event(wall_time=time.time(), step=step, **what))
+            self._file.write(self._proto.Event(wall_time=time.time(), step=step, **what).SerializeToString())
             if time.monotonic() - self._flushed > FLUSHED:
                 self._file.flush()
                 self._flushed = time.monotonic()
@@ -82,9 +85,9 @@ def _tensorboardx() -> tuple[ModuleType, ModuleType, ModuleType]:
     if hide:
         sys.modules["torch"] = None
     try:
-        from tensorboardX import event_file_writer, summary
+        from tensorboardX import record_writer, summary
         from tensorboardX.proto import event_pb2
     finally:
         if hide:
             del sys.modules["torch"]
-    return event_file_writer, summary, event_pb2
+    return record_writer, summary, event_pb2

@@ -67,7 +67,7 @@ def _fit(config: Config, data: Dataset) -> Path | None:
         config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed
     )
     if config.run.load is not None:
-        load_weights(net, config.run.load)
+        load_weights(net, config.run.load, config.run.load_channels, data.reading.order)
     optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, plan.schedule), wrt=nnx.Param)
     parts = step_parts(config, data)
     batch = next(training.epoch())
