@@ -225,8 +225,12 @@ def no_room(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def full_device(_):
+    return open("/dev/full", "wb")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("opened", [no_room, lambda path: Path("/dev/full").open("wb")])
+@pytest.mark.parametrize("opened", [no_room, full_device])
 def test_events_that_cannot_be_written_are_told_once_and_left_out(tmp_path, undrawn, monkeypatch, capsys, opened):
     from tensorboardX import record_writer
 
