@@ -1,11 +1,16 @@
 """What Orbax raises and prints when a disk is full."""
 
 import logging
-from pathlib import Path
+import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from jaxseg.runs.disk_errors import writing
+from jaxseg.runs import disk_errors
+from jaxseg.runs.disk_errors import most_bytes, writing
+
+TREES = {"model": {"w": np.zeros(1000, np.float32)}, "optimizer": {"mu": np.zeros(1000, np.float32)}}
 
 TENSORSTORE = "RESOURCE_EXHAUSTED: Error writing \"w/0\": Failed to write 37 bytes [os_error_code='28']"
 
@@ -26,24 +31,38 @@ def fails():
     raise ValueError(TENSORSTORE)
 
 
-def test_error_of_the_system_is_one_oserror_without_tracebacks(logged):
-    said = r"\[Errno 28\] No space left on device: 'checkpoints/last'"
-    with pytest.raises(OSError, match=said), writing(Path("checkpoints/last")):
+def test_error_of_the_system_is_one_oserror_without_tracebacks(logged, tmp_path):
+    said = f"No space left on device: '{re.escape(str(tmp_path))}'"
+    with pytest.raises(OSError, match=said), writing(tmp_path, TREES):
         fails()
     logging.getLogger("absl").error("a thread failed later", exc_info=ValueError("x"))
     logging.getLogger("absl").error("a line")
     assert logged == ["a line"]
 
 
-def test_other_errors_stay_what_they_are(logged):
-    with pytest.raises(ValueError, match="shape"), writing(Path("last")):
+def test_other_errors_stay_what_they_are(logged, tmp_path):
+    with pytest.raises(ValueError, match="shape"), writing(tmp_path, TREES):
         raise ValueError("shape")
-    with pytest.raises(PermissionError, match="'last'"), writing(Path("last")):
+    with pytest.raises(PermissionError, match=str(tmp_path.name)), writing(tmp_path, TREES):
         raise PermissionError(13, "Permission denied")
 
 
-def test_tracebacks_are_logged_again_after_a_save(logged):
-    with writing(Path("last")):
+def test_tracebacks_are_logged_again_after_a_save(logged, tmp_path):
+    with writing(tmp_path, TREES):
         pass
     logging.getLogger("absl").error("a thread failed", exc_info=ValueError("x"))
     assert logged == ["a thread failed"]
+
+
+def test_room_is_looked_for_before_anything_is_written(tmp_path, monkeypatch):
+    need = most_bytes(TREES)
+    assert need > 8000
+    for free, fits in ((need - 1, False), (need, True)):
+        monkeypatch.setattr(disk_errors.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        entered = []
+        try:
+            with writing(tmp_path, TREES):
+                entered.append(1)
+        except OSError as error:
+            assert error.filename == str(tmp_path)
+        assert bool(entered) == fits

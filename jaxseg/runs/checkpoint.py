@@ -73,8 +73,9 @@ class Checkpoints:
         if self._folder(which).step == step:
             return
         meta = self._meta | {"progress": dataclasses.asdict(progress)}
-        with writing(self._places[which]):
-            self._folder(which).save(step, meta, {"model": _arrays(net), "optimizer": _arrays(optimizer)})
+        trees = {"model": _arrays(net), "optimizer": _arrays(optimizer)}
+        with writing(self._places[which], trees):
+            self._folder(which).save(step, meta, trees)
 
     def restore(self, which: str, net: nnx.Module, optimizer: nnx.Optimizer) -> Progress:
         """Loads checkpoint `which`, "last" or "best", into `net` and `optimizer`, and returns the run's position.
