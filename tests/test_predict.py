@@ -32,7 +32,6 @@ def make_run(folder, how, **more):
     description = {key: value for key, value in description.items() if value is not None}
     checkpoints = Checkpoints(folder, config, description)
     checkpoints.save("best", 1, net, optimizer, Progress(1))
-    checkpoints.close()
     return nnx.view(net, use_running_average=True)
 
 

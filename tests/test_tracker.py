@@ -70,7 +70,7 @@ def log(run):
 
 def test_training_validation_and_gap_are_logged(tmp_path):
     with Tracker(tmp_path) as tracker:
-        tracker.steps([step(1), step(2)])
+        tracker.steps([step(8), step(9)])
         tracker.epoch(epoch(0))
         assert log(tmp_path) == [epoch(0)]  # before the end
     shown = scalars(tmp_path)
@@ -80,9 +80,9 @@ def test_training_validation_and_gap_are_logged(tmp_path):
     assert shown["accuracy/gap"] == {10: 0.25}
     assert shown["miou/gap"] == {10: 0.25}
     assert shown["iou/class_1"] == {10: 0.5}
-    assert shown["step/loss"] == {1: 0.5, 2: 0.5}
-    assert shown["step/learning_rate"] == {1: 0.25, 2: 0.25}
-    assert shown["step/grad_norm"] == {1: 2.0, 2: 2.0}
+    assert shown["step/loss"] == {9: 0.5, 10: 0.5}
+    assert shown["step/learning_rate"] == {9: 0.25, 10: 0.25}
+    assert shown["step/grad_norm"] == {9: 2.0, 10: 2.0}
 
 
 def test_custom_chart_overlays_training_and_validation(tmp_path):
@@ -117,11 +117,11 @@ def test_values_that_are_not_finite_are_logged_as_null(tmp_path):
 def test_resume_removes_entries_after_the_checkpoint(tmp_path):
     with Tracker(tmp_path) as tracker:
         for number in range(3):
-            tracker.steps([step(10 * number + i) for i in range(1, 11)])
+            tracker.steps([step(10 * number + i) for i in range(10)])
             tracker.epoch(epoch(number))
-    with Tracker(tmp_path, resume_step=15) as tracker:  # in the middle of the second epoch
+    with Tracker(tmp_path, resume_step=15, resume_epoch=1) as tracker:  # in the middle of the second epoch
         assert tracker.epochs == [epoch(0)]
-        tracker.steps([step(i) for i in range(16, 21)])
+        tracker.steps([step(i) for i in range(15, 20)])
         tracker.epoch(epoch(1, seconds=9.0))
     assert log(tmp_path) == [epoch(0), epoch(1, seconds=9.0)]
     shown = scalars(tmp_path)
@@ -141,11 +141,11 @@ def test_truncated_last_line_is_dropped_and_a_broken_earlier_line_is_refused(tmp
         tracker.epoch(epoch(0))
     path = tmp_path / "log.jsonl"
     path.write_text(path.read_text() + '{"epoch": 1, "st')
-    Tracker(tmp_path, resume_step=10).close()
+    Tracker(tmp_path, resume_step=10, resume_epoch=1).close()
     assert log(tmp_path) == [epoch(0)]
     path.write_text("x\n" + path.read_text())
-    with pytest.raises(UserError, match=r"log\.jsonl, line 1: expected JSON, found 'x'"):
-        Tracker(tmp_path, resume_step=10)
+    with pytest.raises(UserError, match=r"log\.jsonl, line 1: expected the JSON of an epoch, found 'x'"):
+        Tracker(tmp_path, resume_step=10, resume_epoch=1)
 
 
 def test_new_run_refuses_the_log_of_an_earlier_one(tmp_path):
@@ -166,7 +166,7 @@ def test_log_survives_a_failed_rewrite(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", crash)
     with pytest.raises(OSError, match="crash"):
-        Tracker(tmp_path, resume_step=10)
+        Tracker(tmp_path, resume_step=10, resume_epoch=1)
     assert log(tmp_path) == [epoch(0), epoch(1)]
 
 

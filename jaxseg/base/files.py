@@ -33,9 +33,14 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Appends `text` to a file, made if it does not exist. Raises OSError, which names `path`."""
+    """Appends `text` to a file, made if it does not exist, and waits for the disk.
+
+    Raises OSError, which names `path`.
+    """
     with naming(path), path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def is_utf8(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """Scores a run on images with masks: the body of `jaxseg.evaluate`."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from jaxseg.inference import results
 from jaxseg.inference.predictor import Predictor, load
 from jaxseg.inference.progress import ImageBar
 from jaxseg.inference.scores import Scores
+from jaxseg.runs.record import read_split
 
 WHERE = {
     "data", "images", "masks", "val_images", "val_masks", "image_suffix", "mask_suffix", "train_list", "val_list",
@@ -53,10 +53,10 @@ def evaluate(options: Evaluation) -> Path:
     terminal.greet()
     console.print(f"{len(pairs)} images with masks ({split}), classes {', '.join(reading.labels.names)}")
     scores = score(pairs, reading, predictor, options.worst)
-    about = {"run": options.run.as_posix(), "checkpoint": options.checkpoint, "split": split}
+    about = {"run": options.run.as_posix(), "checkpoint": predictor.checkpoint, "split": split}
     about |= {"tile": options.tile, "overlap": options.overlap, "tta": options.tta}
     results.write(out, scores, about)
-    results.tell(scores, f"{split}, {options.checkpoint} checkpoint")
+    results.tell(scores, f"{split}, {predictor.checkpoint} checkpoint")
     console.print("\n".join(["", *(str(file) for file in files if file.exists())]))
     return out
 
@@ -104,11 +104,7 @@ def own_pairs(options: Evaluation, saved: Config, split: str) -> list[Pair]:
     Raises UserError when split.json cannot be read, DataError when images are missing.
     """
     path = options.run / "split.json"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        parts = {part: list(kept[part]) for part in ("training", "validation")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give the FOLDER to evaluate on") from None
+    parts = read_split(path, "give the FOLDER to evaluate on")
     try:
         found = find_split(given_or_made_up(saved.data), saved.run.seed)
     except DataError as error:

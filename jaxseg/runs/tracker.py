@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.base.errors import UserError
-from jaxseg.base.files import append, replace
+from jaxseg.base.files import append
 from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import PALETTE
 from jaxseg.runs.curves import draw_curves
 from jaxseg.runs.pictures import draw_samples, write_png
+from jaxseg.runs.record import restore_log
 from jaxseg.runs.tensorboard import Events
 
 __all__ = ["PALETTE", "Tracker"]
@@ -27,19 +28,34 @@ class Tracker:
     """Logs a run. Use it in a `with` statement.
 
     - `run`: folder of the run, made if it does not exist
-    - `resume_step`: step of the restored checkpoint; later entries of the log are removed
+    - `resume_step`: number of finished steps of a run that goes on; later ones are hidden in TensorBoard
+    - `resume_epoch`: number of its finished epochs; later ones are removed from the log
     - `class_names`: names for the curves
 
-    Raises `UserError` if the folder holds a log and `resume_step` is None, or if the log cannot be read. Raises OSError
-    when log.jsonl cannot be written. When events or pictures cannot be written, says so once and goes on.
+    All scalars and pictures have as step the number of steps that were finished by then. Raises `UserError` if the
+    folder holds a log and `resume_step` is None, or if the log is damaged, see `restore_log`. Raises OSError when
+    log.jsonl cannot be written. When events or pictures cannot be written, says so once and goes on.
     """
 
-    def __init__(self, run: Path, *, resume_step: int | None = None, class_names: Sequence[str] | None = None):
+    def __init__(
+        self,
+        run: Path,
+        *,
+        resume_step: int | None = None,
+        resume_epoch: int = 0,
+        class_names: Sequence[str] | None = None,
+    ):
         self.run, self.class_names = Path(run), class_names
         (self.run / "samples").mkdir(parents=True, exist_ok=True)
-        self.epochs = restore_log(self.run / "log.jsonl", resume_step)
+        path = self.run / "log.jsonl"
+        if resume_step is None and path.exists() and path.stat().st_size:
+            raise UserError(f"{path} is the log of an earlier run: resume that run, or choose another folder.")
+        self.epochs, removed = restore_log(path, resume_epoch)
+        # an epoch that --steps ended within is logged again when more steps go on there: TensorBoard has this step
+        self._shown = {record["step"] for record in removed} & {resume_step}
+        append(path, "")
         # TensorBoard hides earlier files' events from this step on; it reads files in the order of their names.
-        self._events = Events(self.run / "tensorboard", None if resume_step is None else resume_step + 1)
+        self._events = Events(self.run / "tensorboard", purge_step=resume_step and resume_step + 1)
         lines = {name: ["Multiline", [f"{name}/train", f"{name}/validation"]] for name in BOTH}
         gaps = {"gaps": ["Multiline", [f"{name}/gap" for name in BOTH]]}
         self._events.charts({"training and validation": lines | gaps})
@@ -52,10 +68,13 @@ class Tracker:
         self.close()
 
     def steps(self, records: list[dict]) -> None:
-        """Logs steps, {"step", "loss", "learning_rate", "grad_norm"} each, as TensorBoard scalars."""
+        """Logs steps, {"step", "loss", "learning_rate", "grad_norm"} each, as TensorBoard scalars.
+
+        "step" counts from 0, as in messages. TensorBoard's is one more: the steps finished by then, as for epochs.
+        """
         for record in records:
             for name in ("loss", "learning_rate", "grad_norm"):
-                self._scalar(f"step/{name}", record[name], int(record["step"]))
+                self._scalar(f"step/{name}", record[name], int(record["step"]) + 1)
 
     def epoch(self, record: dict) -> None:
         """Logs an epoch as a line of log.jsonl and TensorBoard scalars, and draws curves.png if there is time.
@@ -64,8 +83,15 @@ class Tracker:
         share of the time in which no step ran because data were missing. NaN and infinities are written as null.
         """
         record = _plain(record)
-        append(self.run / "log.jsonl", json.dumps(record, allow_nan=False) + "\n")
+        append(self.run / "log.jsonl", json.dumps(record, allow_nan=False) + "\n")  # before the epoch's checkpoint
         self.epochs.append(record)
+        if record["step"] not in self._shown:
+            self._epoch_scalars(record)
+        self._events.flush()
+        if time.monotonic() >= self._next_drawing:
+            self._draw()
+
+    def _epoch_scalars(self, record: dict) -> None:
         step = record["step"]
         for name in BOTH:
             self._scalar(f"{name}/train", record["train"][name], step)
@@ -75,9 +101,6 @@ class Tracker:
             self._scalar(f"iou/class_{number}", iou, step)
         for name in ("learning_rate", "images_per_second", "seconds", "waited"):
             self._scalar(f"epoch/{name}", record.get(name), step)
-        self._events.flush()
-        if time.monotonic() >= self._next_drawing:
-            self._draw()
 
     def pictures(self, name: str, step: int, *samples, **how) -> Path:
         """Draws samples into samples/`name`.png and TensorBoard, and returns the path of the PNG.
@@ -124,27 +147,6 @@ def gap(record: dict, name: str) -> float | None:
     if train is None or validation is None:
         return None
     return validation - train if name == "loss" else train - validation
-
-
-def restore_log(path: Path, resume_step: int | None) -> list[dict]:
-    """Returns the epochs of log.jsonl up to `resume_step`. Removes later ones, and a last line cut short by a crash.
-
-    Raises `UserError` if there are epochs and `resume_step` is None, or if a line before the last is no JSON.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if lines and resume_step is None:
-        raise UserError(f"{path} is the log of an earlier run: resume that run, or choose another folder.")
-    epochs = []
-    for number, line in enumerate(lines, 1):
-        try:
-            epochs.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise UserError(f"{path}, line {number}: expected JSON, found {line[:60]!r}. Fix it.") from None
-    kept = [record for record in epochs if record["step"] <= resume_step]
-    if lines:
-        replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-    return kept
 
 
 def _plain(value):
