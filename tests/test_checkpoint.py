@@ -1,6 +1,7 @@
 """What is saved comes back to the bit, and a run that is killed while it saves still has a checkpoint."""
 
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -450,6 +451,7 @@ def test_newest_checkpoint_is_resumed(steps, both, capsys):
     assert arrays(net, optimizer) == steps[3][2]
     both.save("best", 4, *steps[2][:2], PROGRESS)  # killed before the last one was saved too
     assert both.resume(net, optimizer) == PROGRESS
+    assert both.restore("last", net, optimizer) == PROGRESS
     assert capsys.readouterr().err == ""
 
 
@@ -464,8 +466,21 @@ def test_damaged_last_checkpoint_falls_back_to_the_best(steps, both, tmp_path, c
     assert err.count("\n") == 1
     assert "checkpoints/last: cannot be read, it is damaged" in err
     assert "checkpoints/best is taken instead" in err
-    again.save("last", 3, *steps[3][:2], SECOND)  # in the place of the damaged one
+    assert [path.name for path in (tmp_path / "checkpoints/last").iterdir()] == ["2"]  # not the damaged one
+    assert again.restore("last", *build()) == FIRST
+    again.save("last", 3, *steps[3][:2], SECOND)
     assert reopen(tmp_path).resume(net, optimizer) == SECOND
+
+
+def test_checkpoint_that_may_not_be_read_is_not_taken_for_a_damaged_one(both, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(digests, "of_file", refuse)
+    for attempt in (lambda: both.resume(*build()), lambda: load_model(tmp_path)):
+        with pytest.raises(UserError, match=r"checkpoints/.*: cannot be read \(.*: Permission denied\)"):
+            attempt()
+    assert sorted(path.name for path in tmp_path.glob("checkpoints/*/*")) == ["2", "3"]
 
 
 def test_damaged_best_checkpoint_is_told_and_forgotten(steps, both, tmp_path, capsys):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jaxseg.base import config
-from jaxseg.base.config import Config, Run
+from jaxseg.base.config import Config, Data, Run
 from jaxseg.base.errors import UserError
 from jaxseg.runs import folder
 from jaxseg.runs.folder import open_run
@@ -24,8 +24,8 @@ SPLIT = {"training": ["a.png", "b.png"], "validation": ["田.png"]}
 # the run folder
 
 
-def new_run(out: Path | None, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Path:
-    with open_run(Config(run=Run(out=out, overwrite=overwrite)), SPLIT, inputs) as run:
+def new_run(out: Path | None, overwrite: bool = False, files: Sequence[Path] = (), data: Path | None = None) -> Path:
+    with open_run(Config(data=Data(data=data), run=Run(out=out, overwrite=overwrite)), SPLIT, files) as run:
         return run
 
 
@@ -90,11 +90,12 @@ def test_overwrite_never_deletes_what_the_run_reads(tmp_path, name):
     link.symlink_to(run / name)
     before = sorted(run.rglob("*"))
     for given in (run / name, link):
-        with pytest.raises(UserError, match="holds what this run reads") as caught:
-            new_run(run, overwrite=True, inputs=[tmp_path / "data", given])
-        assert str(given) in str(caught.value)
+        for how in ({"files": [tmp_path / "data", given]}, {"data": given}):
+            with pytest.raises(UserError, match="holds what this run reads") as caught:
+                new_run(run, overwrite=True, **how)
+            assert str(given) in str(caught.value)
     assert sorted(run.rglob("*")) == before
-    new_run(run, overwrite=True, inputs=[tmp_path])  # the folder that the run lies in
+    new_run(run, overwrite=True, data=tmp_path)  # the folder that the run lies in
 
 
 def test_folder_that_was_killed_before_its_config_is_used(tmp_path):

@@ -104,12 +104,15 @@ class Checkpoints:
         return Progress(**meta["progress"])
 
     def resume(self, net: nnx.Module, optimizer: nnx.Optimizer) -> Progress | None:
-        """Loads the newest checkpoint, or the other one with a line on stderr if it is damaged.
+        """Loads the newest checkpoint, or the other one with a line on stderr if it is damaged. It becomes the last.
 
         Returns the run's position, without `best` if checkpoint "best" is damaged; None when there is no checkpoint.
         Raises UserError as `restore` does, and when none is whole.
         """
-        steps = {which: _open(folder).step for which, folder in self._folders.items()}
+        folders = {which: _open(folder) for which, folder in self._folders.items()}
+        steps = {which: folder.step for which, folder in folders.items()}
+        for which, folder in folders.items():
+            folder.clean(steps[which])
         newest = sorted((which for which in steps if steps[which] is not None), key=lambda which: -steps[which])
         if not newest:
             return None
@@ -119,10 +122,13 @@ class Checkpoints:
             return self.restore(which, net, optimizer)
 
         taken, progress = _first_whole(newest, read)
-        if progress.best is None or taken == "best":
+        if taken == "best":  # the last one is damaged, or older as a kill came between the two
+            self.save("last", steps["best"], net, optimizer, progress)
+            return progress
+        if progress.best is None:
             return progress
         try:
-            _open(self._folders["best"]).check()
+            folders["best"].check()
         except UserError as error:
             print(f"warning: {error}; the best weights so far are lost", file=sys.stderr)
             return dataclasses.replace(progress, best=None)

@@ -42,6 +42,7 @@ def check_target(config: Config) -> None:
     lock.refuse_if_locked(run)
     if config.run.resume is None and not is_new(run):
         check_overwrite(run, config.run.overwrite)
+        check_inputs(run, named(config))
 
 
 def try_target(config: Config) -> None:
@@ -59,15 +60,15 @@ def try_target(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def open_run(config: Config, split: dict[str, object], inputs: Iterable[Path] = ()) -> Iterator[Path]:
+def open_run(config: Config, split: dict[str, object], files: Iterable[Path] = ()) -> Iterator[Path]:
     """Makes the folder of a run with config.json and split.json, or reopens that of `--resume`, in a `with` statement.
 
     - `config`: settings of the run; a resumed run's config.json is updated with them
     - `split`: images of the run, see `record.of_split`
-    - `inputs`: files that the run reads, and their folders
+    - `files`: images and masks of the run
 
     Yields the folder, locked. Raises UserError when another process writes it, when it is not empty (without
-    --overwrite), when it is no run or holds some of `inputs`, when it cannot be written, or when a resumed run would
+    --overwrite), when it is no run or holds what this run reads, when it cannot be written, or when a resumed run would
     read other images than before.
     """
     run = config.run.resume or config.run.out or new_folder(Path("runs"))
@@ -82,7 +83,7 @@ def open_run(config: Config, split: dict[str, object], inputs: Iterable[Path] = 
             if config.run.resume is not None:
                 reopen(run, config, split)
             else:
-                begin(run, config, split, inputs)
+                begin(run, config, split, files)
         except OSError as error:
             raise UserError(f"{error.filename or run}: cannot be written ({error.strerror or error})") from None
         yield run
@@ -101,11 +102,11 @@ def reopen(run: Path, config: Config, split: dict[str, object]) -> None:
     settings.save(dataclasses.replace(config, run=kept), run / "config.json")
 
 
-def begin(run: Path, config: Config, split: dict[str, object], inputs: Iterable[Path]) -> None:
+def begin(run: Path, config: Config, split: dict[str, object], files: Iterable[Path]) -> None:
     """Empties the folder of a run if it may be, and writes split.json and config.json into it."""
     if not is_new(run):
         check_overwrite(run, config.run.overwrite)
-        check_inputs(run, inputs)
+        check_inputs(run, [*named(config), *files])
         empty(run)
     replace(
         run / "split.json", (json.dumps(split, indent=1, ensure_ascii=False) + "\n").encode(errors="surrogateescape")
@@ -146,6 +147,13 @@ def check_overwrite(run: Path, overwrite: bool) -> None:
         settings.load(run)
     except UserError as error:
         raise UserError(f"--out {run}: --overwrite deletes runs only, and this is none of jaxseg's: {error}") from None
+
+
+def named(config: Config) -> list[Path]:
+    """Returns the folders, lists and weights that the settings name."""
+    d = config.data
+    paths = (d.data, d.images, d.masks, d.val_images, d.val_masks, d.train_list, d.val_list, config.run.load)
+    return [path for path in paths if path is not None]
 
 
 def check_inputs(run: Path, inputs: Iterable[Path]) -> None:

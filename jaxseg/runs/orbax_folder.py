@@ -54,6 +54,10 @@ class OrbaxFolder:
             shutil.rmtree(self.path / str(step))
         os.rename(draft, self.path / str(step))
         _sync(self.path)
+        self.clean(step)
+
+    def clean(self, step: int | None) -> None:
+        """Deletes what a kill left: drafts, and checkpoints of other steps than `step`."""
         for other in self.path.iterdir():
             if other.name != str(step) and (other.name.isdigit() or other.name.endswith("tmp")):
                 shutil.rmtree(other)
@@ -100,7 +104,9 @@ class OrbaxFolder:
             raise UserError(f"{self.path}: no checkpoint in it; the run stopped before its first one")
         return self.path / str(self.step)
 
-    def _damaged(self, error: Exception) -> DamagedCheckpoint:
+    def _damaged(self, error: Exception) -> UserError:
+        if isinstance(error, PermissionError):  # it may be whole
+            return UserError(f"{self.path}: cannot be read ({error.filename}: {error.strerror})")
         reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         return DamagedCheckpoint(f"{self.path}: cannot be read, it is damaged or incomplete ({reason})")
 

@@ -63,12 +63,10 @@ class Dataset:
         return self.found.training.pairs * self.config.data.crops
 
     @property
-    def inputs(self) -> list[Path]:
-        """All files that the run reads, and the folders, lists and weights that its settings name."""
-        split, data = self.found.split, self.config.data
-        named = [data.data, data.images, data.masks, data.val_images, data.val_masks, data.train_list, data.val_list]
-        files = [path for pair in (*split.training, *split.validation) for path in (pair.image, pair.mask)]
-        return [path for path in (*named, self.config.run.load) if path is not None] + files
+    def files(self) -> list[Path]:
+        """Images and masks of the run."""
+        split = self.found.split
+        return [path for pair in (*split.training, *split.validation) for path in (pair.image, pair.mask)]
 
     @property
     def description(self) -> dict:

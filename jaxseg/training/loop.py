@@ -81,7 +81,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
         return None
 
     split = of_split(data.found.split, config.data.workers)
-    run = held.enter_context(open_run(config, split, data.inputs))
+    run = held.enter_context(open_run(config, split, data.files))
     checkpoints = Checkpoints(run, config, data.description)
     progress = (checkpoints.resume(net, optimizer) if config.run.resume else None) or Progress()
     start = progress.epoch * plan.epoch_steps + progress.batch
