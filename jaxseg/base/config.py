@@ -354,7 +354,7 @@ def from_dict(values: object, where: str = "config") -> Config:
     return Config(**{name: kind(**given) for name, (kind, given) in groups.items()})
 
 
-EARLIER: dict[str, object] = {}
+EARLIER: dict[str, object] = {"run.load_channels": "bgr"}
 """Settings whose default is not what earlier versions did: {"group.name": what they did}."""
 
 
