@@ -629,3 +629,17 @@ def test_weights_of_a_pytorch_file_are_a_start_and_foreign_names_are_listed(tmp_
     assert "missing inc.double_conv.0.weight" in str(caught.value)
     assert "encoder.weight belongs nowhere in this network" in str(caught.value)
     assert arrays(net) == arrays(network(1))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "channels", "reads", "turned"),
+    [(3, "rgb", "bgr", True), (3, "bgr", "bgr", False), (3, "rgb", "bands", False), (5, "rgb", "bgr", False)],
+)
+def test_weights_of_a_pytorch_file_are_turned_from_rgb_to_bgr(tmp_path, capsys, inputs, channels, reads, turned):
+    torch = pytest.importorskip("torch")
+    net, source = (unet.unet_from(Model(widths=(2, 4)), in_channels=inputs, classes=2, seed=seed) for seed in (0, 1))
+    torch.save({name: torch.from_numpy(x) for name, x in to_torch(source).items()}, tmp_path / "unet.pth")
+    load_weights(net, tmp_path / "unet.pth", channels, reads)
+    found, given = net.down[0].conv1.kernel[...], source.down[0].conv1.kernel[...]
+    np.testing.assert_array_equal(found, given[:, :, ::-1] if turned else given)
+    assert ("turned here to blue, green, red" in capsys.readouterr().out) == turned

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -398,6 +399,16 @@ def test_preset_changes_the_defaults_of_other_flags():
     assert (article.data.binarize, article.augmentation.augment) == (255, False)
     assert article.run.preset == "article"
     assert parse(["--preset", "default"]) == Config()
+
+
+def test_run_that_began_with_load_is_resumed_without_it(tmp_path):
+    config.save(Config(run=Run(load=Path("gone.pth"))), tmp_path / "config.json")
+    assert parse(["--resume", str(tmp_path)]).run.load is None
+
+
+def test_names_that_are_not_utf8_are_refused():
+    with pytest.raises(UserError, match=r"--data is .*; its name is not UTF-8, rename it"):
+        check(Config(data=Data(data=Path(os.fsdecode(b"stra\xdfe")))))
 
 
 def test_resume_refuses_invalid_saved_settings(tmp_path):

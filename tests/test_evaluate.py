@@ -293,3 +293,11 @@ def test_a_failing_disk_leaves_what_was_there(launch, monkeypatch):
     assert again.code == 2
     assert "No space left" in again.err
     assert (done.folder / "metrics.json").read_bytes() == before
+
+
+def test_folder_that_cannot_be_written_is_refused_before_anything_is_scored(launch, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("jaxseg.inference.evaluate.load", None)  # the network is not even loaded
+    done = launch(out=tmp_path / "file/out")
+    assert done.code == 2
+    assert "file/out: cannot be written to (Not a directory). Give another -o." in done.err

@@ -1,6 +1,7 @@
 """The folder of a run, and the signals that end a run."""
 
 import datetime
+import errno
 import json
 import os
 import signal
@@ -124,6 +125,24 @@ def test_run_folder_defaults_to_a_new_one_in_runs(tmp_path, monkeypatch):
     assert (tmp_path / run / "config.json").is_file()
 
 
+def no_room(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (Run(out=Path("a/b")), r"--out a/b: cannot be written \(No space left on device\)\. Make room"),
+        (Run(), r"--out runs: cannot be written"),
+        (Run(resume=Path("r")), r"--resume r: cannot be written .*\. Copy the run to a folder that can be written"),
+    ],
+)
+def test_folder_that_cannot_be_written_is_refused_before_the_run(monkeypatch, settings, says):
+    monkeypatch.setattr(folder, "try_writing", no_room)
+    with pytest.raises(UserError, match=says):
+        folder.check_target(Config(run=settings))
+
+
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     class Clock(datetime.datetime):
         @classmethod
@@ -164,6 +183,13 @@ def test_file_that_cannot_be_written_is_named_before_a_run_goes_on(tmp_path, mon
 def resume(run: Path, split: dict) -> Path:
     with open_run(Config(run=Run(resume=run)), split) as opened:
         return opened
+
+
+def test_resume_keeps_the_file_whose_weights_the_run_began_with(tmp_path):
+    with open_run(Config(run=Run(out=tmp_path / "run", load=Path("unet.pth"))), SPLIT) as run:
+        pass
+    resume(run, SPLIT)
+    assert config.load(run).run.load == Path("unet.pth")
 
 
 def test_resume_with_the_same_images_changes_nothing(tmp_path):
@@ -237,3 +263,19 @@ def test_signal_handlers_are_left_alone_in_other_threads():
     thread.start()
     thread.join()
     assert found == [0]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_terminal_that_goes_away_ends_a_run_unless_nohup_protects_it():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+        assert signals.received == signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) == before
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+        assert signals.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,10 +1,12 @@
 """Log of a run: TensorBoard events, log.jsonl, curves and pictures."""
 
+import errno
 import json
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxseg.base.errors import UserError
+from jaxseg.runs import tensorboard
 from jaxseg.runs import tracker as tracking
 from jaxseg.runs.tracker import Tracker, gap
 
@@ -213,6 +216,62 @@ def test_pictures_are_written_as_file_and_to_tensorboard(tmp_path):
     shown = cv2.imdecode(np.frombuffer(found[1].image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(shown, picture)
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["predictions.png"]
+
+
+# disks that are full
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_device(_):
+    return open("/dev/full", "wb")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("opened", [no_room, full_device])
+def test_events_that_cannot_be_written_are_told_once_and_left_out(tmp_path, undrawn, monkeypatch, capsys, opened):
+    from tensorboardX import record_writer
+
+    monkeypatch.setattr(record_writer, "open_file", opened)
+    with Tracker(tmp_path) as tracker:
+        for number in range(3):
+            tracker.steps([step(i) for i in range(20)])  # more than tensorboardX's queue holds
+            tracker.epoch(epoch(number))
+    assert log(tmp_path) == [epoch(number) for number in range(3)]
+    said = capsys.readouterr().out
+    assert said.count("TensorBoard events cannot be written (No space left on device); the run goes on") == 1
+
+
+def test_events_are_on_the_disk_half_a_minute_later(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(tensorboard.time, "monotonic", lambda: now[0])
+    events_ = tensorboard.Events(tmp_path / "tensorboard")
+    events_.scalar("a", 1.0, 1)
+    assert [value.tag for event in events(tmp_path) for value in event.summary.value] == []
+    now[0] = 31.0
+    events_.scalar("b", 1.0, 1)
+    assert [value.tag for event in events(tmp_path) for value in event.summary.value] == ["a", "b"]
+    events_.close()
+
+
+def test_pictures_that_cannot_be_written_are_told_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "write_png", no_room)
+    monkeypatch.setattr(tracking, "draw_curves", lambda *_: np.zeros((9, 9, 3), np.uint8))
+    with Tracker(tmp_path) as tracker:
+        for number in range(2):
+            tracker._next_drawing = 0.0
+            tracker.epoch(epoch(number))
+    said = capsys.readouterr().out
+    assert said.count("curves.png: cannot be written (No space left on device); the run goes on") == 1
+
+
+def test_log_that_cannot_be_written_is_an_error_with_its_name(tmp_path, monkeypatch):
+    with Tracker(tmp_path) as tracker:
+        monkeypatch.setattr("pathlib.Path.open", no_room)
+        with pytest.raises(OSError, match=r"log\.jsonl"):
+            tracker.epoch(epoch(0))
 
 
 def test_tracker_does_not_import_torch(tmp_path):

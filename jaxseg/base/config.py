@@ -276,6 +276,8 @@ class Run:
     """Continue the run in this folder, with bit-identical results."""
     load: Annotated[Path | None, tyro.conf.arg(aliases=("-f",))] = None
     """Start from the weights of this run, or of a PyTorch .pth file with milesial's names."""
+    load_channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the colors for which a .pth file was trained: `rgb` for PIL's and torchvision's, `bgr` for OpenCV's."""
     dry_run: bool = False
     """Check data and settings, print the plan, and stop."""
     overfit: int = 0
@@ -352,7 +354,7 @@ def from_dict(values: object, where: str = "config") -> Config:
     return Config(**{name: kind(**given) for name, (kind, given) in groups.items()})
 
 
-EARLIER: dict[str, object] = {}
+EARLIER: dict[str, object] = {"run.load_channels": "bgr"}
 """Settings whose default is not what earlier versions did: {"group.name": what they did}."""
 
 

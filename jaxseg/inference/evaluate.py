@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxseg.base import cli, config, terminal
 from jaxseg.base.config import Config, Data, flag
 from jaxseg.base.errors import DataError, UserError
+from jaxseg.base.files import try_writing
 from jaxseg.base.options import Evaluation, loading
 from jaxseg.base.terminal import command, console
 from jaxseg.data.find.folders import Split, find_pairs, find_split
@@ -35,13 +36,17 @@ def evaluate(options: Evaluation) -> Path:
     """
     options = check(options)
     saved = config.load(options.run)
-    predictor = load(options.run, **loading(options))
-    reading = predictor.reading
     own = is_own(options.data, saved.data)
     out = options.out or options.run / ("evaluation" if own else f"evaluation-{place(options.data).resolve().name}")
     files = results.targets(out)
     if there := [str(file) for file in files if file.exists() and not options.overwrite]:
         raise DataError(f"-o {out}: results are there.", there, "Give --overwrite to replace them, or another -o.")
+    try:
+        try_writing(out)
+    except OSError as error:
+        raise UserError(f"-o {out}: cannot be written to ({error.strerror or error}). Give another -o.") from None
+    predictor = load(options.run, **loading(options))
+    reading = predictor.reading
     split = options.split or ("validation" if own else "all")
     pairs = own_pairs(options, saved, split) if own else other_pairs(options, saved.run.seed, split)
 

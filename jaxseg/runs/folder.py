@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxseg.base import config as settings
 from jaxseg.base.config import Config
 from jaxseg.base.errors import UserError
-from jaxseg.base.files import replace
+from jaxseg.base.files import replace, try_writing
 from jaxseg.base.terminal import console
 from jaxseg.runs import lock
 from jaxseg.runs.record import check_split
@@ -33,6 +33,8 @@ def check_target(config: Config) -> None:
     `open_run` looks again; this look comes before data are read.
     """
     run = config.run.resume or config.run.out
+    if not config.run.dry_run:
+        try_target(config)
     if run is None or not run.exists():
         return
     if not run.is_dir():
@@ -41,6 +43,20 @@ def check_target(config: Config) -> None:
     if config.run.resume is None and not is_new(run):
         check_overwrite(run, config.run.overwrite)
         check_inputs(run, named(config))
+
+
+def try_target(config: Config) -> None:
+    """Raises UserError if the folder of the run cannot be written."""
+    if config.run.resume is not None:
+        target, name = config.run.resume, f"--resume {config.run.resume}"
+        advice = "Copy the run to a folder that can be written, and resume the copy"
+    else:
+        target = config.run.out or Path("runs")
+        name, advice = f"--out {target}", "Make room, or give another --out"
+    try:
+        try_writing(target)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be written ({error.strerror or error}). {advice}.") from None
 
 
 @contextlib.contextmanager

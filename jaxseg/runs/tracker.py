@@ -5,17 +5,18 @@ Training and validation are shown together, with the gap between them: the artic
 
 import json
 import math
-import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.base.errors import UserError
+from jaxseg.base.files import append
+from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import PALETTE
 from jaxseg.runs.curves import draw_curves
 from jaxseg.runs.pictures import draw_samples, write_png
 from jaxseg.runs.record import restore_log
+from jaxseg.runs.tensorboard import Events
 
 __all__ = ["PALETTE", "Tracker"]
 
@@ -32,7 +33,8 @@ class Tracker:
     - `class_names`: names for the curves
 
     All scalars and pictures have as step the number of steps that were finished by then. Raises `UserError` if the
-    folder holds a log and `resume_step` is None, or if the log is damaged, see `restore_log`.
+    folder holds a log and `resume_step` is None, or if the log is damaged, see `restore_log`. Raises OSError when
+    log.jsonl cannot be written. When events or pictures cannot be written, says so once and goes on.
     """
 
     def __init__(
@@ -51,18 +53,13 @@ class Tracker:
         self.epochs, removed = restore_log(path, resume_epoch)
         # an epoch that --steps ended within is logged again when more steps go on there: TensorBoard has this step
         self._shown = {record["step"] for record in removed} & {resume_step}
-        self._log = (self.run / "log.jsonl").open("a", encoding="utf-8", newline="\n")
-        self._writer = _summary_writer()(
-            str(self.run / "tensorboard"),
-            # TensorBoard hides earlier files' events from this step on; it reads files in the order of their names.
-            purge_step=resume_step and resume_step + 1,
-            # tensorboardX names files by the second, and would overwrite one begun in the same second.
-            filename_suffix=f".{time.time_ns()}",
-        )
+        append(path, "")
+        # TensorBoard hides earlier files' events from this step on; it reads files in the order of their names.
+        self._events = Events(self.run / "tensorboard", purge_step=resume_step and resume_step + 1)
         lines = {name: ["Multiline", [f"{name}/train", f"{name}/validation"]] for name in BOTH}
         gaps = {"gaps": ["Multiline", [f"{name}/gap" for name in BOTH]]}
-        self._writer.add_custom_scalars({"training and validation": lines | gaps})
-        self._drawn, self._next_drawing = len(self.epochs), 0.0
+        self._events.charts({"training and validation": lines | gaps})
+        self._drawn, self._next_drawing, self._warned = len(self.epochs), 0.0, False
 
     def __enter__(self) -> "Tracker":
         return self
@@ -86,13 +83,11 @@ class Tracker:
         share of the time in which no step ran because data were missing. NaN and infinities are written as null.
         """
         record = _plain(record)
-        self._log.write(json.dumps(record, allow_nan=False) + "\n")
-        self._log.flush()
-        os.fsync(self._log.fileno())  # before the checkpoint of this epoch
+        append(self.run / "log.jsonl", json.dumps(record, allow_nan=False) + "\n")  # before the epoch's checkpoint
         self.epochs.append(record)
         if record["step"] not in self._shown:
             self._epoch_scalars(record)
-        self._writer.flush()
+        self._events.flush()
         if time.monotonic() >= self._next_drawing:
             self._draw()
 
@@ -116,26 +111,32 @@ class Tracker:
         """
         canvas = draw_samples(*samples, **how)
         path = self.run / "samples" / f"{name}.png"
-        write_png(path, canvas)
-        self._writer.add_image(f"samples/{name}", canvas, step, dataformats="HWC")
+        self._picture(path, canvas)
+        self._events.image(f"samples/{name}", canvas, step)
         return path
 
     def close(self) -> None:
         """Draws the curves if they are out of date, and closes the files. Calling it again does nothing."""
-        if self._log.closed:
-            return
-        self._log.close()
-        self._writer.close()
+        self._events.close()
         if self._drawn < len(self.epochs):
             self._draw()
 
     def _scalar(self, tag: str, value, step: int) -> None:
         if value is not None and math.isfinite(value):
-            self._writer.add_scalar(tag, float(value), step)
+            self._events.scalar(tag, float(value), step)
+
+    def _picture(self, path: Path, canvas) -> None:
+        try:
+            write_png(path, canvas)
+        except OSError as error:
+            if not self._warned:
+                why = f"{path}: cannot be written ({error.strerror or error})"
+                console.print(f"{why}; the run goes on without pictures", style="yellow")
+            self._warned = True
 
     def _draw(self) -> None:
         began = time.monotonic()
-        write_png(self.run / "curves.png", draw_curves(self.epochs, self.class_names))
+        self._picture(self.run / "curves.png", draw_curves(self.epochs, self.class_names))
         ended = time.monotonic()
         self._drawn, self._next_drawing = len(self.epochs), ended + (ended - began) / DRAWING
 
@@ -146,19 +147,6 @@ def gap(record: dict, name: str) -> float | None:
     if train is None or validation is None:
         return None
     return validation - train if name == "loss" else train - validation
-
-
-def _summary_writer() -> type:
-    """tensorboardX's `SummaryWriter`, imported (0.2 s) without torch, which it would load if installed (2 s)."""
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hide:
-            del sys.modules["torch"]
-    return SummaryWriter
 
 
 def _plain(value):

@@ -41,7 +41,7 @@ def fit(config: Config) -> Path | None:
 
     Returns None after a dry run (`config.run.dry_run`). Raises:
 
-    - UserError, a ValueError: invalid settings or files; the message names all of them
+    - UserError, a ValueError: invalid settings or files, and a disk that is full; the message names all of them
     - NonFiniteLoss, OutOfMemory: the loss became NaN or infinite, or memory was not enough; the message says what to
       try
     - Stopped: a signal ended the run after everything was saved
@@ -71,7 +71,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
         config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed
     )
     if before.run.load is not None and not (config.run.resume and has_checkpoint(config.run.resume)):
-        load_weights(net, before.run.load)
+        load_weights(net, before.run.load, before.run.load_channels, data.reading.order)
     optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, plan.schedule), wrt=nnx.Param)
     parts = step_parts(config, data)
     batch = next(training.epoch())
@@ -94,6 +94,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
     # an epoch stopped after its last step is evaluated, logged and saved again
     tracked = {"resume_step": start, "resume_epoch": progress.epoch} if config.run.resume else {}
     with (
+        advice.resumable(run),
         Tracker(run, **tracked, class_names=data.classes) as tracker,
         Bar(plan.steps, start, o.batch_size, data.samples) as bar,
         Signals() as signals,
@@ -120,7 +121,10 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
                 progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
             if signals.received:
                 checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
-                console.print("stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run))
+                with contextlib.suppress(OSError):  # the terminal may have gone
+                    console.print(
+                        "stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run)
+                    )
                 raise Stopped(signals.received)
 
             record = {

@@ -1,5 +1,6 @@
 """Progress bar of a training run."""
 
+import contextlib
 import time
 from contextlib import AbstractContextManager
 
@@ -34,7 +35,8 @@ class Bar(AbstractContextManager):
         return self
 
     def __exit__(self, *_):
-        self._progress.stop()
+        with contextlib.suppress(OSError):  # the terminal may have gone, which is not what ended the run
+            self._progress.stop()
 
     def start_epoch(self) -> None:
         """Restarts the measurement for a new epoch; the time since the last `update` is not counted."""
