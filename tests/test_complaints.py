@@ -5,7 +5,9 @@ Every test goes through a command, as a user would.
 
 import contextlib
 import io
+import os
 import socket
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +19,11 @@ import tifffile
 from image_files import write
 
 from jaxseg import check, evaluate, predict, train
+from jaxseg.base.config import Model
 from jaxseg.data.read.images import read_pixels
 from jaxseg.data.read.masks import read_values
+from jaxseg.nn import unet
+from jaxseg.nn.torch_weights import to_torch
 from jaxseg.training import loop
 
 TINY = ["--widths", "2", "4", "-e", "1", "-b", "2", "--workers", "0", "--no-augment"]
@@ -296,3 +301,27 @@ def test_the_doctor_and_the_evaluation_go_by_the_same_folder(folder, trains, tmp
     found = command(evaluate, tmp_path / "run")
     assert found.code == 0
     assert (tmp_path / "run/evaluation/metrics.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_of_an_old_archive_are_refused_before_anything_is_made(folder, trains, tmp_path):
+    for sub in ("images", "masks"):
+        (folder / sub / "a0.png").rename(folder / sub / os.fsdecode(b"stra\xdfe.png"))
+    said = trains(folder)
+    assert said.code == 2
+    assert "e.png: its name is not UTF-8" in said.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_pytorch_are_taken_as_rgb_and_wrappers_that_are_not_known_named(folder, trains, tmp_path):
+    torch = pytest.importorskip("torch")
+    net = unet.unet_from(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
+    weights = {f"module.{name}": torch.from_numpy(array) for name, array in to_torch(net, "rgb").items()}
+    for held, code, text in (
+        ({"state_dict": weights, "epoch": 3}, 0, "taken as trained on red, green, blue, which is turned here"),
+        ({"generator": weights, "epoch": 3}, 2, "Found: generator, epoch"),
+    ):
+        torch.save(held, tmp_path / "x.pth")
+        said = trains(folder, "--load", tmp_path / "x.pth", "--dry-run")
+        assert said.code == code
+        assert text in said.words

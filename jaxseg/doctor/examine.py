@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -174,7 +175,14 @@ def _reading(labels: ClassMap, sides: Sides) -> Reading:
         normalize=settings.normalize,
         mean=mean,
         std=std,
+        order=channel_order([image.color for image in images], settings.channels),
     )
+
+
+def channel_order(colored: Sequence[bool], asked: tuple[int, ...] | None) -> Literal["bgr", "bands"]:
+    """Order of the channels of images, some of which are color pictures, with --channels `asked`."""
+    blue_green_red = asked is None or chosen(4, True, asked)[:3] == [0, 1, 2]
+    return "bgr" if any(colored) and blue_green_red else "bands"
 
 
 def _imagenet(rgb: tuple[float, ...], settings: Data, color: bool) -> tuple[float, ...]:

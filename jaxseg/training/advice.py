@@ -1,9 +1,13 @@
-"""Advice on common troubles of training: not enough memory, one class everywhere, steps that wait for data."""
+"""Advice on common troubles of training: not enough memory or disk, one class everywhere, steps that wait for data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from jaxseg.base.config import Config
-from jaxseg.base.errors import is_about_memory
+from jaxseg.base.doors import reason
+from jaxseg.base.errors import UserError, is_about_memory
+from jaxseg.base.terminal import command
 
 EVALUATIONS = 3  # with one class only, until a warning
 LONG = 0.05  # share of the time that steps may wait for data
@@ -30,6 +34,19 @@ def out_of_memory(error: BaseException, config: Config, tile: tuple[int, int]) -
         + "\n".join(f"  {number}. {what}" for number, what in enumerate(tries, 1))
         + "\nOn a GPU, JAX reserves three quarters of the memory at start; other programs on it reduce what is left."
     )
+
+
+@contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Turns an OSError, such as that of a full disk, into a UserError with what is kept of a run and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        last = run / "checkpoints/last"
+        steps = [int(path.name) for path in last.iterdir() if path.name.isdigit()] if last.is_dir() else []
+        kept = f"The checkpoint after {max(steps)} steps is kept" if steps else "There is no checkpoint yet"
+        go_on = command("jaxseg.train", "--resume", run)
+        raise UserError(f"{reason(error)}\n{kept}. Once this is fixed, go on with\n  {go_on}") from error
 
 
 def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels: Sequence[int]) -> str | None:
