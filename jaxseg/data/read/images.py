@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from jaxseg.base import files
 from jaxseg.base.errors import problem
 from jaxseg.data.read import decode, numpy_file, tiff
 from jaxseg.data.read.decode import Unreadable
 from jaxseg.data.read.pixels import Pixels
 
-__all__ = ["Pixels", "mask_beside", "read_palette", "read_pixels"]
+__all__ = ["Pixels", "mask_beside", "read_palette", "read_pixels", "stamp"]
 
 LFS = b"version https://git-lfs.github.com/spec/"
 """First bytes of a pointer that Git LFS leaves in a file's place."""
@@ -45,14 +46,30 @@ def mask_beside(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"] | 
 
     `size` is the image's height and width. Returns None if there is no such file. Raises DataError.
     """
-    beside = path.with_name(path.name + ".msk")
-    if len(beside.name.encode()) > 255 or not beside.is_file():
+    if (beside := _beside(path)) is None:
         return None
     mask = (read_pixels(beside, indices=True).array != 0).any(-1)
     if mask.shape != size:
         (h, w), (height, width) = mask.shape, size
         raise problem(beside, f"is {w}x{h}, but its image {path.name} is {width}x{height}")
     return mask
+
+
+def stamp(path: Path) -> list[int]:
+    """Returns numbers that change with what `read_pixels` reads: `files.stamp` of the file and of GDAL's mask beside.
+
+    Raises OSError.
+    """
+    beside = _beside(path)
+    return files.stamp(path) + (files.stamp(beside) if beside is not None else [])
+
+
+def _beside(path: Path) -> Path | None:
+    beside = path.with_name(path.name + ".msk")
+    try:
+        return beside if stat.S_ISREG(beside.stat().st_mode) else None
+    except OSError:  # usual: no such file; or the name is too long
+        return None
 
 
 def _reader(data: bytes):
