@@ -20,6 +20,7 @@ from jaxseg.data.read.images import read_pixels
 from jaxseg.data.read.masks import read_values
 from jaxseg.training import loop
 
+DRY = ["--widths", "2", "4", "-b", "2", "--workers", "0", "--dry-run"]
 TINY = ["--widths", "2", "4", "-e", "1", "-b", "2", "--workers", "0", "--no-augment"]
 
 
@@ -238,16 +239,18 @@ def test_a_folder_of_ignored_pixels_counts_only_the_others(folder, trains):
     assert "ignored 320 pixels" in found.text  # 5 of 16 columns of each of the 4 training images
 
 
-def test_values_far_from_0_and_1_are_told(tmp_path, trains):
+def test_values_far_from_0_and_1_are_told_by_check_and_train_alike(tmp_path):
     for i in range(4):
-        write(tmp_path / f"data/images/a{i}.png", picture(seed=i, dtype=np.uint16))
+        write(tmp_path / f"data/images/a{i}.tif", picture(seed=i, channels=12, dtype=np.int16))
         write(tmp_path / f"data/masks/a{i}.png", mask())
-    found = trains(tmp_path / "data")
-    assert found.code == 0
-    assert "input first batch" in found.text
-    assert "--normalize dataset" in found.text
-    better = trains(tmp_path / "data", "--normalize", "dataset", "--overwrite")
-    assert "far from 0 and 1" not in better.text
+    for module, argv in ((check, []), (train, DRY)):
+        found = command(module, "--data", tmp_path / "data", *argv)
+        assert found.code == 0
+        assert "images use little of their type's range (int16" in found.words
+        assert "12 channels of int16, normalized by unit: x / 32767" in found.words
+        assert "Give --normalize dataset, which scales them to mean 0 and deviation 1." in found.words
+        better = command(module, "--data", tmp_path / "data", "--normalize", "dataset", *argv)
+        assert "type's range" not in better.text
 
 
 def test_no_network_is_needed(folder, trains, monkeypatch, tmp_path):

@@ -1,9 +1,13 @@
-"""Finds faults of pixel values: bands without data or change, undeclared nodata, ranges that slow training down."""
+"""Finds faults of pixel values: bands without data or change, undeclared nodata, ranges that slow training down.
+
+Also computes their normalization, and describes it.
+"""
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from jaxseg.data.read.samples import FULL, Reading
 from jaxseg.doctor.facts import ImageFacts, chosen
 from jaxseg.doctor.findings import Finding, Sides, count, fits, is_flat, kind, usual_channels
 
@@ -153,6 +157,19 @@ def _imagenet(rgb: tuple[float, ...], asked: tuple[int, ...] | None, color: bool
         return rgb
     stored = rgb[::-1] if color else rgb
     return tuple(stored[i] for i in chosen(3, color, asked))
+
+
+def describe_input(reading: Reading, sides: Sides) -> list[str]:
+    """Describes how images become the network's input: channels, dtype, normalization, and turns by orientation."""
+    scale = "x" if FULL[reading.dtype] == 1 else f"x / {FULL[reading.dtype]}"
+    shown = [" ".join(f"{value:.3g}" for value in values[:12]) for values in (reading.mean, reading.std)]
+    how = f"{scale}, then mean {shown[0]}, deviation {shown[1]}" if reading.mean else scale
+    lines = [f"{reading.channels} channels of {reading.dtype}, normalized by {reading.normalize}: {how}"]
+    images, masks = (sum(n.orientation > 1 for n in facts) for facts in zip(*((f.image, f.mask) for f in sides.all)))
+    if images or masks:
+        turned = " and ".join([count(images, "image")] * bool(images) + [count(masks, "mask")] * bool(masks))
+        lines.append(f"{turned} turned upright by the EXIF orientation")
+    return lines
 
 
 def band_numbers(image: ImageFacts, sides: Sides) -> list[int]:
