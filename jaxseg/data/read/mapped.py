@@ -84,6 +84,8 @@ def _find(path: Path) -> _Plain | None:
             plain = plain and page.dtype.kind in "uif" and page.bitspersample >= 8 and tiff.orientation_of(page) == 1
             plain = plain and page.dataoffsets[0] + page.nbytes <= path.stat().st_size
             if plain and tiff.planes_behind(file, pages) is None:
+                for tag in (tiff.NODATA, tiff.PALETTE):  # read now: the file is closed later
+                    page.tags.valueof(tag)
                 return _Plain(path, page, file.byteorder, mask)
     except Exception:  # tifffile raises errors of any type for a damaged file
         pass

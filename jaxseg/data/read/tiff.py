@@ -17,7 +17,7 @@ from jaxseg.data.read.decode import Unreadable, turn
 from jaxseg.data.read.pixels import Pixels
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-NODATA, ORIENTATION = 42113, 274  # tags
+NODATA, ORIENTATION, PALETTE = 42113, 274, 320  # tags
 DENSE = {COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.PACKBITS}
 """Compressions with a ratio of at most 1100."""
 
