@@ -344,6 +344,16 @@ def test_alpha_is_never_compared_with_nodata(asked, alpha, opaque, tmp_path):
         assert image[0, 0, alpha] == array[0, 0, 3]
 
 
+def test_fourth_signed_band_of_a_color_tiff_is_compared_with_nodata(tmp_path):
+    array = bands(4, "int16")
+    array[1, 2, 3] = array[3, 4] = -9999
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, array, photometric="rgb", extrasamples=["unassalpha"])
+    image, has_data = samples.read_tile(path, Reading(channels=4, dtype="int16", nodata=-9999.0))
+    assert np.argwhere(~has_data).tolist() == [[3, 4]]
+    assert image[1, 2].tolist() == [*array[1, 2, 2::-1], 0]
+
+
 def test_only_used_bands_decide_the_data_mask(tmp_path):
     array = bands(3, "float32")
     array[0, 0, 0] = array[1, 1, 1:] = np.nan

@@ -23,8 +23,8 @@ class Pixels:
 
     @property
     def alpha(self) -> int | None:
-        """Index of the alpha channel in the array; None if there is none."""
-        return 3 if self.color and self.array.shape[2] == 4 else None
+        """Index of the alpha channel in the array; None if there is none. Signed integers are bands, not alpha."""
+        return 3 if self.color and self.array.shape[2] == 4 and self.array.dtype.kind != "i" else None
 
 
 def find_missing(
