@@ -124,6 +124,7 @@ class DiskStore(Store):
             if self._file.writable():
                 return
             console.print(f"cache {self.path} is damaged: the samples concerned are read again")
+            self._sound[:] = False  # by now another run may have replaced the file
             try:
                 self._use(self.path, "r+b")
             except OSError as error:

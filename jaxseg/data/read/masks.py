@@ -190,8 +190,8 @@ def values_of(pixels: Pixels, path: Path) -> tuple[Integer[np.ndarray, "h w"], b
     array = pixels.array
     bands = array.shape[2]
     if bands > 1 and not pixels.color and _is_one_hot(array):
-        advice = "Save one band of class numbers instead: the index of the band that is set."
-        raise problem(path, f"is one-hot: in each pixel one of {bands} bands is set; expected one band", advice)
+        expected = "one band of class numbers, such as bands.argmax(axis=-1)"
+        raise problem(path, f"is one-hot: in each pixel one of {bands} bands is set; expected {expected}")
     if bands not in (1, 3, 4):
         raise problem(path, f"has {bands} bands; expected a mask of one band, or a color picture")
     if array.dtype.kind == "f" or array.dtype == np.uint64:

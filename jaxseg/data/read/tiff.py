@@ -108,7 +108,7 @@ def planes_behind(file: TiffFile, pages: list[TiffPage]) -> np.ndarray | None:
 
 def data_mask(file: TiffFile, pages: list[TiffPage]) -> Bool[np.ndarray, "h w"] | None:
     """Decodes GDAL's internal mask, as stored: True for pixels with data. None if there is none. Raises Unreadable."""
-    masks = [page for page in file.pages if page.is_mask and not page.is_reduced and page not in pages]
+    masks = [page for page in file.pages[1:] if page.is_mask and not page.is_reduced]
     if not masks:
         return None
     size = pages[0].imagelength, pages[0].imagewidth
