@@ -1,11 +1,15 @@
-"""Writes files: atomically, so that a crash leaves the old one or the whole new one, or by appending a line."""
+"""Writes files atomically, so that a crash leaves the old one or the whole new one, appends lines, and stamps files."""
 
 import itertools
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SETTLED = 2.0
+"""Seconds after which a further change is sure to change a file's times; on FAT they have steps of two seconds."""
 
 _numbers = itertools.count()
 
@@ -76,3 +80,14 @@ def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
         if error.errno is not None and error.filename in (None, str(draft)):
             error.filename = str(path)
         raise
+
+
+def stamp(path: Path) -> list[int]:
+    """Returns numbers that change with a file's content, as cache key: inode, size, and times in nanoseconds.
+
+    Tools that restore the time of modification do not restore that of the status. A file that changed less than
+    `SETTLED` seconds ago might change again unseen: its stamp is never equal to another. Raises OSError.
+    """
+    stat, now = path.stat(), time.time_ns()
+    numbers = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    return numbers + [now] * (now - max(numbers[2:]) < SETTLED * 1e9)

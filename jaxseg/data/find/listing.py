@@ -13,7 +13,7 @@ from jaxseg.base.errors import DataError, problem
 from jaxseg.base.files import is_utf8
 
 EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".gif"}
+    {".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".gif", ".npy"}
 )
 
 
