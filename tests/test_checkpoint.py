@@ -23,8 +23,9 @@ from jaxseg.learn import optimizers
 from jaxseg.learn.step import loss_fn
 from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
-from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_model, load_weights
+from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_model
 from jaxseg.runs.orbax_folder import OrbaxFolder
+from jaxseg.runs.weights import load_weights
 
 SETTINGS = Config(model=Model(widths=(2, 4), upsample="bilinear", conv_bias=False))
 READING = {"labels": {"values": [0, 1, 2]}, "normalize": "unit"}
