@@ -267,6 +267,57 @@ def same_masks(root):
         write(root / f"Ltrain/{name}_mask.png", mask)
 
 
+def some_ignored(root):
+    """Numbers 0 and 1; some masks have 255 in the place of 1, as what is not labeled."""
+    edit_all(root, "Ltrain Lval", lambda m: m // 255)
+    for name in ("Ltrain/t0", "Lval/v0"):
+        edit(root / f"{name}_mask.png", lambda m: m * 255)
+
+
+def negative(root):
+    edit_all(root, "Ltrain Lval", lambda m: m // 255)
+    for path in sorted(root.glob("L*/*")):
+        values = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.int16)
+        values[:4] = -1
+        path.unlink()
+        tifffile.imwrite(path.with_suffix(".tif"), values)
+
+
+def drawing(seed: int) -> np.ndarray:
+    """Black, half of it light green, and a red square of 1.4 % of the pixels: uint8 [96 96 3] RGB."""
+    mask = np.zeros((96, 96, 3), np.uint8)
+    mask[40 + seed % 9 :, 20:] = 0, 255, 0
+    mask[4:24, 4:24] = 255, 0, 0
+    return mask
+
+
+def spoilt(change):
+    """Images of 96 x 96 pixels, and masks as JPEG of `drawing`."""
+
+    def make(root):
+        for i, path in enumerate(sorted([*root.glob("train/*"), *root.glob("val/*")])):
+            write(path, scene(i, 96)[0])
+        for i, path in enumerate(sorted(root.glob("L*/*"))):
+            path.unlink()
+            Image.fromarray(change(drawing(i))).save(path.with_suffix(".jpg"), quality=85)
+
+    return make
+
+
+in_color = spoilt(lambda m: m)
+in_gray = spoilt(lambda m: (m[..., 1] // 255 * 120 + m[..., 0] // 255 * 240).astype(np.uint8))
+
+
+def numbered(root):
+    rng = np.random.default_rng(0)
+    for path in sorted(root.glob("L*/*")):
+        mask = np.zeros((SIDE, SIDE), np.uint16)
+        places = [(y, x) for y in range(0, 48, 12) for x in range(0, 48, 12) if rng.random() < 0.6]
+        for number, (y, x) in enumerate(places, 1):
+            mask[y + 2 : y + 9, x + 2 : x + 9] = number
+        write(path, mask)
+
+
 FAULTS = {
     truncated: ({}, "error", "1 file cannot be read", ["train/t1.png: is cut off"], "--on-bad-file skip"),
     empty_file: ({}, "error", "1 file cannot be read", ["Lval/v2_mask.png: is empty"], "--on-bad-file skip"),
@@ -305,9 +356,20 @@ FAULTS = {
         ["Lval/v1_mask.png: 9 (144 pixels)"],
         "--ignore-index 9",
     ),
+    negative: ({}, "error", "negative values: -1 (8.33 %)", ["Ltrain/t0_mask.tif: -1 (192"], "--ignore-index -1, if"),
+    in_color: ({}, "error", "distinct colors", [], "--labels '#000000' '#00ff01' '#fd0200' --snap-colors"),
+    in_gray: ({}, "error", "within 4 of {0, 120, 240}", [], "Give --labels 0 120 240 --snap-colors"),
+    numbered: ({}, "error", "number their objects", ["Ltrain/t0_mask.png: "], "--binarize 1, if all"),
     all_empty: ({}, "error", "one class only", [], "right masks"),
     training_empty: ({}, "error", "training masks hold one class only, background", [], "right masks"),
     all_ignored: ({"classes": 2}, "error", "no pixel of validation has a class", [], "--ignore-index"),
+    some_ignored: (
+        {},
+        "error",
+        "255 holds 9.96 %",
+        ["Ltrain/t0_mask.png: 255", "Lval/v0_mask.png: 255"],
+        "--binarize 1",
+    ),
     third_class("Lval", 20): ({}, "warning", "class 2 is in validation (400 pixels) but not", [], "--seed"),
     third_class("Ltrain", 20): ({}, "warning", "class 2 is in training (400 pixels) but not", [], "--seed"),
     rare: ({}, "warning", "rare in training: class 2 0.52%", [], "--class-weights auto"),
@@ -335,6 +397,7 @@ def test_fault_is_found_with_files_and_fix(fault, root):
     assert bool(found.errors) == (level == "error")
     assert (found.reading is None) == (level == "error" and fault not in CLASSES_ARE_KNOWN)
     assert set(found.errors) <= {finding}
+    assert " ".join(finding.flags) in finding.advice.replace("'", "")
     if level == "error":
         with pytest.raises(DataError) as caught:
             found.raise_errors()
@@ -425,19 +488,12 @@ def soft_palettes(root):
         save_indexed(path, [(40, 40, 40), (200, 200, 200)])
 
 
-def some_ignored(root):
-    """Numbers 0 and 1; some masks have 255 in the place of 1, as what is not labeled."""
-    edit_all(root, "Ltrain Lval", lambda m: m // 255)
-    for name in ("Ltrain/t0", "Lval/v0"):
-        edit(root / f"{name}_mask.png", lambda m: m * 255)
-
-
 READINGS = {
     "as it is": (lambda root: None, {}, ("uint8", 3, (0, 255))),
     "bands with holes": (bands_with_holes, {"nodata": -9999.0}, ("int16", 9, (0, 255))),
     "some bands with holes": (bands_with_holes, {"nodata": -9999.0, "channels": (7, 5)}, ("int16", 2, (0, 255))),
     "gray and opaque": (gray_and_opaque_among_colors, {}, ("uint8", 3, (0, 255))),
-    "ignored": (ignored, {}, ("uint8", 3, (0, 3))),
+    "ignored": (ignored, {"ignore_index": (255,)}, ("uint8", 3, (0, 3))),
     "palettes": (palettes_among_colors, {}, ("uint8", 3, (0x0000FF, 0xFF0000))),
     "black and colored": (black_and_colored, {}, ("uint8", 3, (0, 0x00FFFF))),
     "one class to an image": (one_class_to_an_image, {}, ("uint8", 3, (0, 255))),
@@ -448,7 +504,7 @@ READINGS = {
     "bits among bytes": (bits_among_bytes, {}, ("uint8", 3, (0, 0xFFFFFF))),
     "bits among bytes, two classes": (bits_among_bytes, {"classes": 2}, ("uint8", 3, (0, 0xFFFFFF))),
     "soft palettes, binarized": (soft_palettes, {"binarize": 128}, ("uint8", 3, (0, 128))),
-    "0 and 1, or 0 and 255 as ignored": (some_ignored, {}, ("uint8", 3, (0, 1))),
+    "0 and 1, or 0 and 255 as ignored": (some_ignored, {"ignore_index": (255,)}, ("uint8", 3, (0, 1))),
     "binarized": (blurred, {"binarize": 255}, ("uint8", 3, (0, 255))),
     "snapped": (blurred, {"labels": ("0", "255"), "snap_colors": True}, ("uint8", 3, (0, 255))),
     "floats": (lambda root: all_as(root, lambda i: i.astype(np.float64)), {}, ("float32", 3, (0, 255))),

@@ -130,7 +130,7 @@ def _survey(split: Split, settings: Data, workers: int, tell: Callable[[int, int
         shown = survey(pairs, settings, workers, True, tell)
         looks = [f.mask and f.mask.values for f in shown] != [f.mask and f.mask.values for f in facts]
         facts = shown if looks else facts
-    return Sides(tuple(facts[:edge]), tuple(facts[edge:]), settings, looks)
+    return Sides(tuple(facts[:edge]), tuple(facts[edge:]), settings, looks, split.layout)
 
 
 def _disagree(masks: Sequence[MaskFacts], settings: Data) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxseg.base.config import Data
 from jaxseg.data.read.images import Pixels
 from jaxseg.data.read.samples import FULL, is_opaque
+from jaxseg.doctor import shapes
 
 THUMBNAIL = 16  # pixels a side
 MOST_VALUES = 1024  # mask values counted separately; rarer ones are merged
@@ -53,6 +54,9 @@ class MaskFacts:
     with_data: tuple[int, ...]  # pixels where the image has data
     palette: tuple[int, ...]  # colors of the values, 0xRRGGBB, if they are palette indices; else ()
     between: tuple[int, ...]  # pixels between a lower and a higher neighbor; 0 unless gray with 3 to 64 values
+    flat: tuple[int, ...]  # pixels like their neighbors; () for class numbers and for two values
+    whole: int  # values above 0 whose pixels form one piece; 0 unless gray with 3 values or more
+    outline: tuple[int, ...]  # `shapes.outline`; () unless gray with 255 and two values or more besides
     block: int  # borders lie only on multiples of this many pixels
     shift: tuple[int, ...]  # rows and columns from its borders to the image's edges; () with too few borders
     content: str  # hash of the values
@@ -144,6 +148,9 @@ def mask_facts(
         counts = _count(values)
     between = _count(values[_between(values)]) if not color and 3 <= distinct <= 64 else {}
     with_data = counts if has_data is None or has_data.all() else _count(values[has_data])
+    several = len(counts) >= 3
+    levels = several and (color or not all(0 <= v < 64 or v == shapes.VOID for v in counts))
+    flat = _count(values[shapes.flat_pixels(values, color)]) if levels else {}
     return MaskFacts(
         *values.shape,
         color=color,
@@ -154,6 +161,9 @@ def mask_facts(
         with_data=tuple(with_data.get(value, 0) for value in counts),
         palette=() if palette is None else tuple(_hex(palette, value) for value in counts),
         between=tuple(between.get(value, 0) for value in counts),
+        flat=tuple(flat.get(value, 0) for value in counts) if levels else (),
+        whole=shapes.whole_pieces(values) if several and not color else 0,
+        outline=shapes.outline(values) if several and not color and shapes.VOID in counts else (),
         block=block,
         shift=() if image is None else _shift(image, values),
         content=content,

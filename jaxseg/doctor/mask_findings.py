@@ -1,23 +1,30 @@
 """Finds faults of masks and of their classes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from jaxseg.base.config import Data
 from jaxseg.base.errors import UserError
+from jaxseg.data.read.masks import MOST_CLASSES
+from jaxseg.doctor import conventions
 from jaxseg.doctor.classes import ClassMap, discover, show
+from jaxseg.doctor.doubts import MOST_FOUND, Doubt
 from jaxseg.doctor.facts import REACH, MaskFacts
 from jaxseg.doctor.findings import Finding, Sides, count
 from jaxseg.doctor.survey import Facts
 
 
 def is_photo(mask: MaskFacts, settings: Data) -> bool:
-    """True if many values occur and no few dominate: a photo, not a drawn mask. False for gray with --binarize."""
+    """True if many values occur and no few dominate: a photo, not a drawn mask.
+
+    False for gray with --binarize, and for numbered objects.
+    """
     if settings.binarize is not None and not mask.color:
         return False
-    return mask.distinct > 64 and sum(mask.pixels[:4]) < 0.3 * sum(mask.pixels)
+    objects = mask.whole >= 0.9 * (mask.distinct - 1)
+    return mask.distinct > 64 and not objects and sum(mask.pixels[:4]) < 0.3 * sum(mask.pixels)
 
 
 def drawn(facts: Sequence[Facts], settings: Data) -> list[Facts]:
@@ -57,28 +64,75 @@ def _as_color(gray: int) -> int:
 
 
 def find_classes(sides: Sides) -> tuple[ClassMap | None, list[Finding]]:
-    """Returns the class map of all masks, or None and the error that prevents one."""
+    """Returns the class map of all masks, with what a data set like this usually ignores.
+
+    None, and the error that prevents one, if the values are not classes.
+    """
     facts = drawn(sides.all, sides.settings)
     if not facts:
         return None, []
     counts, color = value_counts(facts)
+    if not _asked(sides) and (numbered := numbered_objects(sides, facts)):
+        return None, [numbered]
+    remarks = (
+        [] if color else list(conventions.usually_ignored(counts, sides.layout, sides.settings.ignore_index or ()))
+    )
     try:
-        found = discover(counts, color, sides.settings)
-        return (found.as_colors() if sides.looks else found), []
+        found = discover(
+            counts,
+            color,
+            sides.settings,
+            flat=_flat(facts, color),
+            outline=np.sum([f.mask.outline for f in facts if f.mask.outline] or [()], axis=0).tolist(),
+            void=not color and conventions.void_is_known(counts, sides.layout),
+        )
     except UserError as error:
         what, _, advice = str(error).partition("\n")
         if what.startswith("--"):  # a flag is at fault, not the masks
             return None, [Finding("error", what, advice=advice)]
-        files, flags = _strange(sides, facts, counts, color), _fixing_flags(sides, counts, color)
-        return None, [Finding("error", what, files, advice, flags)]
+        odd = error.odd if isinstance(error, Doubt) else None
+        flags = error.flags if isinstance(error, Doubt) else ()
+        return None, [Finding("error", what, _strange(sides, facts, counts, color, odd), advice, flags), *remarks]
+    return (found.as_colors() if sides.looks else found), remarks if found.binarize is None else []
 
 
-def _fixing_flags(sides: Sides, counts: Mapping[int, int], color: bool) -> tuple[str, ...]:
-    """Returns --binarize halfway between the two commonest values, if that fixes the masks; else ()."""
-    first, second = sorted(counts, key=lambda v: -counts[v])[:2] if len(counts) > 1 else (0, 0)
-    if color or counts[first] + counts[second] < 0.8 * sum(counts.values()) or _asked(sides):
-        return ()
-    return ("--binarize", str((first + second + 1) // 2))
+def _flat(facts: Sequence[Facts], color: bool) -> dict[int, int] | None:
+    """Counts the flat pixels of every value; None if a mask has no such count."""
+    several = [f.mask for f in facts if len(f.mask.values) > 2]
+    if not all(mask.flat for mask in several):
+        return None
+    flat = Counter()
+    for mask in (f.mask for f in facts):
+        for value, pixels in zip(mask.values, mask.flat or mask.pixels):
+            flat[_as_color(value) if color and not mask.color else value] += pixels
+    return dict(flat)
+
+
+def numbered_objects(sides: Sides, facts: Sequence[Facts]) -> Finding | None:
+    """Returns an error if gray masks number their objects, so that the numbers are no classes; else None.
+
+    Nearly every number is a single piece then. Masks count from 1, each to another number; or many numbers occur in
+    one mask only.
+    """
+    held = [{v for v in f.mask.values if v > 0} for f in facts]
+    if any(f.mask.color or min(f.mask.values) < 0 for f in facts):
+        return None
+    objects = sum(map(len, held))
+    most, distinct = max(map(max, filter(None, held)), default=0), len(set().union(*held))
+    lengths = {len(values) for values in held}
+    counted = sum(values == set(range(1, len(values) + 1)) for values in held) >= 0.9 * len(held)
+    counted = counted and len(lengths) >= 3 and distinct >= 4
+    own = len(held) >= 3 and distinct > MOST_FOUND and distinct >= 0.9 * objects
+    pieces = [f.mask.whole for f in facts if len(f.mask.values) > 2]
+    among = sum(len(values) for f, values in zip(facts, held) if len(f.mask.values) > 2)
+    if not (counted or own) or sum(pieces) < 0.9 * among:
+        return None
+    what = f"masks number their objects (instances): {objects:,} numbers up to {most}, each a single piece"
+    advice = "Give one of\n  --binarize 1, if all objects are of one class"
+    if most < MOST_CLASSES:
+        advice += f"\n  --classes {most + 1}, if the numbers are classes after all"
+    files = tuple(f"{sides.name(f.pair.mask)}: {count(len(v), 'object')}" for f, v in zip(facts, held) if v)
+    return Finding("error", what, files, advice, ("--binarize", "1"))
 
 
 def _asked(sides: Sides) -> bool:
@@ -86,10 +140,14 @@ def _asked(sides: Sides) -> bool:
     return settings.labels is not None or settings.classes is not None or settings.binarize is not None
 
 
-def _strange(sides: Sides, facts: Sequence[Facts], counts: Mapping[int, int], color: bool) -> tuple[str, ...]:
-    """Lists files with values of no class; if no classes were asked for, all but the two commonest values count."""
+def _strange(
+    sides: Sides, facts: Sequence[Facts], counts: Mapping[int, int], color: bool, odd: Collection[int] | None = None
+) -> tuple[str, ...]:
+    """Lists files with values of no class: those in `odd`, or else, without flags, all but the two commonest."""
     settings = sides.settings
-    if settings.labels is not None or settings.classes is not None:
+    if odd is not None:
+        known = set(counts) - set(odd)
+    elif settings.labels is not None or settings.classes is not None:
         known = set(range(settings.classes or 0)) | set(settings.ignore_index or (255,))
         known |= {int(label.lstrip("#"), 16 if label.startswith("#") else 10) for label in settings.labels or ()}
     else:
@@ -110,7 +168,7 @@ def lossy(sides: Sides) -> Iterator[Finding]:
     settings = sides.settings
     if not (settings.binarize is not None or settings.snap_colors) and (jpeg := [f for f in sides.all if f.mask.jpeg]):
         what = f"{count(len(jpeg), 'mask')} in JPEG, which changes values along every border"
-        advice = "Export them as PNG. Or give --binarize 128 for two classes, --labels and --snap-colors for more."
+        advice = "Export them as PNG, which keeps every value."
         yield Finding("warning", what, sides.masks(jpeg), advice)
     several = [f for f in sides.all if len(f.mask.values) > 1]
     if (enlarged := [f for f in several if f.mask.block > 1]) and len(enlarged) > len(several) / 2:
@@ -126,7 +184,7 @@ def lossy(sides: Sides) -> Iterator[Finding]:
         files = sides.masks(f for f in several if set(f.mask.values) & set(thin))
         listed = ", ".join(map(str, thin[:8])) + (", ..." if len(thin) > 8 else "")
         what = f"mask values {listed} lie only as seams between lower and higher ones: looks interpolated"
-        advice = "Resize masks by nearest neighbor; for these, give --labels and --snap-colors."
+        advice = "Resize masks by nearest neighbor, which makes no values in between."
         yield Finding("warning", what, files, advice)
 
 
@@ -169,13 +227,14 @@ def balance(names: Sequence[str], training: Sequence[int], validation: Sequence[
     if not sum(training) or not sum(validation):
         return
     for name, here, there in zip(names, training, validation):
+        name = name if name.startswith("class ") else f"class {name}"
         if not here and not there:
-            yield Finding("warning", f"class {name} does not occur", advice="Leave it out of --classes or --labels.")
+            yield Finding("warning", f"{name} does not occur", advice="Leave it out of --classes or --labels.")
         elif not here:
-            what = f"class {name} is in validation ({there:,} pixels) but not in training, so it cannot be learned"
+            what = f"{name} is in validation ({there:,} pixels) but not in training, so it cannot be learned"
             yield Finding("warning", what, advice="Change the split: give another --seed or --validation, or lists.")
         elif not there:
-            what = f"class {name} is in training ({here:,} pixels) but not in validation, so it is not measured"
+            what = f"{name} is in training ({here:,} pixels) but not in validation, so it is not measured"
             yield Finding("warning", what, advice="Change the split: give another --seed or --validation, or lists.")
     total = sum(training)
     if rare := [f"{name} {n / total:.2%}" for name, n in zip(names, training) if 0 < n < 0.01 * total]:
