@@ -22,7 +22,7 @@ from jaxseg.inference.scores import Scores
 
 WHERE = {
     "data", "images", "masks", "val_images", "val_masks", "image_suffix", "mask_suffix", "train_list", "val_list",
-    "validation", "group_by",
+    "validation", "group_by", "unpaired",
 }  # fmt: skip
 """Settings of `Data` that select files. All others are taken from the run."""
 

@@ -94,7 +94,7 @@ def open_data(config: Config, limit: int | None = None) -> Dataset:
     """
     data, run = given_or_made_up(config.data), config.run
     config = dataclasses.replace(config, data=data)
-    split = find_split(data, run.seed)
+    split = find_split(data, run.seed, all_train=run.overfit > 0)
     if limit is not None and limit < len(split.training):
         share = limit / len(split.training)
         few = (spread(pairs, max(1, round(share * len(pairs)))) for pairs in (split.training, split.validation))

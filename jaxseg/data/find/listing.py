@@ -17,6 +17,7 @@ EXTENSIONS = frozenset(
 
 
 LEFT_ALONE = frozenset({"test", "testing", "imagests"})  # test folders, which are skipped
+TEST_MASKS = frozenset({"ltest", "testannot", "test_labels", "test_masks", "labelsts"})  # what goes with them
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -61,8 +62,11 @@ def list_both(images: Path, masks: Path) -> tuple[list[Entry], list[Entry], list
                 notes.append(f"{sub}: its {count} images are skipped because {other} has no folder of that name")
     found = {root: sorted(entries(root, deep), key=_path_below) for root in roots}
     if not found[images]:
-        known = f"Known extensions: {' '.join(sorted(EXTENSIONS))}"
-        raise DataError(f"{images}: no images in it, but {contents(images)}.", notes, known)
+        held, known = contents(images), f"Known extensions: {' '.join(sorted(EXTENSIONS))}"
+        if held == "no files":
+            advice = "Fill it; or remove a validation set that is empty, so that a part of training is drawn for it."
+            raise DataError(f"{images}: is empty; expected images.", notes, advice)
+        raise DataError(f"{images}: no images in it, but {held}.", notes, known)
     return found[images], found[masks], notes
 
 

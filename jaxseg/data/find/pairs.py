@@ -14,16 +14,22 @@ from pathlib import Path
 
 from jaxseg.base.config import Data
 from jaxseg.base.errors import DataError
+from jaxseg.data.find import annotations
 from jaxseg.data.find.listing import Entry, Pair, entries, list_both, nfc
 
 # File stems of images and masks, likelier first; `*` is the part that both share.
-IMAGE_NAMES = ("*", "*_image", "*_img", "*_sat", "*_rgb", "*_leftImg8bit", "*_0000", "image_*", "img_*")
+IMAGE_NAMES = (
+    *("*", "*_image", "*_img", "*_sat", "*_rgb", "*_leftImg8bit", "*_0000", "image_*", "img_*"),
+    *("*_training", "*_test"),
+)
 
 
 MASK_NAMES = (
     *("*", "*_mask", "*_label", "*_labels", "*_gt", "*_seg", "*_segmentation", "*_annotation", "mask_*", "*_L"),
-    *("*_labelTrainIds", "*_gtFine_labelTrainIds", "label_*"),
+    *("*_labelTrainIds", "*_gtFine_labelTrainIds", "label_*", "*_manual1", "*_1stHO"),
 )
+SECOND = {"*_1stHO": "*_2ndHO", "*_manual1": "*_manual2"}
+"""Names of masks by a second annotator, which are left alone, by the names of the first one's."""
 
 
 ENOUGH = 0.95  # share of images that need a mask for a naming rule to be accepted
@@ -88,6 +94,8 @@ def match(images: Path, masks: Path, settings: Data, only: Collection[Path] | No
     """Finds pairs as `find_pairs` does, and the rule used. With `only`, other images need no mask and are ignored."""
     image_files, mask_files, notes = list_both(images, masks)
     rule = _recognize(image_files, mask_files, settings, images == masks, only is not None)
+    image_files, mask_files, left = _without_second(rule, image_files, mask_files)
+    notes += left
     if only is not None:
         image_files = [entry for entry in image_files if entry.path in only]
     if images == masks and rule.mask != "*":
@@ -101,15 +109,56 @@ def match(images: Path, masks: Path, settings: Data, only: Collection[Path] | No
     missed = odd_images + [entry for key, of in images_of.items() if key not in masks_of for entry in of]
     surplus = [entry for key, of in masks_of.items() if key not in images_of for entry in of]
     surplus += odd_masks if settings.mask_suffix is None else []
+    if settings.unpaired == "skip" and only is None and images_of.keys() & masks_of.keys():
+        notes += _left_out(missed, surplus, images, masks)
+        images_of = {key: of for key, of in images_of.items() if key in masks_of}
+        masks_of = {key: of for key, of in masks_of.items() if key in images_of}
+        missed, surplus = [], []
     problems = _missed(missed, surplus, masks, rule) + _clashes(images_of, masks_of)
     problems += _surplus(surplus, images_of, masks_of, settings.mask_suffix) if only is None else []
     if problems:
         counts = f"{len(image_files)} images in {images} have no mask ({len(mask_files)} masks in {masks}):"
         clash = f"{len(image_files)} images in {images} and {len(mask_files)} masks in {masks} do not pair up:"
         headline = f"{len(missed)} of {counts}" if missed else clash
-        raise DataError(headline, problems, _advice(image_files, mask_files, rule))
+        advice = [*annotations.found_in((masks, images), settings.data), _advice(image_files, mask_files, rule)]
+        unpaired = missed or surplus
+        if unpaired and only is None and len(images_of.keys() & masks_of.keys()) >= len(unpaired):
+            advice.append("--unpaired skip leaves out files that do not pair up.")
+        raise DataError(headline, problems, "\n".join(advice))
     pairs = [Pair(of[0].path, masks_of[key][0].path) for key, of in images_of.items()]
     return Match(images, tuple(pairs), rule, tuple(notes))
+
+
+def _without_second(rule: Rule, images: list[Entry], masks: list[Entry]) -> tuple[list[Entry], list[Entry], list[str]]:
+    """Images and masks without those of a second annotator, and a note on these."""
+    name = SECOND.get(rule.mask)
+    second = {entry.path for entry in masks if name and star(name, entry.stem)}
+    if not second:
+        return images, masks, []
+    note = f"{len(second)} masks named {name} left alone: a second annotator's; {rule.mask} are used"
+    return [e for e in images if e.path not in second], [e for e in masks if e.path not in second], [note]
+
+
+def _left_out(missed: Sequence[Entry], surplus: Sequence[Entry], images: Path, masks: Path) -> list[str]:
+    """Notes on files that `--unpaired skip` leaves out."""
+    notes = []
+    for files, folder, what in (
+        (missed, images, "without a mask"),
+        (surplus, masks, "that are masks without an image"),
+    ):
+        if files:
+            few = ", ".join(entry.path.name for entry in files[:5]) + ", ..." * (len(files) > 5)
+            notes.append(f"{folder}: {len(files)} files {what} left out (--unpaired skip): {few}")
+    return notes
+
+
+def share_paired(images: Path, masks: Path) -> float:
+    """Share of the first 1000 images directly in a folder that have a mask directly in another one, 0 to 1."""
+    of_images, of_masks = (
+        list(islice(entries(folder, deep=False), most)) for folder, most in ((images, 1000), (masks, None))
+    )
+    _, found = _best(_rules(AS_FOUND, one_folder=False), of_images, of_masks)
+    return found / max(1, len(of_images))
 
 
 def holds_both(folder: Path) -> bool:
