@@ -186,6 +186,10 @@ def almost_shared(root):
     write(root / "val/v3.png", jpeg)
 
 
+def flipped(root):
+    write(root / "val/v3.png", cv2.imread(str(root / "train/t7.png"))[::-1])
+
+
 def two_masks(root):
     write(root / "train/t1.png", cv2.imread(str(root / "train/t0.png")))
 
@@ -345,6 +349,7 @@ FAULTS = {
     several_sizes: ({}, "note", "2 sizes: random crops", [], "--crop"),
     shared: ({}, "warning", "1 validation image also in training", ["val/v0.png = train/t0.png"], "--group-by"),
     almost_shared: ({}, "warning", "almost the same as one in training", ["val/v3.png ~ train/t7.png"], "--group-by"),
+    flipped: ({}, "warning", "almost the same", ["val/v3.png ~ train/t7.png (flipped or turned)"], "--group-by"),
     two_masks: ({}, "warning", "1 image with several masks", ["Ltrain/t0_mask.png and Ltrain/t1_mask.png"], "remove"),
     a_photo: ({}, "error", "1 mask looking like a photo", ["Ltrain/t2_mask.png: 2"], "--masks"),
     swapped: ({}, "error", "images and masks are swapped", [f"Ltrain/t{i}_mask.png" for i in range(5)], "--images"),

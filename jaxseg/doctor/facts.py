@@ -36,7 +36,6 @@ class ImageFacts:
     opaque: bool  # four channels, and the last has the dtype's largest value everywhere
     levels: int  # distinct values of the first channel, in a sample of about 2**16 pixels
     content: str  # hash of the pixels
-    look: int  # dHash of 64 bits; nearly equal for images that look alike
     thumbnail: str  # hex of uint8 [THUMBNAIL THUMBNAIL], gray, stretched to 0..255
 
 
@@ -82,7 +81,7 @@ def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]
     planes = (used[..., c] for c in range(used.shape[-1]))
     low, high, total, squares = zip(*(_sums(plane.ravel() if whole else plane[has_data]) for plane in planes))
     shown = used[..., :3] if whole else np.where(has_data[..., None], used[..., :3], 0)
-    look, thumbnail = _looks(np.ascontiguousarray(shown))
+    thumbnail = thumbnail_of(np.ascontiguousarray(shown))
     side = max(1, math.isqrt(height * width) // 256)
     return ImageFacts(
         height,
@@ -100,7 +99,6 @@ def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]
         opaque=opaque,
         levels=len(np.unique(used[::side, ::side, 0])),
         content=_hash(array),
-        look=look,
         thumbnail=thumbnail,
     ), has_data
 
@@ -247,21 +245,12 @@ def _sums_of_part(values: np.ndarray) -> tuple[float, float, float, float]:
     return float(values.min()), float(values.max()), float((pixels * scaled).sum()), float((pixels * scaled**2).sum())
 
 
-def _looks(image: np.ndarray) -> tuple[int, str]:
-    """Returns a dHash of 8 x 8 bits and the thumbnail of [h w c].
-
-    A bit is set if a pixel of the image, shrunk to 9 x 8, is lighter than its left neighbor.
-    """
-
-    def gray(width: int, height: int) -> np.ndarray:
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        return _finite(small).reshape(height, width, -1).mean(-1)
-
-    steps = np.diff(gray(9, 8), axis=1) > 0
-    small = gray(THUMBNAIL, THUMBNAIL)
+def thumbnail_of(image: np.ndarray) -> str:
+    """Returns the thumbnail of [h w c]."""
+    small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    small = _finite(small).reshape(THUMBNAIL, THUMBNAIL, -1).mean(-1)
     small -= small.min()
-    thumbnail = np.rint(small * (255 / (small.max() or 1.0))).astype(np.uint8)
-    return int.from_bytes(np.packbits(steps).tobytes(), "big"), thumbnail.tobytes().hex()
+    return np.rint(small * (255 / (small.max() or 1.0))).astype(np.uint8).tobytes().hex()
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
