@@ -18,6 +18,8 @@ from jaxseg.base.errors import DataError
 from jaxseg.data.find.folders import find_split
 from jaxseg.data.made.fields import make_fields
 from jaxseg.data.read.samples import FULL, read_image, read_sample, read_tile
+from jaxseg.doctor import conventions
+from jaxseg.doctor.classes import discover
 from jaxseg.doctor.examine import Examination, examine
 
 SIDE = 48
@@ -643,6 +645,33 @@ def test_wrong_flag_is_blamed_not_the_masks(root):
 
 
 # pairs that are left out
+
+
+def test_classes_are_named_by_the_file_beside_them(root):
+    (root / "classes.txt").write_text("soil\nfield\n")
+    found = examined(root)
+    assert found.labels.names == ("soil", "field")
+    assert [f.what for f in found.findings] == ["class names from classes.txt: soil, field"]
+    assert examined(root, class_names=("a", "b")).labels.names == ("a", "b")
+    (root / "classes.txt").write_text("soil\nfield\nroad\n")
+    assert "names other classes (soil, field, road) than the masks hold (0, 255)" in examined(root).findings[0].what
+
+
+@pytest.mark.parametrize(
+    ("layout", "level"), [("CamVid's", "warning"), ("the article's", "note")], ids=["by layout", "by number of classes"]
+)
+def test_usually_ignored_value_is_named(layout, level):
+    counts = dict.fromkeys(range(12), 100)
+    (found,) = conventions.usually_ignored(counts, f"{layout}: train/ trainannot/", ())
+    assert (found.level, found.what) == (level, "CamVid usually ignores mask value 11 (void; 8.33% of pixels)")
+    assert "--ignore-index 11" in found.advice
+    assert list(conventions.usually_ignored(counts, layout, (11,))) == []
+    ade = dict.fromkeys(range(151), 100)
+    assert "--classes 151 --ignore-index 0." in next(conventions.usually_ignored(ade, layout, ())).advice
+    assert discover(ade, False, Data(classes=151, ignore_index=(0,))).values == tuple(range(1, 151))
+    for classes in (19, 21, 150):
+        assert conventions.void_is_known(dict.fromkeys([*range(classes), 255], 9), layout)
+    assert not conventions.void_is_known({0: 9, 1: 9, 255: 9}, layout)
 
 
 def test_on_bad_file_skip_leaves_out_pairs(root):

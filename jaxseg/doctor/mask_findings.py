@@ -1,5 +1,6 @@
 """Finds faults of masks and of their classes."""
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from jaxseg.base.config import Data
 from jaxseg.base.errors import UserError
-from jaxseg.data.read.masks import MOST_CLASSES
+from jaxseg.data.find.class_names import read_class_names
+from jaxseg.data.read.masks import MOST_CLASSES, few
 from jaxseg.doctor import conventions
 from jaxseg.doctor.classes import ClassMap, discover, show
 from jaxseg.doctor.doubts import MOST_FOUND, Doubt
@@ -93,7 +95,24 @@ def find_classes(sides: Sides) -> tuple[ClassMap | None, list[Finding]]:
         odd = error.odd if isinstance(error, Doubt) else None
         flags = error.flags if isinstance(error, Doubt) else ()
         return None, [Finding("error", what, _strange(sides, facts, counts, color, odd), advice, flags), *remarks]
-    return (found.as_colors() if sides.looks else found), remarks if found.binarize is None else []
+    found, named = _with_names(found, sides)
+    return (found.as_colors() if sides.looks else found), [*named, *(remarks if found.binarize is None else [])]
+
+
+def _with_names(labels: ClassMap, sides: Sides) -> tuple[ClassMap, list[Finding]]:
+    """Names the classes by a file beside the data, unless --class-names does, and says so."""
+    settings, mask = sides.settings, sides.all[0].pair.mask
+    folders = [settings.data] if settings.data is not None else []
+    names = read_class_names([*folders, mask.parent, mask.parent.parent]) if settings.class_names is None else None
+    if names is None:
+        return labels, []
+    if (found := names.of(labels.values, labels.color)) is None or labels.binarize is not None:
+        given = few(names.ordered or [f"{name} {show(color, True)}" for color, name in names.colors])
+        held = few(show(v, labels.color) for v in labels.values)
+        what = f"{sides.name(names.file)} names other classes ({given}) than the masks hold ({held}); it is not used"
+        return labels, [Finding("note", what, advice="Give --class-names.")]
+    what = f"class names from {sides.name(names.file)}: {few(found)}"
+    return dataclasses.replace(labels, names=found), [Finding("note", what)]
 
 
 def _flat(facts: Sequence[Facts], color: bool) -> dict[int, int] | None:
