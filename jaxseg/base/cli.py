@@ -11,7 +11,7 @@ import tyro
 
 from jaxseg.base.config import Config, flag, load, two_columns
 from jaxseg.base.errors import ArgumentError, UserError, is_about_memory
-from jaxseg.base.options import Evaluation, Prediction
+from jaxseg.base.options import Conversion, Evaluation, Prediction
 from jaxseg.base.rules import check
 
 DEFAULT = Config()
@@ -88,7 +88,7 @@ def differences(a: Config, b: Config) -> list[tuple[str, object, object]]:
     return rows
 
 
-def status(do: Callable, options: Prediction | Evaluation, stopped: str) -> int:
+def status(do: Callable, options: Prediction | Evaluation | Conversion, stopped: str) -> int:
     """Runs a command and maps its errors to an exit status, with a message on stderr.
 
     - `do`: function to call with `options`
@@ -105,7 +105,7 @@ def status(do: Callable, options: Prediction | Evaluation, stopped: str) -> int:
         print(f"error: {error.flags if isinstance(error, ArgumentError) else error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if options.debug or not is_about_memory(error):
+        if options.debug or isinstance(options, Conversion) or not is_about_memory(error):
             raise
         what = f"out of memory with {options.batch_size} tiles of {options.tile}x{options.tile} at a time"
         print(f"error: {what}; try --batch-size 1, then a smaller --tile", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Options of the commands that use a trained run."""
+"""Options of the commands that use a trained run, and of the one that makes masks."""
 
 import dataclasses
 from pathlib import Path
@@ -74,6 +74,20 @@ class Evaluation:
     debug: bool = False
     """Show the traceback of an error."""
     data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """Polygons of COCO, labelme or YOLO as masks."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Folder with annotation files and images, or one COCO file."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
+    """Folder for the masks. If not given, masks/ in FOLDER, or beside the folder images/ that holds the images."""
+    format: Literal["auto", "coco", "labelme", "yolo"] = "auto"
+    """Kind of the annotation files; `auto` looks into them."""
+    debug: bool = False
+    """Show the traceback of an error."""
 
 
 def loading(options: Prediction | Evaluation) -> dict[str, object]:

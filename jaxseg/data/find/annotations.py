@@ -57,8 +57,8 @@ def yolo_kind(text: str) -> str | None:
     number = re.compile(r"-?\d*\.?\d+(e-?\d+)?", re.I)
     if not lines or not all(len(line) >= 5 and line[0].isdigit() for line in lines):
         return None
-    words = [word for line in lines for word in line]
-    if not all(map(number.fullmatch, words)) or any(abs(float(n)) > 2 for n in words if "." in n):
+    words = [word for line in lines for word in line[1:]]
+    if not all(map(number.fullmatch, words)) or any(abs(float(word)) > 2 for word in words):
         return None
     return "YOLO" if any(len(line) >= 7 and len(line) % 2 for line in lines) else "YOLO boxes"
 
