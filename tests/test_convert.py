@@ -83,7 +83,7 @@ def test_run_lengths_are_columns_and_unpack():
     mask = boxed(10, 12, v1=(2, 6, 2, 6)) > 0
     runs = [22, 4, 6, 4, 6, 4, 6, 4, 64]
     assert (from_runs(runs, 10, 12) == mask).all()
-    assert unpack_runs("f0464004j1") == [22, 4, 6, 4, 6, 8, 6, 12, 64] or unpack_runs(pack(runs)) == runs
+    assert unpack_runs("f04600000j1") == runs  # what pycocotools writes for it
     for many in ([5, 100000, 3, 17, 40, 2, 900], [0, 31, 32, 33, 1]):
         assert unpack_runs(pack(many)) == many
     with pytest.raises(ValueError, match="run lengths for 5 pixels"):

@@ -57,8 +57,9 @@ class Evaluation:
     """Folder for the results; RUN/evaluation, or RUN/evaluation-<name of FOLDER>, if not given."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint: `best` validation mIoU, or `last`."""
-    split: Literal["validation", "training", "all"] | None = None
-    """Images to score; if not given `validation` for the run's own data, `all` for other data."""
+    split: Literal["validation", "training", "all", "test"] | None = None
+    """Images to score; if not given `validation` for the run's own data, `all` for other data. `test`: the folders of
+    test images and masks that go with the data's layout, such as test/ Ltest/ or test/ testannot/."""
     tile: int = LARGEST
     """Side in pixels of the tiles into which larger images are cut."""
     overlap: float = 0.5

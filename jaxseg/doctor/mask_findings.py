@@ -245,20 +245,22 @@ def balance(names: Sequence[str], training: Sequence[int], validation: Sequence[
             yield Finding("error", what, advice="Are these the right masks?")
     if not sum(training) or not sum(validation):
         return
-    for name, here, there in zip(names, training, validation):
-        name = name if name.startswith("class ") else f"class {name}"
-        if not here and not there:
-            yield Finding("warning", f"{name} does not occur", advice="Leave it out of --classes or --labels.")
-        elif not here:
-            what = f"{name} is in validation ({there:,} pixels) but not in training, so it cannot be learned"
-            yield Finding("warning", what, advice="Change the split: give another --seed or --validation, or lists.")
-        elif not there:
-            what = f"{name} is in training ({here:,} pixels) but not in validation, so it is not measured"
-            yield Finding("warning", what, advice="Change the split: give another --seed or --validation, or lists.")
+    split = "Change the split: give another --seed or --validation, or lists."
+    kinds = {
+        (False, False): ("classes that do not occur", "Leave them out of --classes or --labels."),
+        (False, True): ("classes in validation but not in training, which cannot be learned", split),
+        (True, False): ("classes in training but not in validation, which are not measured", split),
+    }
+    for sides, (what, advice) in kinds.items():
+        of = [(n, a + b) for n, a, b in zip(names, training, validation) if (a > 0, b > 0) == sides]
+        if listed := few(f"{name} ({pixels:,} pixels)" if pixels else name for name, pixels in of):
+            yield Finding("warning", f"{what}: {listed}", advice=advice)
     total = sum(training)
     if rare := [f"{name} {n / total:.2%}" for name, n in zip(names, training) if 0 < n < 0.01 * total]:
         what = f"rare in training: {', '.join(rare)} of pixels; a network may never predict them"
-        yield Finding("warning", what, advice="Give --class-weights auto or --loss dice_ce.")
+        yield Finding(
+            "warning", what, advice="Give --class-weights auto or --loss dice_ce.", flags=("--class-weights", "auto")
+        )
 
 
 def binarized(labels: ClassMap, sides: Sides) -> Iterator[Finding]:

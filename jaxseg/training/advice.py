@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxseg.base.config import Config
+from jaxseg.base.config import Config, Optimization
 from jaxseg.base.errors import is_about_memory
 
 EVALUATIONS = 3  # with one class only, until a warning
@@ -32,12 +32,22 @@ def out_of_memory(error: BaseException, config: Config, tile: tuple[int, int]) -
     )
 
 
-def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels: Sequence[int]) -> str | None:
+def against_imbalance(optimization: Optimization) -> str:
+    """Returns the flags against rare classes that were not given: "Try --class-weights auto or --loss dice_ce"."""
+    tries = ["--class-weights auto"] * (optimization.class_weights is None)
+    tries += ["--loss dice_ce"] * (optimization.loss in ("cross_entropy", "mse", "hinge"))
+    return f"Try {' or '.join(tries)}" if tries else "Try --class-weights inverse, or a lower --learning-rate"
+
+
+def one_class_only(
+    epochs: Sequence[dict], classes: Sequence[str], class_pixels: Sequence[int], optimization: Optimization
+) -> str | None:
     """Returns a warning when the last three evaluations predicted one class for every pixel, once; else None.
 
     - `epochs`: lines of log.jsonl, whose "validation" has "predicted", the share of pixels predicted as each class
     - `classes`: names of the classes
     - `class_pixels`: number of training pixels of each class
+    - `optimization`: settings of the run
     """
 
     def only(record: dict) -> int | None:
@@ -52,7 +62,7 @@ def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels:
     others = [f"{name} is {n / total:.1%}" for i, (name, n) in enumerate(zip(classes, class_pixels)) if i != last[0]]
     return (
         f"validation predictions are 100 % {classes[last[0]]} for {EVALUATIONS} evaluations; of the training pixels "
-        f"{', '.join(others[:5])}. Try --class-weights auto or --loss dice_ce; look at samples/batch.png"
+        f"{', '.join(others[:5])}. {against_imbalance(optimization)}; look at samples/batch.png"
     )
 
 
