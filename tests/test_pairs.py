@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from jaxseg.base.config import Data
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.listing import Pair
-from jaxseg.data.find.pairs import IMAGE_NAMES, MASK_NAMES, find_pairs, match, star
+from jaxseg.data.find.names import IMAGE_NAMES, MASK_NAMES, star
+from jaxseg.data.find.pairs import find_pairs, match
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.listing import EXTENSIONS, Pair, nfc
-from jaxseg.data.find.pairs import IMAGE_NAMES, star
+from jaxseg.data.find.names import IMAGE_NAMES, star
 
 
 @dataclasses.dataclass(frozen=True)
