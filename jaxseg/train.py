@@ -15,7 +15,7 @@ import traceback
 
 from jaxseg.base import cli
 from jaxseg.base.config import Config
-from jaxseg.base.errors import NonFiniteLoss, OutOfMemory, Stopped, UserError
+from jaxseg.base.errors import NonFiniteLoss, OutOfMemory, Stopped, UserError, for_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         if config.run.debug:
             traceback.print_exc()
         mistake = isinstance(error, UserError)
-        print(f"{'error' if mistake else 'stopped'}: {error}", file=sys.stderr)
+        print(f"{'error' if mistake else 'stopped'}: {for_command(error)}", file=sys.stderr)
         return 2 if mistake else 1
     except Stopped as stopped:
         return stopped.exit_code

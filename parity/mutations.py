@@ -31,6 +31,7 @@ from parity.mistakes import Mistake
 
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "model", "training")
+OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
 FLOAT32 = ("precision",)  # asked about its own mistakes alone: every wrong formula would show there too
 
 
@@ -143,8 +144,10 @@ def try_one(own: str, number: int, question: str, data: Path, briefly: bool = Fa
 # The matrix -----------------------------------------------------------------------------------------------------------
 
 
-def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32)):
+def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int, int] = (1, 1)):
     """Answers the mutations question: a row for each mistake of the questions `only`, and one without a mistake.
+
+    With `part` (k, n), only every n-th mistake is injected, from the k-th on.
 
     Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}]}. Cells
     of questions that never call the replaced function are missing.
@@ -152,30 +155,39 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32)):
     from parity.judge.answer import Answer
 
     rows, matrix = [], []
+    chosen = share(only, *part)
     with contextlib.ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_tiles(data)
         compiled = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        pool = stack.enter_context(workers(os.cpu_count() or 1, compiled))
         asked = [q for q in (*COLUMNS, *FLOAT32) if q in only or (not settings.quick and q in COLUMNS)]
-        controls = {question: pool.submit(control, question, data, settings.quick) for question in asked}
+        pools = {quickly: stack.enter_context(workers(compiled, quickly)) for quickly in (True, False)}
+        pool_of = {question: pools[settings.quick and question not in OPTIMIZED] for question in asked}
+        controls = {question: pool_of[question].submit(control, question, data, settings.quick) for question in asked}
         controls = {question: future.result() for question, future in controls.items()}
         rows.append(control_row({question: rows for question, (rows, _) in controls.items()}))
         jobs = [
-            pool.submit(try_one, own, i, question, data, settings.quick)
-            for own in only
-            for i in range(len(all_mistakes()[own]))
+            pool_of[question].submit(try_one, own, i, question, data, settings.quick)
+            for own, group in chosen.items()
+            for i in group
             for question, (_, reached) in controls.items()
             if question == own or (not settings.quick and question in COLUMNS and (own, i) in reached)
         ]
         cells = {(cell.own, cell.number, cell.question): cell for cell in (job.result() for job in jobs)}
-    for own in only:
-        for i, wrong in enumerate(all_mistakes()[own]):
+    for own, group in chosen.items():
+        for i in group:
+            wrong = all_mistakes()[own][i]
             seen = {cell.question: cell for cell in cells.values() if (cell.own, cell.number) == (own, i)}
             rows.append(verdict(wrong, own, seen, (own, i) in controls[own][1]))
             matrix.append({"name": wrong.name, "own": own, "cells": {q: len(cell.failed) for q, cell in seen.items()}})
     evidence = {"questions": asked, "mistakes": matrix}
     return Answer(QUESTION, tuple(rows), evidence)
+
+
+def share(only: tuple[str, ...], k: int, n: int) -> dict[str, list[int]]:
+    """Numbers of every n-th mistake from the k-th on, by question. All questions are counted through as one list."""
+    listed = [(own, i) for own in only for i in range(len(all_mistakes()[own]))][(k - 1) % n :: n]
+    return {own: [i for question, i in listed if question == own] for own in only}
 
 
 def control_row(rows: dict[str, list]):
@@ -212,19 +224,20 @@ def make_tiles(folder: Path) -> None:
     make_fields(folder, train=23, val=6, size=64)
 
 
-def workers(number: int, compiled: Path) -> ProcessPoolExecutor:
-    """Pool of fresh worker processes ("spawn", which works on every platform)."""
+def workers(compiled: Path, quickly: bool) -> ProcessPoolExecutor:
+    """Pool of fresh worker processes, one per core ("spawn", which works on every platform)."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(number, context, initializer=set_up, initargs=(compiled,))
+    return ProcessPoolExecutor(os.cpu_count(), context, initializer=set_up, initargs=(compiled, quickly))
 
 
-def set_up(compiled: Path) -> None:
+def set_up(compiled: Path, quickly: bool) -> None:
     """Sets up a worker: JAX on the CPU, PyTorch on one thread, compiled programs cached in the folder `compiled`.
 
-    Most of the time is compilation, and a mistake changes few programs. XLA's optimization stays on: it makes a power
-    NaN, and that mistake would escape without it.
+    Most of the time is compilation, and a mistake changes few programs. `quickly` turns XLA's optimization off.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
+    if quickly:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
     import jax
     import torch
 
@@ -246,6 +259,8 @@ class Options:
         Literal["schedule", "init", "data", "layers", "losses", "optimizers", "model", "training", "precision"], ...
     ] = ()
     """Inject only the mistakes of these questions."""
+    part: tuple[int, int] = (1, 1)
+    """Inject every N-th mistake from the K-th on, as `K N`: a sample that takes an N-th of the time."""
     out: Path = Path("parity-mutations")
     """Folder for report.html and report.json."""
 
@@ -258,14 +273,19 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     os.environ["JAX_PLATFORMS"] = "cpu"
 
+    if options.part[1] < 1:
+        print(f"error: --part {options.part[0]} {options.part[1]}: expected K and N with N at least 1", file=sys.stderr)
+        return 2
     from parity.judge.answer import Settings
     from parity.report import report
 
     began = time.monotonic()
-    answer = run(Settings(quick=options.quick), options.only or (*COLUMNS, *FLOAT32))
+    answer = run(Settings(quick=options.quick), options.only or (*COLUMNS, *FLOAT32), options.part)
     answer = dataclasses.replace(answer, seconds=time.monotonic() - began)
     report.show(answer)
-    return report.finish([answer], options.out, {"form": "quick" if options.quick else "full"})
+    form = "quick" if options.quick else "full"
+    form += ", part {} of {}".format(*options.part) if options.part != (1, 1) else ""
+    return report.finish([answer], options.out, {"form": form})
 
 
 if __name__ == "__main__":

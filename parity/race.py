@@ -10,7 +10,7 @@ the seeds answer it (`compare.tost`).
 Exit status:
 
 - 0: equivalent; or a single seed, which no test can judge
-- 1: not shown or different, another start on each side, or a loss that is not finite
+- 1: different, or not shown to be equivalent; unequal first losses; a loss that is not finite
 - 2: a mistake in the command or in the data
 """
 
@@ -31,7 +31,7 @@ import tyro
 from jaxseg.base import cli
 from jaxseg.base import config as settings
 from jaxseg.base.config import Augmentation, Config, Data, Model, Optimization
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import UserError, for_command
 from jaxseg.base.terminal import clock, console
 from jaxseg.data.feed.pipeline import Batch, Pipeline
 from jaxseg.learn import losses, metrics
@@ -48,14 +48,13 @@ class Race:
     """Options of the race itself."""
 
     seeds: int = 3
-    """Number of runs, each with other weights and another order. The test is weak under 3, and there is none with 1."""
+    """Number of runs, each with its own weights and order of tiles. The test is weak with 2; with 1 there is none."""
     seed: int = 0
-    """First seed; the split of the data follows from it too."""
+    """First seed; it also decides the split of the data."""
     margin: float = 0.01
-    """Largest difference of the final mIoU that counts as none. State it before you know the result."""
+    """Largest difference of the final mIoU that counts as equivalent. Choose it before the race."""
     limit: int | None = None
-    """Number of training tiles to use, spread evenly, with validation tiles in proportion, for a shorter race. All
-    tiles if there are fewer."""
+    """Most training tiles, evenly spaced, for a shorter race. Validation tiles are reduced in proportion."""
     threads: int = 1
     """Threads of PyTorch; JAX uses all cores. With 2 threads on 2 cores jaxseg's steps took a fifth longer."""
     out: Path | None = None
@@ -95,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         check(options)
         return 0 if race(options) else 1
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_command(error)}", file=sys.stderr)
         return 2
     except Diverged as error:
         print(f"stopped: {error}", file=sys.stderr)
@@ -116,10 +115,10 @@ def check(options: Options) -> None:
     rules = [
         (r.seeds >= 1, f"--seeds is {r.seeds}; expected 1 or more"),
         (r.threads >= 1, f"--threads is {r.threads}; expected 1 or more"),
-        (0 < r.margin < 1, f"--margin is {r.margin:g}; it is a difference of mIoU, above 0 and below 1"),
+        (0 < r.margin < 1, f"--margin is {r.margin:g}; expected a difference of mIoU, above 0 and below 1"),
         (r.limit is None or r.limit >= 1, f"--limit is {r.limit}; expected 1 or more"),
         (r.seed + r.seeds <= 2**32, f"--seed {r.seed} and --seeds {r.seeds} go past 2**32"),
-        (options.model.precision == "f32", f"--precision is {options.model.precision}; a race is run in f32"),
+        (options.model.precision == "f32", f"--precision is {options.model.precision}; expected f32"),
     ]
     default = Config()
     groups = {"data": ("normalize",), "augmentation": ("zoom", "brightness", "contrast", "noise", "blur")}
@@ -142,7 +141,7 @@ def check(options: Options) -> None:
 
 
 def race(options: Options) -> bool:
-    """Runs the race; True if every row passes. Raises UserError or Diverged."""
+    """Runs the race and returns True if every row passes. Raises UserError or Diverged."""
     import torch
 
     from parity.reference.training import Reference
@@ -213,16 +212,27 @@ def open_data(options: Options) -> tuple[Dataset, dict]:
 
 
 def batches(training: Pipeline, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
-    """The trainer's batches of an epoch, augmented as in its step, as NumPy arrays for both sides."""
+    """Yields the trainer's batches, augmented as in its step, as NumPy arrays.
+
+    - `training`: pipeline of the training tiles
+    - `epoch`: number of the epoch, from 0
+    - `seed`: seed of the augmentation
+    - `augment`: augment at all
+    """
     move = jax.jit(flips_and_turns)
     for step, batch in enumerate(training.epoch(epoch), start=epoch * len(training)):
         yield jax.device_get(move(step_key(seed, step), batch) if augment else batch)
 
 
 def run_epoch(racers: dict, training: Pipeline, validation: Pipeline, epoch: int, seed: int, augment: bool) -> dict:
-    """Trains both sides for an epoch, alternating by batch, then validates both; returns the entry for race.json.
+    """Trains both sides for an epoch, alternating by batch, then validates both.
 
-    Raises Diverged.
+    - `racers`: the two sides by name
+    - `training`, `validation`: pipelines of the tiles
+    - `epoch`: number of the epoch, from 0
+    - `seed`, `augment`: as for `batches`
+
+    Returns the entry for race.json. Raises Diverged for a loss that is not finite.
     """
     images, steps = [], {name: [] for name in racers}
     for batch in batches(training, epoch, seed, augment):
@@ -252,7 +262,7 @@ def run_epoch(racers: dict, training: Pipeline, validation: Pipeline, epoch: int
 
 
 def validate(racers: dict, validation: Pipeline) -> tuple[dict, float]:
-    """Loss and mIoU of each side on the whole validation set, and the share of pixels with equal predictions."""
+    """Returns loss and mIoU of each side on the validation set, and the share of pixels with equal predictions."""
     totals = {name: metrics.Totals() for name in racers}
     same = counted = 0
     for batch in validation.epoch():

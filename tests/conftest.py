@@ -1,5 +1,6 @@
 """Strict for all tests: warnings are errors, mixing ranks raises, shapes are checked (jaxtyping and beartype)."""
 
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,12 @@ else:
 def pytest_configure(config):
     # JAX does not write its cache atomically: what another worker has half written is compiled again
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning")
+
+
+def pytest_collection_finish(session):
+    gc.collect()
+    gc.freeze()  # imported modules are most objects: a tenth of the CPU time went into looking at them again and again
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from image_files import write
 from PIL import Image
 
 from jaxseg import check
@@ -39,10 +40,6 @@ def good_folder(root: Path) -> Path:
         split, number = path.stem.split("_")[:2]
         path.rename(path.with_name(f"{split[0]}{int(number)}{'_mask' * path.stem.endswith('_mask')}.png"))
     return root
-
-
-def write(path: Path, pixels: np.ndarray) -> None:
-    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def read(path: Path) -> np.ndarray:

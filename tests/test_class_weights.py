@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxseg.base.errors import UserError
+from jaxseg import train
+from jaxseg.base.errors import ArgumentError
 from jaxseg.learn.class_weights import AUTOMATIC, check, weights
 
 COUNTS = st.lists(st.integers(1, 10**11), min_size=1, max_size=12)
@@ -91,21 +92,29 @@ def test_given_numbers_are_used_unchanged():
     ids=str,
 )
 def test_all_problems_are_reported_in_one_error(how, says):
-    with pytest.raises(UserError, match=r"^--class-weights is .*\); expected one of auto, .*, or 3 numbers") as error:
+    with pytest.raises(ArgumentError, match=r"^`class_weights` is .*; expected one of auto, .*, or 3 numbers") as error:
         weights(how, [5, 5, 5])
     assert all(part in str(error.value) for part in says)
     assert "\n" not in str(error.value)
+    assert error.value.flags.startswith("--class-weights is ")
 
 
 def test_check_refuses_without_the_data():
     check(("1", "2", "3"))
     check(("median",))
-    with pytest.raises(UserError, match=r"unknown: x; negative: -1.*or a number a class"):
+    with pytest.raises(ArgumentError, match=r"unknown: x; negative: -1.*or a number for each class"):
         check(("x", "-1"))
 
 
 @pytest.mark.parametrize("how", AUTOMATIC)
 def test_automatic_weights_without_labeled_pixels_are_refused(how):
-    with pytest.raises(UserError, match=f"--class-weights {how}: no pixel of the training masks has a class"):
+    with pytest.raises(
+        ArgumentError, match=f"`class_weights` is {how}, but no pixel of the training masks has a class"
+    ):
         weights((how,), [0, 0])
     assert weights(("1", "2"), [0, 0]) == (1, 2)
+
+
+def test_trainer_names_the_flag_of_unknown_class_weights(capsys):
+    assert train.main(["--class-weights", "invers"]) == 2
+    assert "error: --class-weights is invers (unknown: invers); expected one of auto" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import tifffile
+from image_files import write
 
 from jaxseg import check, evaluate, predict, train
 from jaxseg.data.read.images import read_pixels
@@ -47,15 +48,6 @@ def mask(height=16, width=16, values=(0, 255)) -> np.ndarray:
     return np.tile(np.array(values, np.uint8)[np.arange(width) * len(values) // width], (height, 1))
 
 
-def write(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".tif":
-        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
-    else:
-        path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Five good pairs."""
@@ -71,53 +63,59 @@ def trains(tmp_path):
     return lambda root, *argv: command(train, "--data", root, "--out", tmp_path / "run", *TINY, *argv)
 
 
+@pytest.fixture
+def plans(trains):
+    """Reads the data as `trains` does, says the same, and takes no step."""
+    return lambda root, *argv: trains(root, "--dry-run", *argv)
+
+
 @pytest.mark.parametrize(("suffix", "said"), [("_label", "a3.png"), ("_roof", "--mask-suffix _roof")])
-def test_images_without_masks_are_counted_and_named_or_the_suffix_is_proposed(tmp_path, trains, suffix, said):
+def test_images_without_masks_are_counted_and_named_or_the_suffix_is_proposed(tmp_path, plans, suffix, said):
     for i in range(40):
         write(tmp_path / f"data/images/a{i}.png", picture(seed=i))
         if i != 3:
             write(tmp_path / f"data/masks/a{i}{suffix}.png", mask())
     (tmp_path / "data/images/.hidden.png").touch()
-    found = trains(tmp_path / "data")
+    found = plans(tmp_path / "data")
     assert found.code == 2
     assert said in found.text
     assert "of 40 images" in found.text
     (tmp_path / "data/images/a3.png").unlink()
-    assert trains(tmp_path / "data", "--mask-suffix", suffix).code == 0
+    assert plans(tmp_path / "data", "--mask-suffix", suffix).code == 0
 
 
-def test_a_label_beyond_the_classes_is_named_with_its_file(folder, trains):
+def test_a_label_beyond_the_classes_is_named_with_its_file(folder, plans):
     write(folder / "masks/a2.png", mask(values=(0, 1, 7)))
     for i in (0, 1, 3, 4):
         write(folder / f"masks/a{i}.png", mask(values=(0, 1)))
-    found = trains(folder, "--classes", "2")
+    found = plans(folder, "--classes", "2")
     assert found.code == 2
     assert "a2.png" in found.text
     assert "7" in found.text
     assert "--labels" in found.text
 
 
-def test_255_is_a_class_of_two_values_and_ignored_beside_two_others(folder, trains):
-    found = trains(folder)
+def test_255_is_a_class_of_two_values_and_ignored_beside_two_others(folder, plans):
+    found = plans(folder)
     assert found.code == 0
     assert "ignored" not in found.text
     write(folder / "masks/a0.png", mask(values=(0, 1, 255)))
     for i in range(1, 5):
         write(folder / f"masks/a{i}.png", mask(values=(0, 1)))
-    found = trains(folder, "--overwrite")
+    found = plans(folder)
     assert found.code == 0
     assert "ignored" in found.text
 
 
-def test_antialiased_masks_are_refused_with_the_fixing_flags(folder, trains):
+def test_antialiased_masks_are_refused_with_the_fixing_flags(folder, plans):
     for i in range(5):
         write(folder / f"images/a{i}.png", picture(64, 64, seed=i))
         write(folder / f"masks/a{i}.png", cv2.GaussianBlur(mask(64, 64), (0, 0), 1.5))
-    found = trains(folder)
+    found = plans(folder)
     assert found.code == 2
     for part in ("looks resampled or JPEG", "--binarize 128", "--snap-colors"):
         assert part in found.words
-    assert trains(folder, "--binarize", "128").code == 0
+    assert plans(folder, "--binarize", "128").code == 0
 
 
 def test_predictions_of_one_class_only_are_noticed(folder, trains, monkeypatch):
@@ -132,20 +130,22 @@ def test_predictions_of_one_class_only_are_noticed(folder, trains, monkeypatch):
         assert part in found.words
 
 
-def test_other_numbers_of_channels_are_listed(folder, trains):
+def test_other_numbers_of_channels_are_listed(folder, plans):
     write(folder / "images/a1.png", picture(channels=4))
-    found = trains(folder)
+    found = plans(folder)
     assert found.code == 2
     assert "a1.png" in found.text
     assert "--channels 1 2 3" in found.words
-    assert trains(folder, "--channels", "1", "2", "3").code == 0
+    assert plans(folder, "--channels", "1", "2", "3").code == 0
 
 
 def test_sixteen_bits_and_twelve_bands_are_read_whole(tmp_path, trains):
     for i in range(4):
         bands = picture(seed=i, channels=12, dtype=np.int16)
         bands[:2] = -9999
-        write(tmp_path / f"data/images/a{i}.tif", bands)
+        image = tmp_path / f"data/images/a{i}.tif"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(image, bands, photometric="minisblack", planarconfig="contig")
         write(tmp_path / f"data/masks/a{i}.png", mask())
     found = trains(tmp_path / "data", "--nodata", "-9999", "--normalize", "dataset")
     assert found.code == 0
@@ -230,23 +230,23 @@ def test_a_class_that_does_not_occur_has_no_score_and_is_left_out(tmp_path, trai
     assert found.text.count("never-seen") >= 2
 
 
-def test_a_folder_of_ignored_pixels_counts_only_the_others(folder, trains):
+def test_a_folder_of_ignored_pixels_counts_only_the_others(folder, plans):
     for i in range(5):
         write(folder / f"masks/a{i}.png", mask(values=(0, 1, 9)))
-    found = trains(folder, "--ignore-index", "9")
+    found = plans(folder, "--ignore-index", "9")
     assert found.code == 0
     assert "ignored 320 pixels" in found.text  # 5 of 16 columns of each of the 4 training images
 
 
-def test_values_far_from_0_and_1_are_told(tmp_path, trains):
+def test_values_far_from_0_and_1_are_told(tmp_path, plans):
     for i in range(4):
         write(tmp_path / f"data/images/a{i}.png", picture(seed=i, dtype=np.uint16))
         write(tmp_path / f"data/masks/a{i}.png", mask())
-    found = trains(tmp_path / "data")
+    found = plans(tmp_path / "data")
     assert found.code == 0
     assert "input first batch" in found.text
     assert "--normalize dataset" in found.text
-    better = trains(tmp_path / "data", "--normalize", "dataset", "--overwrite")
+    better = plans(tmp_path / "data", "--normalize", "dataset")
     assert "far from 0 and 1" not in better.text
 
 
@@ -267,14 +267,14 @@ def test_any_names_will_do(tmp_path, trains):
     assert trains(tmp_path / "my data").code == 0
 
 
-def test_a_broken_file_is_found_before_training_or_skipped_if_asked(folder, trains):
+def test_a_broken_file_is_found_before_training_or_skipped_if_asked(folder, plans):
     whole = (folder / "images/a2.png").read_bytes()
     (folder / "images/a2.png").write_bytes(whole[: len(whole) // 2])
-    found = trains(folder, "-v", "40")
+    found = plans(folder, "-v", "40")
     assert found.code == 2
     assert "a2.png" in found.text
     assert "--on-bad-file skip" in found.text
-    found = trains(folder, "-v", "40", "--on-bad-file", "skip")
+    found = plans(folder, "-v", "40", "--on-bad-file", "skip")
     assert found.code == 0
     assert "1 pair left out" in found.text
     assert "a2.png" in found.text

@@ -5,19 +5,14 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
+from image_files import write
 
 from jaxseg.base import cli
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.data.made import fields
 from jaxseg.training import dataset
-
-
-def write(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def write_pair(root: Path, name: str, height: int, width: int, values=(0, 255)) -> None:

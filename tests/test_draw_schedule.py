@@ -85,7 +85,7 @@ def test_all_wrong_options_are_reported_at_once(tmp_path, capsys):
 def test_schedule_error_is_reported_with_exit_status_2(tmp_path, capsys):
     out = tmp_path / "a.png"
     message = refused(capsys, out, "--schedule", "one_cycle", "--epochs", "1", "--steps-per-epoch", "2")
-    assert "--schedule one_cycle, 2 steps, 2 an epoch after the warm-up: `total` is 2" in message
+    assert "--schedule is one_cycle, with 2 steps (2 an epoch) after the warm-up: `total` is 2" in message
     assert not out.exists()
 
 

@@ -11,6 +11,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from image_files import write
 from PIL import Image
 
 from jaxseg.base.config import IGNORE_INDEX, Data
@@ -35,12 +36,6 @@ def scene(seed: int, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
     noise = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), np.uint8)
     image = cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     return image, (image.mean(-1) > 128).astype(np.uint8)
-
-
-def write(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
-    return path
 
 
 def edit(path: Path, change: Callable) -> Path:

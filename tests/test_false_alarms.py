@@ -16,11 +16,11 @@ spec.loader.exec_module(false_alarms)
 TINY = draws.Size((8, 16), classes=8, builds=16, others=2, draws=1_000)
 
 
-def test_a_dozen_runs_on_correct_code_raise_no_alarm(monkeypatch, capsys):
+def test_runs_on_correct_code_raise_no_alarm(monkeypatch, capsys):
     monkeypatch.setattr(draws, "QUICK", TINY)
-    assert false_alarms.main(["--seeds", "12"]) == 0
+    assert false_alarms.main(["--seeds", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "runs that failed: 0; with 95 % confidence fewer than 0.22 of all do" in printed
+    assert "runs that failed: 0; with 95 % confidence fewer than 0.63 of all do" in printed
     for kind in ("spread, normal", "spread, uniform", "truncation", "support", "independence", "whole runs"):
         assert f"\n{kind}" in printed
 

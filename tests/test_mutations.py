@@ -108,3 +108,17 @@ def test_every_mistake_has_a_name_of_its_own_and_something_to_replace():
     for wrong in everything:
         assert wrong.patches
         assert all(hasattr(owner, attribute) for owner, attribute, _ in wrong.patches)
+
+
+def test_parts_inject_every_mistake_once():
+    only = ("schedule", "model")
+    parts = [mutations.share(only, k, 4) for k in (1, 2, 3, 4)]
+    for question in only:
+        numbers = sorted(i for part in parts for i in part[question])
+        assert numbers == list(range(len(mutations.all_mistakes()[question])))
+    assert mutations.share(only, 5, 4) == parts[0]
+
+
+def test_a_part_of_none_ends_with_2(capsys):
+    assert mutations.main(["--part", "1", "0"]) == 2
+    assert "expected K and N with N at least 1" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 from flax import nnx
+from image_files import write
 from PIL import Image
 
 from jaxseg import predict
@@ -50,11 +51,6 @@ def images(tmp_path, rng):
     for name, (h, w) in {"a.png": (16, 24), "ä.b.jpg": (9, 11)}.items():
         write(folder / name, rng.integers(0, 256, (h, w, 3), dtype=np.uint8))
     return folder
-
-
-def write(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
 
 
 def command(run, *inputs, out, more=()):
@@ -171,7 +167,7 @@ def test_images_are_never_replaced_by_their_maps(run, images, capsys):
     [
         (
             lambda images: write(images / "a.jpg", np.zeros((8, 8, 3), np.uint8)),
-            ["a.jpg", "a.png", "same name but for"],
+            ["a.jpg", "a.png", "only in its suffix"],
         ),
         (lambda images: (images / "c.png").write_bytes(b""), ["c.png: is empty"]),
         (lambda images: [p.unlink() for p in images.iterdir()], ["no images in it; they end with .bmp"]),

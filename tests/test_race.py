@@ -373,7 +373,14 @@ def test_all_mistakes_are_named_at_once(capsys, tmp_path):
     (tmp_path / "note.txt").write_text("mine", encoding="utf-8")
     wrong = ["--seeds", "0", "--margin", "0", "--threads", "0", "--limit", "0", "--precision", "bf16"]
     message = refused(capsys, *wrong, "--batch-size", "0", "--out", str(tmp_path))
-    for part in ("--seeds is 0", "--margin is 0", "--threads is 0", "--limit is 0", "run in f32", "--batch-size is 0"):
+    for part in (
+        "--seeds is 0",
+        "--margin is 0",
+        "--threads is 0",
+        "--limit is 0",
+        "expected f32",
+        "--batch-size is 0",
+    ):
         assert part in message
     assert f"--out {tmp_path}: is not an empty folder" in message
 

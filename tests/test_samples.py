@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from image_files import write
 from PIL import Image
 
 from jaxseg.base.config import IGNORE_INDEX
@@ -17,12 +18,6 @@ from jaxseg.data.find.listing import EXTENSIONS, Pair
 from jaxseg.data.read import samples
 from jaxseg.data.read.masks import ARTICLE, ClassMap
 from jaxseg.data.read.samples import Reading, read_image, read_mask
-
-
-def write(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())
-    return path
 
 
 def picture(height=6, width=8, seed=0) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxseg.base.config import Optimization
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import ArgumentError
 from jaxseg.learn import schedules
 from jaxseg.learn.schedules import Plateau
 
@@ -440,21 +440,26 @@ def test_schedules_run_inside_a_compiled_step(name):
 
 
 REFUSED = {
-    "--schedule cyclic, 3 epochs after the warm-up: `period` is 1.0": settings_of(
+    "`schedule` is cyclic, with 3 epochs after the warm-up: `period` is 1.0": settings_of(
         "cyclic", epochs=5, warmup_epochs=2.0, period=1.0, schedule_per="epoch"
     ),
-    "--schedule factor, 24 steps, 3 an epoch after the warm-up: `period` is 0": settings_of("factor", period=0.1),
-    "--schedule one_cycle, 3 steps, 3 an epoch after the warm-up: `total` is 3": settings_of("one_cycle", epochs=1),
+    "`schedule` is factor, with 24 steps (3 an epoch) after the warm-up: `period` is 0": settings_of(
+        "factor", period=0.1
+    ),
+    "`schedule` is one_cycle, with 3 steps (3 an epoch) after the warm-up: `total` is 3": settings_of(
+        "one_cycle", epochs=1
+    ),
     "`milestones` is (-3, 6)": settings_of("multi_factor", warmup_epochs=4.0),
     "`rates` has 0 and `milestones` 2": settings_of("piecewise_constant", rates=()),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_schedule_from_raises_user_error_for_an_unsuitable_step_count(message):
-    with pytest.raises(UserError) as caught:
+def test_schedule_from_raises_argument_error_for_an_unsuitable_step_count(message):
+    with pytest.raises(ArgumentError) as caught:
         schedules.schedule_from(REFUSED[message], 3)
     assert message in str(caught.value)
+    assert caught.value.flags.startswith("--schedule is ")
 
 
 def test_every_schedule_choice_has_a_function():

@@ -11,6 +11,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from image_files import write
 from PIL import Image
 
 from jaxseg.base.config import Data
@@ -27,12 +28,6 @@ from jaxseg.doctor.survey import survey
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def write(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
-    return path
 
 
 def pairs_of(root: Path, number: int = 3, side: int = 16) -> list[Pair]:

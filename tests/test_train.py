@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from image_files import write
 
 from jaxseg import load, predict, train
 from jaxseg.base import cli, config
@@ -315,8 +315,6 @@ def test_steps_end_a_run_within_an_epoch_and_more_of_them_go_on_there(whole, sta
     log = records(tmp_path / "run")
     assert [(record["epoch"], record["step"]) for record in log] == [(0, 3), (1, 5)]
     assert step_of(tmp_path / "run", "last") == 5
-    assert launch("--resume", tmp_path / "run").code == 0  # nothing to do
-    assert [timeless(record) for record in records(tmp_path / "run")] == [timeless(record) for record in log]
     assert launch("--resume", tmp_path / "run", "--steps", 9).code == 0
     at_once = tmp_path / "at once"
     assert start(*how, "--steps", 9, "--out", at_once).code == 0
@@ -368,7 +366,7 @@ def test_a_plateau_lowers_the_rate_and_is_kept_through_a_stop(start, monkeypatch
 
 
 def test_what_averages_accumulates_drops_and_augments_goes_on_to_the_same_bits(start, monkeypatch, tmp_path):
-    how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--remat", "--zoom", 0.5, "--noise", 0.1, "--blur", 1]
+    how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--noise", 0.1]
     how += ["--class-weights", "auto", "--loss", "dice_ce", "--schedule", "one_cycle", "--optimizer", "adamw"]
     with monkeypatch.context() as patch, compilations() as found:
         patch.setattr(loop, "compile_train_step", watch := AtStep(compiled=found))
@@ -651,14 +649,9 @@ def test_the_loss_of_the_settings_is_trained_and_evaluated(start, monkeypatch):
 # what is refused
 
 
-def write(path: Path, height: int, width: int, value: int = 255):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", np.full((height, width, 3), value, np.uint8))[1].tobytes())
-
-
 def write_pair(root: Path, name: str, height: int, width: int):
-    write(root / f"images/{name}.png", height, width)
-    write(root / f"masks/{name}.png", height, width)
+    for folder in ("images", "masks"):
+        write(root / folder / f"{name}.png", np.full((height, width, 3), 255, np.uint8))
 
 
 def test_mistakes_in_flags_and_files_end_with_2_and_a_message(whole, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from jaxseg.base.config import Config, flag, load, two_columns
-from jaxseg.base.errors import ArgumentError, UserError, is_about_memory
+from jaxseg.base.errors import UserError, for_command, is_about_memory
 from jaxseg.base.options import Conversion, Evaluation, Prediction
 from jaxseg.base.rules import check
 
@@ -102,7 +102,7 @@ def status(do: Callable, options: Prediction | Evaluation | Conversion, stopped:
     except UserError as error:
         if options.debug:
             traceback.print_exc()
-        print(f"error: {error.flags if isinstance(error, ArgumentError) else error}", file=sys.stderr)
+        print(f"error: {for_command(error)}", file=sys.stderr)
         return 2
     except Exception as error:
         if options.debug or isinstance(options, Conversion) or not is_about_memory(error):

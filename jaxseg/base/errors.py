@@ -58,3 +58,8 @@ def problem(path: Path, what: str, advice: str = "") -> DataError:
 def is_about_memory(error: BaseException) -> bool:
     """True if an error reports a lack of memory, on the host or the device."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
+def for_command(error: Exception) -> str:
+    """Returns the message of an error as a command prints it: with flags in place of arguments."""
+    return error.flags if isinstance(error, ArgumentError) else str(error)

@@ -140,7 +140,9 @@ def clashes(jobs: Sequence[Job], may_exist: bool) -> list[str]:
         for target in job.targets:
             other = taken.setdefault(target, job.image)
             if other != job.image:
-                problems.append(f"{job.image}: has the same name but for its ending as {other}; both would be {target}")
+                problems.append(
+                    f"{job.image}: differs from {other} only in its suffix; both would be {target}. Rename one."
+                )
             elif target.resolve() in images:
                 problems.append(f"{target}: is an image itself; give another -o")
             elif target.exists() and not may_exist:

@@ -142,7 +142,7 @@ def report(out: Path, writer: Writer, done: int, bar: ImageBar) -> None:
     if (counts > 0).sum() == 1:
         name = writer.names[int(counts.argmax())]
         console.print(
-            f"every pixel is {name}. Are the images like those of training (bands, brightness, size of a pixel)? "
+            f"every pixel is {name}. Compare the images with the training images: bands, brightness, pixel size. "
             "If validation was like this too, train with --class-weights auto or --loss dice_ce.",
             style="yellow",
         )

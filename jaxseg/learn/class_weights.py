@@ -23,33 +23,34 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import ArgumentError
 
 AUTOMATIC = ("auto", "inverse", "sqrt", "median", "effective")
 
 
 def weights(
-    how: tuple[str, ...], class_pixels: Sequence[int], image_pixels: Sequence[int] | None = None
+    class_weights: tuple[str, ...], class_pixels: Sequence[int], image_pixels: Sequence[int] | None = None
 ) -> tuple[float, ...]:
     """Weight of each class.
 
-    - `how`: one of `AUTOMATIC`, or a number per class, as texts
+    - `class_weights`: one of `AUTOMATIC`, or a number per class, as texts
     - `class_pixels`: pixels of each class in the training set, without ignored ones
     - `image_pixels`: labeled pixels of all images in which the class occurs, for "median". If not given every class
       occurs in every image, and "median" is "inverse"
 
-    Raises UserError, a ValueError, naming everything that is wrong with `how`, and if no pixel is labeled.
+    Raises ArgumentError, a ValueError, naming everything that is wrong with `class_weights`, or if no pixel is labeled.
 
     >>> weights(("inverse",), [3, 1])
     (0.5, 1.5)
     """
-    check(how, classes=len(class_pixels))
-    if (rule := how[0]) not in AUTOMATIC:
-        return tuple(map(float, how))
+    check(class_weights, classes=len(class_pixels))
+    if (rule := class_weights[0]) not in AUTOMATIC:
+        return tuple(map(float, class_weights))
     pixels = np.array(class_pixels, np.float64)
     total, present = pixels.sum(), pixels > 0
     if not total:
-        raise UserError(f"--class-weights {rule}: no pixel of the training masks has a class; give a number a class")
+        what = f"is {rule}, but no pixel of the training masks has a class; give a number for each class"
+        raise ArgumentError([("class_weights", what)])
     share = pixels[present] / total
     if rule == "inverse":
         found = 1 / share
@@ -65,16 +66,17 @@ def weights(
     return tuple(out.tolist())
 
 
-def check(how: tuple[str, ...], classes: int | None = None) -> None:
-    """Raises UserError, a ValueError, naming everything that is wrong with `how`.
+def check(class_weights: tuple[str, ...], classes: int | None = None) -> None:
+    """Raises ArgumentError, a ValueError, naming everything that is wrong with `class_weights`.
 
     Without `classes` it checks what does not depend on the data.
 
     >>> check(("1", "2.5"), classes=2)
     """
-    if len(how) == 1 and how[0] in AUTOMATIC:
+    given = class_weights
+    if len(given) == 1 and given[0] in AUTOMATIC:
         return
-    numbers = {text: _number(text) for text in how}
+    numbers = {text: _number(text) for text in given}
     wrong = {
         "unknown": [text for text, number in numbers.items() if number is None and text not in AUTOMATIC],
         "not alone": [text for text in numbers if text in AUTOMATIC],
@@ -82,18 +84,19 @@ def check(how: tuple[str, ...], classes: int | None = None) -> None:
         "negative": [text for text, number in numbers.items() if number is not None and -math.inf < number < 0],
     }
     problems = [f"{what}: {', '.join(texts)}" for what, texts in wrong.items() if texts]
-    if how and all(number == 0 for number in numbers.values()):
+    if given and all(number == 0 for number in numbers.values()):
         problems.append("all are 0")
-    if classes is not None and len(how) != classes:
-        problems.append(f"{len(how)} for {classes} classes")
-    if not how:
+    if classes is not None and len(given) != classes:
+        problems.append(f"{len(given)} for {classes} classes")
+    if not given:
         problems = ["nothing given"]
     if problems:
-        count = "a number a class" if classes is None else f"{classes} numbers, one a class"
-        raise UserError(
-            f"--class-weights is {' '.join(how) or 'empty'} ({'; '.join(problems)}); "
+        count = "a number for each class" if classes is None else f"{classes} numbers, one for each class"
+        what = (
+            f"is {' '.join(given) or 'empty'} ({'; '.join(problems)}); "
             f"expected one of {', '.join(AUTOMATIC)}, or {count}, of 0 or more and not all 0"
         )
+        raise ArgumentError([("class_weights", what)])
 
 
 def _number(text: str) -> float | None:

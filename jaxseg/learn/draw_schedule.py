@@ -16,7 +16,7 @@ import tyro
 from rich.table import Table
 
 from jaxseg.base.config import Config, Optimization
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import UserError, for_command
 from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.learn import schedules
@@ -49,16 +49,21 @@ class Options:
 
     optimization: tyro.conf.OmitArgPrefixes[Optimization] = dataclasses.field(default_factory=Optimization)
     steps_per_epoch: int = 100
-    """Updates an epoch, as the trainer prints them: training tiles by batch size, rounded up."""
+    """Steps per epoch: training tiles divided by the batch size, rounded up."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("schedule.png")
     """File for the picture: .png, .svg or .pdf."""
     overwrite: bool = False
-    """Replace the picture that is there."""
+    """Replace an existing picture."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Rates of a run at some of its steps, both [n]; `lowest` are the lowest that plateau can reach."""
+    """Learning rates of a run.
+
+    - `steps`: numbers of steps, int [n]
+    - `rates`: rate at each, float [n]
+    - `lowest`: with plateau, the lowest rates possible, float [n]; else None
+    """
 
     steps: np.ndarray
     rates: np.ndarray
@@ -70,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         draw(tyro.cli(Options, args=argv, prog="python -m jaxseg.schedules"))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_command(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -112,7 +117,7 @@ def refuse(options: Options) -> None:
 
 
 def spread(count: int, most: int) -> np.ndarray:
-    """Integers from 0 to count - 1, first and last included; at most `most` of them."""
+    """At most `most` integers from 0 to count - 1, evenly spaced, both ends included."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int32))
 
 
@@ -123,7 +128,13 @@ def some(steps: int, steps_per_epoch: int) -> np.ndarray:
 
 
 def curve(o: Optimization, schedule: schedules.Schedule, steps_per_epoch: int, steps: np.ndarray) -> Curve:
-    """Rates at `steps`."""
+    """Computes the rates at some steps.
+
+    - `o`: settings
+    - `schedule`: schedule built from them
+    - `steps_per_epoch`: steps per epoch
+    - `steps`: numbers of steps, int [n]
+    """
     rates = np.asarray(jax.jit(jax.vmap(lambda step: jnp.asarray(schedule(step))))(steps))
     if o.schedule != "plateau":
         return Curve(steps, rates)
@@ -134,7 +145,7 @@ def curve(o: Optimization, schedule: schedules.Schedule, steps_per_epoch: int, s
 
 
 def table(rates: Curve, o: Optimization, steps_per_epoch: int) -> Table:
-    """One line for each of the steps."""
+    """Table with a line for each step of `rates`."""
     out = Table(title=title(o, steps_per_epoch), title_justify="left", title_style="")
     columns = ["epoch", "step", "learning rate"] + ["if no epoch is better"] * (rates.lowest is not None)
     for heading in columns:
@@ -162,7 +173,7 @@ def title(o: Optimization, steps_per_epoch: int) -> str:
 
 
 def figure(rates: Curve, o: Optimization, steps_per_epoch: int):
-    """Curve over the epochs; on a logarithmic axis if much of the run is far below the peak."""
+    """Draws the curve over the epochs, on a logarithmic axis if `is_logarithmic`."""
     from matplotlib.figure import Figure  # takes 0.6 s, which `-h` should not
 
     out = Figure(figsize=(9, 4.5), dpi=110, layout="constrained")

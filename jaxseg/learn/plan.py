@@ -22,7 +22,7 @@ class Plan:
 
 
 def make_plan(o: Optimization, epoch_steps: int) -> Plan:
-    """Plans a run with `epoch_steps` steps per epoch.
+    """Plans a run with `epoch_steps` steps per epoch. Raises ArgumentError as `schedules.schedule_from` does.
 
     >>> plan = make_plan(Optimization(steps=5), 2)
     >>> plan.epochs, plan.steps, plan.end(0), plan.end(2)

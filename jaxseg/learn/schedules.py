@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from jaxseg.base.config import Optimization
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import ArgumentError
 from jaxseg.learn.plateau import Plateau as Plateau
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -404,8 +404,8 @@ def schedule_from(settings: Optimization, steps_per_epoch: int) -> Schedule:
     """Builds the schedule of steps that `settings` describe: warm-up, then the schedule for the rest of the run.
 
     `settings.milestones` are epochs of the run, warm-up included; `settings.period` begins after it. Both are rounded
-    to whole ticks. "plateau" comes without `Plateau`'s scale. Raises UserError, a ValueError, for settings that the
-    number of steps does not allow.
+    to whole ticks. "plateau" comes without `Plateau`'s scale. Raises ArgumentError, a ValueError, for settings that
+    the number of steps does not allow.
 
     >>> rate = schedule_from(Optimization(schedule="linear", learning_rate=0.1, epochs=2, warmup_epochs=0.0), 2)
     >>> [round(float(rate(step)), 3) for step in range(4)]
@@ -423,8 +423,9 @@ def schedule_from(settings: Optimization, steps_per_epoch: int) -> Schedule:
             schedule = SCHEDULES[name](first, **_options(o, epoch, total - warmup, warmup))
             schedule = linear_warmup(schedule, warmup=warmup, begin_lr=o.begin_lr)
     except ValueError as error:
-        ticks = "epochs" if o.per == "epoch" else f"steps, {steps_per_epoch} an epoch"
-        raise UserError(f"--schedule {name}, {total - warmup} {ticks} after the warm-up: {error}") from None
+        ticks = "epochs" if o.per == "epoch" else f"steps ({steps_per_epoch} an epoch)"
+        left = f"{total - warmup} {ticks} after the warm-up"
+        raise ArgumentError([("schedule", f"is {name}, with {left}: {error}")]) from None
     return per_epoch(schedule, steps_per_epoch) if o.per == "epoch" else schedule
 
 

@@ -64,8 +64,14 @@ class Tracker:
     def epoch(self, record: dict) -> None:
         """Logs an epoch as a line of log.jsonl and TensorBoard scalars, and draws curves.png if there is time.
 
-        `record` has "epoch" (from 0), "step", "train", "validation", "learning_rate" and more, such as "waited", the
-        share of the time in which no step ran because data were missing. NaN and infinities are written as null.
+        `record` has:
+
+        - "epoch", from 0, and "step"
+        - "train", "validation": scores
+        - "learning_rate", "images_per_second", "seconds"
+        - "waited": share of the time in which no step ran because data were missing
+
+        NaN and infinities are written as null.
         """
         record = _plain(record)
         self._log.write(json.dumps(record, allow_nan=False) + "\n")
@@ -139,7 +145,9 @@ def restore_log(path: Path, resume_step: int | None) -> list[dict]:
             epochs.append(json.loads(line))
         except ValueError:
             if number < len(lines):
-                raise UserError(f"{path}, line {number}: expected JSON, found {line[:60]!r}. Fix it.") from None
+                raise UserError(
+                    f"{path}, line {number}: expected JSON, found {line[:60]!r}. Fix or remove the line."
+                ) from None
     kept = [record for record in epochs if record["step"] <= resume_step]
     if lines:
         replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())

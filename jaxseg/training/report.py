@@ -61,7 +61,7 @@ def tell_resumed(plan: Plan, before: Plan, progress: Progress, start: int) -> No
     changed = f" (was {was:.3g}, of {before.steps:,} steps)" if before.steps != plan.steps else ""
     console.print(f"resumed at epoch {progress.epoch + 1}, step {start}, learning rate {now:.3g}{changed}")
     if changed and now > 10 * was:
-        advice = "--load the weights into a new run with a lower --learning-rate if that is not wanted"
+        advice = "--load the weights into a new run with a lower --learning-rate to avoid that"
         console.print(f"      the learning rate goes up again; {advice}", style="yellow")
 
 

@@ -1,148 +1,110 @@
-"""What the benchmark says: benchmark.json, which holds every turn of every contender, and tables of its medians.
+"""Figures and tables of a match."""
 
-`benchmark.json`: "command" (the options), "created", "machine" (see `machine.Facts`), "matches": a list of {"section",
-"configuration", "unit", "outcomes", "figures"}; "outcomes" by contender {"facts", "turns", "failed"}, "figures" by
-contender what `figures` makes of them.
-"""
-
-import json
-from pathlib import Path
+import math
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
-from benchmarks import match
 from benchmarks.match import Match, Outcome
-from jaxseg.base import files
 
-JAXSEG = "jaxseg"
+AGAINST = {"pipeline": "decoder alone", "epoch": "jaxseg, the step alone", "startup": "import jax"}
+"""Contender that the others are compared with; in other sections the fastest of PyTorch."""
 START = 0.02
-"""Most by which first losses may differ, relative: the same weights and batch, in bfloat16 too."""
+"""Largest relative difference between first losses that start from the same weights, in bfloat16 too."""
+UNSAID = ("levels",)
+"""Settings that titles leave out."""
 
 
-def write(folder: Path, record: dict) -> None:
-    """benchmark.json, whole or not at all."""
-    text = json.dumps(record, indent=1, default=str, allow_nan=False) + "\n"
-    files.replace(folder / "benchmark.json", text.encode())
+def costs(outcome: Outcome) -> np.ndarray:
+    """Seconds per item of every turn, NaN for one that was not taken."""
+    return np.array([turn["seconds"] / turn["count"] if turn else math.nan for turn in outcome.turns])
+
+
+def quartiles(values: np.ndarray) -> tuple[float, float, float] | None:
+    """First quartile, median and third quartile; None if there is no value."""
+    there = values[~np.isnan(values)]
+    return tuple(float(q) for q in np.percentile(there, (25, 50, 75))) if there.size else None
 
 
 def figures(played: Match) -> dict[str, dict]:
-    """Of each contender its "rate" (quartiles), how it compares to the measure of its section ("ratio", quartiles, and
-    "best_ratio"), and what the section is about besides; None for what is not known.
+    """Figures of each contender, None for what is not known.
+
+    - "rate": quartiles of the items per second
+    - "ratio": quartiles, round by round, of how many times as fast it is as the one it is compared with
+    - "best_ratio": the same by the best turn of each
+    - "compile_seconds", "peak_mib": of a step
+    - "waited": share of an epoch in which no step ran because its batch was missing
     """
-    measure = AGAINST.get(played.section) or match.fastest(played.outcomes, without=JAXSEG)
+    rates = {name: quartiles(1 / costs(outcome)) for name, outcome in played.outcomes.items()}
+    others = {name: rate[1] for name, rate in rates.items() if rate and not name.startswith("jaxseg")}
+    others = {name: rate for name, rate in others.items() if not played.outcomes[name].failed}
+    other = played.outcomes.get(AGAINST.get(played.section) or max(others, key=others.get, default=""))
     found = {}
     for name, outcome in played.outcomes.items():
-        rate = match.rates(outcome)
-        found[name] = {"rate": rate} | match.against(outcome, played.outcomes.get(measure))
-        if rate is None:
-            continue
-        if played.section == "step":
-            found[name] |= of_step(played, outcome, rate[1])
-        if played.section == "epoch":
-            waited = [turn["waited"] / turn["seconds"] for turn in outcome.turns if turn and "waited" in turn]
-            found[name]["waited"] = float(np.median(waited)) if waited else None
-        if played.section == "startup" and name.startswith("import jaxseg"):
-            over = match.costs(outcome) - match.costs(played.outcomes["import jax"])
-            found[name]["over_jax_seconds"] = match.quartiles(over)
+        mine, theirs = costs(outcome), costs(other) if other else np.full(len(outcome.turns), math.nan)
+        compared = rates[name] is not None and not np.isnan(theirs).all()
+        found[name] = {
+            "rate": rates[name],
+            "ratio": quartiles(theirs / mine) if compared else None,
+            "best_ratio": float(np.nanmin(theirs) / np.nanmin(mine)) if compared else None,
+            "peak_mib": outcome.facts.get("peak_mib"),
+        }
+        if rates[name] and "first_seconds" in outcome.facts:
+            step = played.configuration["batch"] / rates[name][1]
+            found[name]["compile_seconds"] = max(0.0, outcome.facts["first_seconds"] - step)
+        if waited := [turn["waited"] / turn["seconds"] for turn in outcome.turns if turn and "waited" in turn]:
+            found[name]["waited"] = float(np.median(waited))
     return found
 
 
-AGAINST = {"pipeline": "decoder alone", "epoch": "jaxseg, the step alone"}
-"""To whom the others are compared; elsewhere it is the fastest of PyTorch."""
-
-
-def of_step(played: Match, outcome: Outcome, rate: float) -> dict:
-    """Seconds of compilation, peak memory and cores used; None where something was not measured."""
-    cores = match.quartiles(match.costs(outcome, "cpu_seconds") / match.costs(outcome))
-    return {
-        "compile_seconds": max(0.0, outcome.facts["first_seconds"] - played.configuration["batch"] / rate),
-        "peak_mib": outcome.facts.get("peak_mib"),
-        "cores": cores[1],
-    }
-
-
 def notes(played: Match) -> list[str]:
-    """What a reader must know: who failed, and whose first loss differs from jaxseg's."""
+    """Who failed, and whose first loss differs from jaxseg's."""
     lines = [f"{name}: {outcome.failed}" for name, outcome in played.outcomes.items() if outcome.failed]
     losses = {name: outcome.facts.get("first_loss") for name, outcome in played.outcomes.items()}
-    if (ours := losses.pop(JAXSEG, None)) is not None:
-        lines += [
-            f"{name}: its first loss is {loss:.5f}, jaxseg's {ours:.5f}: not the same work"
-            for name, loss in losses.items()
-            if loss is not None and abs(loss - ours) > START * abs(ours)
-        ]
+    ours = losses.get("jaxseg")
+    for name, loss in losses.items():
+        if ours is not None and loss is not None and abs(loss - ours) > START * abs(ours):
+            lines.append(f"{name}: its first loss is {loss:.5f}, jaxseg's {ours:.5f}: not the same work")
     return lines
 
 
-UNSAID = ("conv_bias", "levels", "learning_rate")
-"""What titles leave out of a configuration."""
-WIDTH = 130
-"""Columns of a table."""
-
-# Tables ---------------------------------------------------------------------------------------------------------------
-
-
 def table(played: Match, found: dict[str, dict]) -> Table:
-    """The medians of a match, quartiles in brackets."""
+    """Medians of a match, quartiles in brackets."""
     about = ", ".join(f"{name} {value}" for name, value in played.configuration.items() if name not in UNSAID)
     rounds = max((len(outcome.turns) for outcome in played.outcomes.values()), default=0)
     page = Table(title=f"{played.section}: {about}; {rounds} rounds", title_justify="left", box=box.SIMPLE_HEAD)
-    columns = COLUMNS[played.section]
+    compared = AGAINST.get(played.section, "best PyTorch")
+    columns = {
+        "seconds" if played.unit == "processes" else f"{played.unit}/s": lambda f: speed(f["rate"], played.unit),
+        f"x {compared}": lambda f: spread(f["ratio"]),
+        "best turns": lambda f: number(f["best_ratio"], ".2f"),
+    }
+    if played.section == "step":
+        columns["compile s"] = lambda f: number(f.get("compile_seconds"), ".1f")
+        columns["peak MiB"] = lambda f: number(f["peak_mib"], ".0f")
+    if played.section == "epoch":
+        columns["waited"] = lambda f: number(f.get("waited"), ".1%")
     page.add_column("", no_wrap=True)
     for heading in columns:
-        page.add_column(heading, justify="right", no_wrap=True)
-    for name in played.outcomes:
-        if found[name]["rate"] is None:
-            page.add_row(name, "failed", *[""] * (len(columns) - 1))
-        else:
-            page.add_row(name, *(show(found[name]) for show in columns.values()))
+        page.add_column(heading, justify="right")
+    for name, figures in found.items():
+        cells = [show(figures) for show in columns.values()] if figures["rate"] else ["failed"]
+        page.add_row(name, *cells)
     return page
 
 
-def spread(values: tuple[float, float, float] | None, scale: float = 1.0) -> str:
+def speed(rate: tuple[float, float, float], unit: str) -> str:
+    return spread(tuple(1 / x for x in reversed(rate)) if unit == "processes" else rate)
+
+
+def spread(values: tuple[float, float, float] | None) -> str:
     """The median (first to third quartile)."""
     if values is None:
         return "-"
-    low, median, high = (f"{value * scale:.3g}" if value * scale < 1000 else f"{value * scale:.0f}" for value in values)
+    low, median, high = (f"{value:.3g}" if value < 1000 else f"{value:.0f}" for value in values)
     return f"{median} ({low}-{high})"
 
 
-def _number(name: str, form: str, scale: float = 1.0):
-    return lambda found: "-" if found.get(name) is None else format(found[name] * scale, form)
-
-
-def _rate(scale: float = 1.0):
-    return lambda found: spread(found["rate"], scale)
-
-
-def _ratio(found: dict) -> str:
-    return spread(found["ratio"])
-
-
-def _seconds(found: dict) -> str:
-    low, median, high = (1 / rate for rate in found["rate"][::-1])
-    return spread((low, median, high))
-
-
-BEST = _number("best_ratio", ".2f")
-STEP = {
-    "images/s": _rate(),
-    "x best\nPyTorch": _ratio,
-    "by best\nturns": BEST,
-    "compile\ns": _number("compile_seconds", ".1f"),
-    "peak\nMiB": _number("peak_mib", ".0f"),
-    "CPU\ncores": _number("cores", ".1f"),
-}
-COLUMNS = {
-    "step": STEP,
-    "pipeline": {"pairs/s": _rate(), "x decoder": _ratio, "by best\nturns": BEST},
-    "epoch": {
-        "images/s": _rate(),
-        "x the step\nalone": _ratio,
-        "by best\nturns": BEST,
-        "waited": _number("waited", ".1%"),
-    },
-    "startup": {"seconds": _seconds, "over import jax": lambda found: spread(found.get("over_jax_seconds"))},
-}
+def number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

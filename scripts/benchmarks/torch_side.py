@@ -1,135 +1,124 @@
-"""PyTorch's contenders, for `workers.Worker`: the parity suite's U-Net, set up as fast as PyTorch's users know to.
+"""PyTorch's contenders: the parity suite's U-Net, set up as fast as PyTorch's users know to, and the article's loader.
 
 On a GPU: TF32 for float32, cudnn.benchmark, and steps that do not wait for the host. In bfloat16 under autocast.
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
-from benchmarks.machine import threads
-from benchmarks.sources import Source
-from benchmarks.task import Task
-from benchmarks.workers import peak_mib, timed
+from benchmarks.task import LEARNING_RATE, Source, Task
+from benchmarks.workers import Contender, peak_mib, threads
 from jaxseg.base.config import IGNORE_INDEX
+from parity.reference.dataset import TileDataset
 from parity.reference.unet import UNet
 
 
-def choose_device(tuned: bool = True) -> torch.device:
-    """The GPU if there is one; sets what is global in PyTorch. Not `tuned`: cuDNN does not try its kernels out."""
-    torch.set_num_threads(threads())
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.backends.cudnn.benchmark = tuned
-    torch.set_float32_matmul_precision("high")
-    return torch.device("cuda")
+def loader(source: Source, batch: int, workers: int, keep: bool) -> DataLoader:
+    """The article's loader. `keep`: its processes live from epoch to epoch, which the article's do not."""
+    dataset = TileDataset(source.folder / "train", source.folder / "Ltrain")
+    dataset.names = [pair.image.name for pair in source.pairs]
+    return DataLoader(dataset, batch, shuffle=True, num_workers=workers, persistent_workers=keep and workers > 0)
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has nothing left to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def training(
+    task: Task,
+    weights: Path | None = None,
+    layout: str = "channels_last",
+    fused: bool = True,
+    compiled: str | None = None,
+    tuned: bool = True,
+) -> tuple[Callable, torch.device]:
+    """A training step from images and masks to the loss, and its device: a GPU if there is one.
 
+    - `weights`: file of the initial weights
+    - `layout`: "contiguous" or "channels_last"
+    - `fused`: Adam in one kernel
+    - `compiled`: a mode of torch.compile, which gets everything from the images to the loss; None for eager
+    - `tuned`: cuDNN times its kernels
 
-class Network:
-    """The U-Net with its step, on the device.
-
-    `layout`: "contiguous" or "channels_last". `fused`: Adam in one kernel. `compiled`: a mode of torch.compile, which
-    is given everything from the uint8 images to the loss; None for eager. `tuned`: see `choose_device`.
+    The step's images are uint8 [b h w c], or float32 [b c h w] in 0..1.
     """
+    torch.set_num_threads(threads())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = tuned
+        torch.set_float32_matmul_precision("high")
+    form = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
+    model = UNet(widths=task.widths)
+    if weights is not None:
+        with np.load(weights) as arrays:
+            model.load_state_dict({name: torch.from_numpy(x) for name, x in arrays.items()}, strict=False)
+    model.to(device, memory_format=form).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=fused)
 
-    def __init__(
-        self,
-        task: Task,
-        weights: Path | None = None,
-        layout: str = "channels_last",
-        fused: bool = True,
-        compiled: str | None = None,
-        tuned: bool = True,
-    ):
-        self.device, self._task, self._compiled = choose_device(tuned), task, compiled
-        self._layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
-        self._model = UNet(widths=task.widths, conv_bias=task.conv_bias)
-        if weights is not None:
-            with np.load(weights) as arrays:
-                self._model.load_state_dict({name: torch.from_numpy(x) for name, x in arrays.items()}, strict=False)
-        self._model.to(self.device, memory_format=self._layout).train()
-        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=task.learning_rate, fused=fused)
-        self._ask = torch.compile(self._loss, mode=compiled, dynamic=False) if compiled else self._loss
-
-    def put(self, image: np.ndarray, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images uint8 [b h w c] and masks uint8 [b h w] on the device."""
-        return torch.from_numpy(image).to(self.device), torch.from_numpy(mask).to(self.device)
-
-    def step(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The loss, before an update. Images uint8 [b h w c] or float [b c h w], 0 to 1."""
-        if self._compiled == "reduce-overhead":
-            torch.compiler.cudagraph_mark_step_begin()
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._ask(image, mask)
-        loss.backward()
-        self._optimizer.step()
-        return loss.detach()
-
-    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+    def loss_of(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if image.dtype == torch.uint8:
             image = image.permute(0, 3, 1, 2).to(torch.float32).div(255)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._task.precision == "bf16"):
-            return self._model(image.contiguous(memory_format=self._layout))
+        with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16"):
+            logits = model(image.contiguous(memory_format=form))
+        return F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX)
 
-    def _loss(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(self._logits(image).float(), mask.long(), ignore_index=IGNORE_INDEX)
+    ask = torch.compile(loss_of, mode=compiled, dynamic=False) if compiled else loss_of
+
+    def train_step(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if compiled == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
+        optimizer.zero_grad(set_to_none=True)
+        loss = ask(image, mask)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return train_step, device
 
 
-class Step:
-    """One batch over and over, on the device from the start; `how` is `Network`'s. Ready once a step is done."""
+def step(task: Task, **how) -> Contender:
+    """One batch over and over, on the device from the start; `how` as for `training`. Ready after the first step."""
+    before, batch = peak_mib(), task.made_up_batch()
+    train_step, device = training(task, **how)
+    image, mask = (torch.from_numpy(batch[name]).to(device) for name in ("image", "mask"))
 
-    def __init__(self, task: Task, **how):
-        self._before = peak_mib()
-        self._network, batch = Network(task, **how), task.made_up_batch()
-        self._device, self._images = self._network.device, task.batch
-        self._batch = self._network.put(batch["image"], batch["mask"])
-        self.facts = {"first_seconds": timed(lambda: self._run(1), 1)["seconds"]}
-        self.facts["first_loss"] = float(self._result)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-
-    def _run(self, times: int) -> None:
+    def run(times: int) -> float:
         for _ in range(times):
-            self._result = self._network.step(*self._batch)
-        wait(self._device)
+            loss = train_step(image, mask)
+        return loss.item()  # waits for the device
 
-    def turn(self, times: int) -> dict:
-        """Waits for the device at the end only."""
-        return timed(lambda: self._run(times), times * self._images)
+    def finish() -> dict:
+        """Peak MiB: a GPU's by its allocator, after the first step; a CPU's resident above the import."""
+        gpu = device.type == "cuda"
+        return {"peak_mib": torch.cuda.max_memory_allocated() / 2**20 if gpu else peak_mib() - before}
 
-    def finish(self) -> dict:
-        """Peak memory in MiB: a GPU's by its allocator, after the first step; a CPU's resident above the import."""
-        if self._device.type == "cuda":
-            return {"peak_mib": torch.cuda.max_memory_allocated() / 2**20}
-        peak = peak_mib()
-        return {"peak_mib": peak and peak - self._before}
+    began = time.perf_counter()
+    facts = {"first_loss": run(1), "first_seconds": time.perf_counter() - began}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    return Contender(lambda times: run(times) and None, task.batch, facts, finish)
 
 
-class Epoch:
-    """Whole epochs of the article's loader, as many worker processes as `source` says, kept from epoch to epoch, with
-    the eager channels_last step.
-    """
+def epoch(task: Task, steps: int, source: Source) -> Contender:
+    """Whole epochs of the article's loader, its processes kept, with the eager channels_last step."""
+    (train_step, device), batches = training(task), loader(source, task.batch, source.workers, keep=True)
 
-    def __init__(self, task: Task, steps: int, source: Source):
-        self._network, self._steps, self._images = Network(task), steps, task.batch
-        self._loader = source.torch_loader(task.batch, source.workers, keep=True)
-        self.facts = {"steps": steps}
+    def run(times: int) -> None:
+        for image, mask in (batch for _ in range(times) for batch in batches):
+            loss = train_step(image.to(device), mask.to(device))
+        loss.item()  # waits for the device
 
-    def turn(self, times: int) -> dict:
-        """Epochs."""
+    return Contender(run, steps * task.batch)
 
-        def work():
-            for _ in range(times):
-                for image, mask in self._loader:
-                    self._network.step(image.to(self._network.device), mask.to(self._network.device))
-            wait(self._network.device)
 
-        return timed(work, times * self._steps * self._images)
+def reader(source: Source, batch: int, workers: int, keep: bool) -> Contender:
+    """The article's loader, to batches of float32 on the host."""
+    batches = loader(source, batch, workers, keep)
+
+    def run(times: int) -> None:
+        for _ in (batch for _ in range(times) for batch in batches):
+            pass
+
+    return Contender(run, source.tiles)
