@@ -49,6 +49,7 @@ def caches(tmp_path_factory, worker_id):
     compiled, least = str((base if worker_id == "master" else base.parent) / "compiled"), 0.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("jaxseg.base.files.SETTLED", 0.0)  # tests read files at once that they wrote
         patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(least))
         jax.config.update("jax_compilation_cache_dir", compiled)

@@ -5,6 +5,7 @@ Every test goes through a command, as a user would.
 
 import contextlib
 import io
+import os
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 import tifffile
 from image_files import write
+from PIL import Image
 
 from jaxseg import check, evaluate, predict, train
 from jaxseg.data.read.images import read_pixels
 from jaxseg.data.read.masks import read_values
 from jaxseg.training import loop
 
+DRY = ["--widths", "2", "4", "-b", "2", "--workers", "0", "--dry-run"]
 TINY = ["--widths", "2", "4", "-e", "1", "-b", "2", "--workers", "0", "--no-augment"]
 
 
@@ -238,16 +241,18 @@ def test_a_folder_of_ignored_pixels_counts_only_the_others(folder, plans):
     assert "ignored 320 pixels" in found.text  # 5 of 16 columns of each of the 4 training images
 
 
-def test_values_far_from_0_and_1_are_told(tmp_path, plans):
+def test_values_far_from_0_and_1_are_told_by_check_and_train_alike(tmp_path):
     for i in range(4):
-        write(tmp_path / f"data/images/a{i}.png", picture(seed=i, dtype=np.uint16))
+        write(tmp_path / f"data/images/a{i}.tif", picture(seed=i, channels=12, dtype=np.int16))
         write(tmp_path / f"data/masks/a{i}.png", mask())
-    found = plans(tmp_path / "data")
-    assert found.code == 0
-    assert "input first batch" in found.text
-    assert "--normalize dataset" in found.text
-    better = plans(tmp_path / "data", "--normalize", "dataset")
-    assert "far from 0 and 1" not in better.text
+    for module, argv in ((check, []), (train, DRY)):
+        found = command(module, "--data", tmp_path / "data", *argv)
+        assert found.code == 0
+        assert "images use little of their type's range (int16" in found.words
+        assert "12 channels of int16, normalized by unit: x / 32767" in found.words
+        assert "Give --normalize dataset, which scales them to mean 0 and deviation 1." in found.words
+        better = command(module, "--data", tmp_path / "data", "--normalize", "dataset", *argv)
+        assert "type's range" not in better.text
 
 
 def test_no_network_is_needed(folder, trains, monkeypatch, tmp_path):
@@ -296,3 +301,89 @@ def test_the_doctor_and_the_evaluation_go_by_the_same_folder(folder, trains, tmp
     found = command(evaluate, tmp_path / "run")
     assert found.code == 0
     assert (tmp_path / "run/evaluation/metrics.json").is_file()
+
+
+def test_roof_without_blue_is_not_taken_for_no_data(tmp_path):
+    for i in range(5):
+        image = picture(seed=i) // 2 + 1
+        image[:2], image[4:8, 4:8] = 0, (200, 30, 0)
+        (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
+        tags = [(42113, "s", 0, "0", True)]
+        tifffile.imwrite(tmp_path / f"data/images/a{i}.tif", image, photometric="rgb", extratags=tags)
+        write(tmp_path / f"data/masks/a{i}.png", mask())
+    found = command(train, "--data", tmp_path / "data", *DRY)
+    assert found.code == 0
+    assert "ignored 128 pixels" in found.text  # two rows of each of the four training images
+
+
+def test_masks_replaced_with_their_times_restored_are_read_again(folder):
+    def shares() -> str:
+        return next(
+            line for line in command(train, "--data", folder, *DRY).text.splitlines() if "training images" in line
+        )
+
+    assert "background 50.0%" in shares()
+    for path in sorted((folder / "masks").iterdir()):
+        times = path.stat()
+        path.write_bytes(write(folder.parent / "other.png", mask(values=(0, 0, 0, 255))).read_bytes())
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "background 75.0%" in shares()
+
+
+def test_photos_turned_by_exif_with_masks_that_are_not_are_refused_with_both_ways_out(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for i in range(2):
+        Image.fromarray(picture(seed=i)).save(folder / f"images/a{i}.png", exif=exif)
+    for module, argv in ((check, []), (train, DRY)):
+        found = command(module, "--data", folder, *argv)
+        assert found.code == 2
+        assert "2 images with another EXIF orientation than the mask: which way up is the mask?" in found.words
+        for said in (
+            "images/a0.png: orientation 3, its mask has none",
+            "exiftool -Orientation=",
+            "mogrify -auto-orient",
+        ):
+            assert said in found.words
+    for i in range(2):
+        Image.fromarray(mask()).save(folder / f"masks/a{i}.png", exif=exif)
+    found = command(check, folder)
+    assert found.code == 0
+    assert "input 2 images and 2 masks turned upright by the EXIF orientation" in found.words
+
+
+def test_pointers_of_git_lfs_and_one_hot_masks_are_named_all_at_once(folder):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    for i in range(3):
+        (folder / f"images/a{i}.png").write_bytes(pointer)
+    (folder / "masks/a4.png").unlink()
+    pages = np.stack([mask() == 0, mask() == 255, mask() == 3, mask() == 4]).astype(np.uint8)
+    tifffile.imwrite(folder / "masks/a4.tif", pages, photometric="minisblack")
+    found = command(check, folder)
+    assert found.code == 2
+    assert found.words.count("is a pointer of Git LFS, not the file itself: run git lfs pull") == 3
+    assert "a4.tif: is one-hot: in each pixel one of 4 bands is set; expected one band" in found.words
+
+
+def test_numpy_arrays_are_simply_read(tmp_path):
+    for kind, array in (("images", picture), ("masks", lambda **_: mask())):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for i in range(4):
+            np.save(tmp_path / f"data/{kind}/a{i}.npy", array(seed=i))
+    found = command(train, "--data", tmp_path / "data", *DRY)
+    assert found.code == 0
+    assert "3 training images of 16x16; background 50.0%" in found.text
+
+
+@pytest.mark.parametrize("value", [-9999, 7])
+def test_marker_that_nobody_declared_and_constant_bands_are_pointed_at(value, tmp_path):
+    for i in range(5):
+        bands = picture(seed=i, channels=4, dtype=np.int16)
+        bands[..., 3] = value
+        write(tmp_path / f"data/images/a{i}.tif", bands)
+        write(tmp_path / f"data/masks/a{i}.png", mask())
+    for module, argv in ((check, []), (train, DRY)):
+        found = command(module, "--data", tmp_path / "data", "--normalize", "dataset", *argv)
+        assert found.code == 0
+        assert f"band 4 is {value} in all training images, and tells the network nothing" in found.words
+        assert ("give --nodata -9999" in found.words) == (value == -9999)

@@ -1,5 +1,6 @@
 """What the doctor says of each fault alone, that it is silent about good data, and how it has them read."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxseg.data.read.samples import FULL, read_image, read_sample, read_tile
 from jaxseg.doctor import conventions
 from jaxseg.doctor.classes import discover
 from jaxseg.doctor.examine import Examination, examine
+from jaxseg.doctor.values import describe_input
 
 SIDE = 48
 
@@ -319,7 +321,92 @@ def numbered(root):
         write(path, mask)
 
 
+def five_bands(root, change=lambda bands: bands, tag=None):
+    """Images of 5 bands as int16; `change` is applied to those of t0, t1 and v0."""
+    for path in sorted([*root.glob("train/*.png"), *root.glob("val/*.png")]):
+        image = cv2.imread(str(path)).astype(np.int16)
+        bands = np.dstack([image, image[..., :2] // 2]) * 60
+        bands = change(bands) if path.stem in ("t0", "t1", "v0") else bands
+        path.unlink()
+        tags = [(42113, "s", 0, tag, True)] if tag else []
+        how = {"photometric": "minisblack", "planarconfig": "contig", "extratags": tags}
+        tifffile.imwrite(path.with_suffix(".tif"), bands, **how)
+
+
+def band_four(value):
+    return lambda bands: np.dstack([bands[..., :3], np.full((SIDE, SIDE), value), bands[..., 4:]]).astype(np.int16)
+
+
+def band_without_data(root):
+    five_bands(root, band_four(-9999), "-9999")
+
+
+def band_of_zeros(root):
+    five_bands(root, band_four(0))
+
+
+def undeclared_nodata(root):
+    five_bands(root, band_four(-9999))
+
+
+def constant_band(root):
+    edit_all(root, "train val", lambda i: np.dstack([i[..., :2], np.full((SIDE, SIDE), 77, np.uint8)]))
+
+
+def turn_images(root, orientation, names, folder="train"):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in names:
+        path = root / folder / name
+        Image.open(path).save(path, exif=exif)
+
+
+def turned_upside_down(root):
+    turn_images(root, 3, ["t1.png", "t2.png"])
+
+
+def turned_square(root):
+    turn_images(root, 6, ["t1_mask.png"], "Ltrain")
+
+
+def drawn_as_stored(root):
+    edit(root / "train/t0.png", lambda i: i[:40])
+    edit(root / "Ltrain/t0_mask.png", lambda m: m[:40])
+    turn_images(root, 8, ["t0.png"])
+
+
 FAULTS = {
+    band_without_data: (
+        {},
+        "warning",
+        "band 4 is empty (no data, or 0 everywhere) in 3 of 12 images",
+        ["train/t0.tif", "train/t1.tif", "val/v0.tif"],
+        "--channels 1 2 3 5 leaves it out",
+    ),
+    band_of_zeros: ({}, "warning", "band 4 is empty", ["train/t0.tif", "train/t1.tif", "val/v0.tif"], "--channels"),
+    undeclared_nodata: (
+        {},
+        "warning",
+        "-9999 in band 4 of 3 images looks like no data",
+        ["train/t0.tif", "train/t1.tif", "val/v0.tif"],
+        "--nodata -9999",
+    ),
+    constant_band: ({}, "warning", "band 1 is 77 in all training images", [], "--channels 2 3 leaves it out"),
+    turned_upside_down: (
+        {},
+        "error",
+        "2 images with another EXIF orientation than the mask",
+        ["train/t1.png: orientation 3, its mask has none", "train/t2.png: orientation 3, its mask has none"],
+        "mogrify -auto-orient",
+    ),
+    turned_square: ({}, "error", "1 image with another EXIF", ["train/t1.png: orientation 1, its mask 6"], "exiftool"),
+    drawn_as_stored: (
+        {},
+        "error",
+        "1 mask of another size",
+        ["Ltrain/t0_mask.png: 48x40, its image 40x48"],
+        "exiftool",
+    ),
     truncated: ({}, "error", "1 file cannot be read", ["train/t1.png: is cut off"], "--on-bad-file skip"),
     empty_file: ({}, "error", "1 file cannot be read", ["Lval/v2_mask.png: is empty"], "--on-bad-file skip"),
     other_size: ({}, "error", "1 mask of another size", ["Ltrain/t3_mask.png: 48x40, its image 48x48"], "nearest"),
@@ -381,6 +468,44 @@ FAULTS = {
     misplaced: ({}, "warning", "misplaced: most fit their images better when moved 4 pixels up", [], "bounds"),
     same_masks: ({}, "warning", "4 masks the same as others", [f"Ltrain/t{i}_mask.png" for i in range(4)], "one image"),
 }
+
+
+@pytest.mark.parametrize("masks_too", [True, False])
+def test_orientation_that_fits_has_no_findings(masks_too, root):
+    """Both are turned alike, or only the upright image has the mask's size."""
+    if masks_too:
+        turn_images(root, 3, ["t0.png"])
+        turn_images(root, 3, ["t0_mask.png"], "Ltrain")
+    else:
+        edit(root / "train/t0.png", lambda i: i[:40])
+        edit(root / "Ltrain/t0_mask.png", lambda m: np.rot90(m[:40]))
+        turn_images(root, 8, ["t0.png"])
+    found = examined(root)
+    assert [finding.what for finding in found.findings if finding.level != "note"] == []
+    image, mask = (read_sample(found.split.training[0])[name] for name in ("image", "mask"))
+    assert np.array_equal(mask, image.mean(-1) > 128)
+    assert any("turned upright by the EXIF orientation" in line for line in describe_input(found.reading, found.facts))
+
+
+def test_empty_band_gets_no_mean_from_its_marker(root):
+    band_without_data(root)
+    found = examined(root, normalize="dataset")
+    assert not found.errors
+    assert found.reading.mean[3] > 0
+    image, has_data = read_tile(found.split.training[0].image, found.reading)
+    assert has_data.all()
+    assert set(np.unique(image[..., 3])) == {round(found.reading.mean[3] * 32767)}
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint8, 77), (np.uint16, 255), (np.float32, 0.1)])
+def test_deviation_of_a_band_that_never_changes_is_1(dtype, value, root):
+    def change(image):
+        return np.dstack([image, np.full(image.shape[:2], value)]).astype(dtype)
+
+    all_as(root, change)
+    found = examined(root, normalize="dataset")
+    assert found.reading.std[3] == 1
+    assert f"band 4 is {value:g} in all training images" in " ".join(finding.what for finding in found.findings)
 
 
 CLASSES_ARE_KNOWN = (nodata_everywhere, training_empty, all_ignored)
@@ -539,9 +664,14 @@ def test_parts_and_statistics_match_the_samples(case, normalize, root):
         assert (reading.mean, reading.std) == ((), ())
         return
     tiles = [read_tile(pair.image, reading) for pair in found.split.training]
-    pixels = np.concatenate([image[has_data] for image, has_data in tiles]).astype(np.float64) / FULL[dtype]
-    np.testing.assert_allclose(reading.mean, pixels.mean(0), rtol=1e-9)
-    np.testing.assert_allclose(reading.std, pixels.std(0), rtol=1e-6)
+    pixels = np.concatenate([image[has_data] for image, has_data in tiles]).astype(np.float64)
+    without = dataclasses.replace(reading, mean=(-0.5,) * channels)  # values without data become these
+    again = np.concatenate(
+        [read_tile(pair.image, without)[0][seen] for pair, (_, seen) in zip(found.split.training, tiles)]
+    )
+    pixels = np.where(again == pixels, pixels, np.nan) / FULL[dtype]
+    np.testing.assert_allclose(reading.mean, np.nanmean(pixels, 0), rtol=1e-9)
+    np.testing.assert_allclose(reading.std, np.nanstd(pixels, 0), rtol=1e-6)
 
 
 RED, GREEN, BLUE = 0.485, 0.456, 0.406

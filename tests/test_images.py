@@ -16,13 +16,16 @@ import pytest
 import tifffile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.listing import EXTENSIONS, list_images
 from jaxseg.data.read import decode, tiff
 from jaxseg.data.read.decode import PNG, Unreadable
 from jaxseg.data.read.images import read_palette, read_pixels
+from jaxseg.data.read.mapped import open_tile
+from jaxseg.data.read.masks import read_values
+from jaxseg.data.read.samples import Reading
 
 SIZE = (12, 17)
 
@@ -522,6 +525,113 @@ def test_tiff_claiming_more_than_its_bytes_hold_is_refused(options, put):
 def test_a_picture_without_pixels_is_refused(width, height, put):
     assert reason(put(png(width, height, 8, 0, b"")))
     assert reason(put(b"P5 %d %d 255\n" % (width, height)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("alpha", [False, True])
+def test_orientation_turns_the_picture_and_is_told(kind, orientation, alpha, put):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = RGBA if alpha and kind != "JPEG" else RGB
+    how = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    stored = read_pixels(put(pillow(kind, picture, **how))).array
+    pixels = read_pixels(put(pillow(kind, picture, exif=exif, **how)))
+    assert pixels.orientation == orientation
+    assert pixels.array.tobytes() == decode.turn(stored, orientation).tobytes()
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(pillow(kind, picture, exif=exif, **how))))
+    assert pixels.array.shape[:2] == upright.size[::-1]
+    if kind != "JPEG":  # its decoders differ
+        assert np.asarray(upright)[..., :3].tolist() == pixels.array[..., 2::-1].tolist()
+
+
+def test_damaged_exif_does_not_turn_the_picture(put):
+    whole = pillow("JPEG", RGB, exif=TURNED)
+    at = whole.index(b"Exif\0\0")
+    assert read_pixels(put(whole[: at + 6] + b"\xff" * 8 + whole[at + 14 :])).orientation == 1
+
+
+@pytest.mark.parametrize("how", [{"imagej": True}, {"photometric": "minisblack"}], ids=["ImageJ", "tifffile"])
+def test_planes_behind_one_directory_become_bands(how, put):
+    planes = noise(3, *SIZE)
+    path = put(as_tiff(planes, truncate=True, **how), "file.tif")
+    assert read_pixels(path).array.tolist() == np.moveaxis(planes, 0, -1).tolist()
+    image, _ = open_tile(path, Reading(channels=3))
+    assert image[:, :].tolist() == np.moveaxis(planes, 0, -1).tolist()
+    assert "cut off" in reason(put(path.read_bytes()[:-1], "file.tif")) or "damaged" in reason(path)
+
+
+def test_stack_of_planes_and_times_is_refused(put):
+    stack = as_tiff(noise(2, 3, *SIZE), imagej=True, truncate=True, metadata={"axes": "TZYX"})
+    assert "is a stack of shape (2, 3, 12, 17)" in reason(put(stack, "file.tif"))
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", ">u2", "int64", "float32"])
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("shape", [SIZE, (*SIZE, 5)])
+def test_numpy_arrays_are_read_as_bands(dtype, order, shape, put):
+    array = np.asarray(noise(*shape) // 200, dtype=dtype, order=order)
+    pixels = read_pixels(put(npy(array), "a.npy"))
+    assert (pixels.color, pixels.array.shape) == (False, np.atleast_3d(array).shape)
+    assert pixels.array.dtype.isnative
+    assert pixels.array.tolist() == np.atleast_3d(array).astype(pixels.array.dtype).tolist()
+    assert read_palette(put(npy(array), "a.npy")) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (npy(np.zeros(5)), "has shape (5,); expected height x width"),
+        (npy(np.zeros((3, 8, 9))), "expected the channels last"),
+        (npy(np.zeros((3, 3), complex)), "holds complex128"),
+        (npy(np.zeros((8, 9)))[:-1], "is cut off or damaged: 575 bytes cannot hold (8, 9) of float64"),
+        (npy(np.array([[None]])), "holds object"),
+        (npy(np.zeros((8, 9)))[:20], "is damaged: "),
+    ],
+)
+def test_unusual_numpy_array_is_named(content, said, put):
+    assert said in reason(put(content, "a.npy"))
+
+
+def test_pointer_of_git_lfs_is_named(put):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    assert reason(put(pointer)) == "is a pointer of Git LFS, not the file itself: run git lfs pull"
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), SyntaxError("broken"), struct.error("unpack"), RecursionError()])
+@pytest.mark.parametrize("kind", ["gif", "png", "tiff", "jpeg 2000"])
+def test_error_of_any_type_in_a_reader_names_the_file(error, kind, put, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    for owner, name in ((decode, "_plugin"), (decode, "check_png"), (tiff, "_pixels")):
+        monkeypatch.setattr(owner, name, fail)
+    assert "is damaged" in reason(put(FILES[kind])) or "is a damaged TIFF" in reason(put(FILES[kind]))
+
+
+def test_one_hot_masks_are_said_as_what_they_are(put):
+    pages = np.arange(4)[:, None, None] == NUMBERS % 4
+    for on in (1, 255, 1.0):
+        path = put(
+            as_tiff(pages * np.array(on).astype(type(on) if on == 1.0 else np.uint8), photometric="minisblack"), "m.tif"
+        )
+        with pytest.raises(DataError, match=r"m\.tif: is one-hot: in each pixel one of 4 bands is set"):
+            read_values(path)
+    with pytest.raises(DataError, match="is one-hot: in each pixel one of 2 bands"):
+        read_values(put(npy(np.stack([pages[0], ~pages[0]], -1)), "m.npy"))
+
+
+def test_plain_bands_of_a_mask_are_red_green_and_blue(put):
+    colors = noise(*SIZE, 3)
+    plain, colored = (as_tiff(colors, photometric=how, planarconfig="contig") for how in ("minisblack", "rgb"))
+    values = [read_values(put(file, "m.tif"))[0].tolist() for file in (plain, colored)]
+    assert values[0] == values[1] == (colors.astype(int) @ [65536, 256, 1]).tolist()
 
 
 def test_an_animation_is_refused(put):

@@ -283,7 +283,7 @@ def test_data_check_counts_the_pixels_that_the_survey_should_see(tmp_path):
     assert len(files) == 2 * len(NAMES)
     assert sorted(file["lost"] for file in files if file["file"].startswith("train/")) == sorted(lost)
     assert min(lost) >= 254  # every gray value is there
-    with mock.patch.object(survey, "read_values", lambda path, color: (right_gray(path) // 255 * 255, False)):
+    with mock.patch.object(survey, "values_of", lambda _, path: (right_gray(path) // 255 * 255, False)):
         assert not data.lost_pixels(root)[0].passed
 
 

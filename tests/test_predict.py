@@ -275,7 +275,8 @@ def bands_run(tmp_path_factory):
 @pytest.fixture
 def scene(tmp_path, rng):
     image = rng.integers(0, 20000, (40, 30, 5)).astype(np.int16)
-    image[5:12, 20:, 2] = -1
+    image[5:12, 20:] = -1
+    image[20:, :5, 2] = -1  # in one band only: still data
     tifffile.imwrite(tmp_path / "scene.tif", image, planarconfig="contig", photometric="minisblack")
     return tmp_path / "scene.tif"
 

@@ -16,6 +16,7 @@ from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.data.find.listing import EXTENSIONS, Pair
 from jaxseg.data.read import samples
+from jaxseg.data.read.mapped import open_tile
 from jaxseg.data.read.masks import ARTICLE, ClassMap
 from jaxseg.data.read.samples import Reading, read_image, read_mask
 
@@ -51,7 +52,7 @@ def problems(call, *args) -> list[str]:
 # pixels
 
 
-@pytest.mark.parametrize("extension", sorted(EXTENSIONS - {".gif", ".pbm"}))
+@pytest.mark.parametrize("extension", sorted(EXTENSIONS - {".gif", ".pbm", ".npy"}))
 def test_read_image_matches_imread(extension, tmp_path):
     path = tmp_path / f"a{extension}"
     Image.fromarray(picture(48, 64)).save(path)
@@ -271,13 +272,16 @@ def test_other_dtype_is_refused(dtype, wanted, tmp_path):
 @given(
     dtype=st.sampled_from(["uint8", "uint16", "int16", "int32", "float32", "float64"]),
     holes=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 2)), max_size=12),
+    empty=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7)), max_size=6),
     by=st.sampled_from(["settings", "file", "file, overruled"]),
     mean=st.sampled_from([(), (0.25, 0.5, 0.75)]),
 )
-def test_pixels_without_data_become_the_mean_and_are_ignored(tmp_path_factory, dtype, holes, by, mean):
+def test_pixels_without_data_in_all_bands_become_the_mean_and_are_ignored(
+    tmp_path_factory, dtype, holes, empty, by, mean
+):
     root, nodata = tmp_path_factory.getbasetemp(), 77
     array = np.abs(bands(3, "int64")) % 50
-    for place in holes:
+    for place in holes | empty:
         array[place] = nodata
     array = array.astype(dtype)
     tag = {"settings": "", "file": str(nodata), "file, overruled": "3"}[by]
@@ -287,47 +291,110 @@ def test_pixels_without_data_become_the_mean_and_are_ignored(tmp_path_factory, d
     pair = Pair(tif(root / "i.tif", array, **options), write(root / "m.png", mask()))
     image, has_data = samples.read_tile(pair.image, reading)
     sample = samples.read_sample(pair, reading)
-    empty = np.zeros((6, 8), bool)
-    for row, column, _ in holes:
-        empty[row, column] = True
-    assert (has_data == ~empty).all()
+    none = (array == nodata).all(-1)
+    assert (has_data == ~none).all()
     assert image.dtype == sample["image"].dtype == kind
     assert image.tobytes() == sample["image"].tobytes()
-    assert image[~empty].tolist() == array[~empty].tolist()
-    filled = np.array(mean or (0, 0, 0)) * samples.FULL[kind]
-    assert np.abs(image[empty] - filled).max(initial=0) <= (0 if kind == "float32" else 0.5)
-    assert (sample["mask"] == np.where(empty, IGNORE_INDEX, mask() // 255)).all()
+    filled = np.broadcast_to(np.array(mean or (0, 0, 0)) * samples.FULL[kind], array.shape)
+    replaced = none[..., None] | ((array == nodata) & (np.dtype(kind).kind in "if"))
+    assert image[~replaced].tolist() == array[~replaced].tolist()
+    assert np.abs(image[replaced] - filled[replaced]).max(initial=0) <= (0 if kind == "float32" else 0.5)
+    assert (sample["mask"] == np.where(none, IGNORE_INDEX, mask() // 255)).all()
+
+
+def test_zero_in_one_band_is_a_measurement(tmp_path):
+    array = bands(3, "int16") % 50 + 1
+    array[2, 3, 1] = array[4, 5] = 0
+    image, has_data = samples.read_tile(
+        tif(tmp_path / "a.tif", array), Reading(dtype="int16", nodata=0.0, mean=(0.5,) * 3)
+    )
+    assert np.argwhere(~has_data).tolist() == [[4, 5]]
+    assert image[2, 3].tolist() == array[2, 3].tolist()
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, 1e300])
-def test_non_finite_pixels_have_no_data(hole, tmp_path):
+def test_non_finite_values_become_the_mean_and_have_no_data_where_all_are(hole, tmp_path):
     array = bands(2, "float64")
-    array[1, 2, 0] = array[5, 7, 1] = hole
-    image, has_data = samples.read_tile(tif(tmp_path / "a.tif", array), Reading(channels=2, dtype="float32"))
-    assert np.argwhere(~has_data).tolist() == [[1, 2], [5, 7]]
-    assert image[1, 2].tolist() == image[5, 7].tolist() == [0, 0]
+    array[1, 2, 0] = array[5, 7] = hole
+    reading = Reading(channels=2, dtype="float32", mean=(0.5, 0.25))
+    image, has_data = samples.read_tile(tif(tmp_path / "a.tif", array), reading)
+    assert np.argwhere(~has_data).tolist() == [[5, 7]]
+    assert image[1, 2].tolist() == [0.5, np.float32(array[1, 2, 1])]
+    assert image[5, 7].tolist() == [0.5, 0.25]
     assert np.isfinite(image).all()
 
 
-@pytest.mark.parametrize(("asked", "alpha"), [(None, 3), ((4, 1, 2, 3), 0), ((1, 2, 3), None)])
-def test_opaque_alpha_is_not_compared_with_nodata(asked, alpha, tmp_path):
+@pytest.mark.parametrize("opaque", [True, False])
+@pytest.mark.parametrize(("asked", "alpha"), [(None, 3), ((4, 1, 2, 3), 0), ((1, 2, 3), None), ((4,), 0)])
+def test_alpha_is_never_compared_with_nodata(asked, alpha, opaque, tmp_path):
     array = np.dstack([picture() // 2, np.full((6, 8), 255, np.uint8)])
-    array[2, 3, 1] = array[4, 5, 2] = 255
+    array[0, 0, 3] = 255 if opaque else 0
+    array[2, 3, :3] = array[4, 5, :3] = 255
     path = write(tmp_path / "a.png", array)
     reading = Reading(channels=len(asked or range(4)), bands=asked, nodata=255.0)
     image, has_data = samples.read_tile(path, reading)
-    assert np.argwhere(~has_data).tolist() == [[2, 3], [4, 5]]
-    array[0, 0, 3] = 254  # it says something: it is a channel as the others
+    assert np.argwhere(~has_data).tolist() == ([] if asked == (4,) else [[2, 3], [4, 5]])
     if alpha is not None:
-        assert (image[has_data][:, alpha] == 255).all()
-        assert np.argwhere(samples.read_tile(write(path, array), reading)[1]).tolist() == [[0, 0]]
+        assert (image[has_data][1:, alpha] == 255).all()
+        assert image[0, 0, alpha] == array[0, 0, 3]
+
+
+def test_fourth_signed_band_of_a_color_tiff_is_compared_with_nodata(tmp_path):
+    array = bands(4, "int16")
+    array[1, 2, 3] = array[3, 4] = -9999
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, array, photometric="rgb", extrasamples=["unassalpha"])
+    image, has_data = samples.read_tile(path, Reading(channels=4, dtype="int16", nodata=-9999.0))
+    assert np.argwhere(~has_data).tolist() == [[3, 4]]
+    assert image[1, 2].tolist() == [*array[1, 2, 2::-1], 0]
 
 
 def test_only_used_bands_decide_the_data_mask(tmp_path):
     array = bands(3, "float32")
-    array[0, 0, 0] = array[1, 1, 2] = np.nan
+    array[0, 0, 0] = array[1, 1, 1:] = np.nan
     reading = Reading(channels=2, bands=(2, 3), dtype="float32")
     assert np.argwhere(~samples.read_tile(tif(tmp_path / "a.tif", array), reading)[1]).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_gdal_mask_decides_instead_of_nodata(where, compression, tmp_path):
+    array, shown = picture(), np.ones((6, 8), bool)
+    array[0, 0], shown[:, :3] = 7, False
+    path, tags = tmp_path / "a.tif", [(42113, "s", 0, "7", True)]
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(array, photometric="rgb", compression=compression, extratags=tags)
+        if where == "inside":
+            writer.write(shown, photometric="mask", subfiletype=4, compression="zlib")
+            writer.write(shown[::2, ::2], photometric="mask", subfiletype=5)
+    if where == "beside":
+        tifffile.imwrite(f"{path}.msk", shown * np.uint8(255))
+    for has_data in (samples.read_tile(path)[1], open_tile(path, Reading())[1][:, :]):
+        assert has_data.tolist() == shown.tolist()
+    assert open_tile(path, Reading())[1][2:5, 1:6].tolist() == shown[2:5, 1:6].tolist()
+    everywhere = samples.read_tile(path, Reading(nodata=float(array[3, 5, 0])))[1]
+    assert (everywhere <= shown).all()
+
+
+def test_mask_beside_of_another_size_is_refused(tmp_path):
+    path = write(tmp_path / "a.png", picture())
+    tifffile.imwrite(f"{path}.msk", np.zeros((5, 5), np.uint8))
+    with pytest.raises(DataError, match=r"a\.png\.msk: is 5x5, but its image a\.png is 8x6"):
+        samples.read_tile(path)
+
+
+def test_alpha_and_nodata_agree_in_plain_and_compressed_files(tmp_path):
+    array = np.dstack([picture() % 200, np.full((6, 8), 255, np.uint8)])
+    array[0, 0, 3] = 0
+    array[5, :, :3] = 255
+    for name, how in (("plain", {}), ("deflate", {"compression": "zlib"})):
+        path, tags = tmp_path / f"{name}.tif", [(42113, "s", 0, "255", True)]
+        tifffile.imwrite(path, array, photometric="rgb", extrasamples=["unassalpha"], extratags=tags, **how)
+        for has_data in (
+            samples.read_tile(path, Reading(channels=4))[1],
+            open_tile(path, Reading(channels=4))[1][:, :],
+        ):
+            assert has_data.tolist() == [[True] * 8] * 5 + [[False] * 8]
 
 
 @pytest.mark.parametrize("nodata", [-9999.0, 300.0, 0.5, 1e40, float("inf")])

@@ -95,12 +95,16 @@ def test_stored_samples_are_read_only(folder, pairs):
         kept.read([0])[0]["image"][...] = 0
 
 
-@pytest.mark.parametrize("change", ["content", "time", "reading", "size", "cut"])
+@pytest.mark.parametrize("change", ["content", "content, size and time restored", "time", "reading", "size", "cut"])
 def test_cache_of_other_images_or_reading_is_not_reused(folder, pairs, change):
     first, reading, sizes = DiskStore(pairs, SIZES, Reading()), Reading(), SIZES
     fill(first)
     if change == "content":
         pairs[1].mask.write_bytes(bytes(99))
+    elif change == "content, size and time restored":
+        times = pairs[1].mask.stat()
+        pairs[1].mask.write_bytes(bytes(reversed(pairs[1].mask.read_bytes())))
+        os.utime(pairs[1].mask, ns=(times.st_atime_ns, times.st_mtime_ns))
     elif change == "time":
         os.utime(pairs[1].image, ns=(1, 1))
     elif change == "reading":
@@ -115,6 +119,54 @@ def test_cache_of_other_images_or_reading_is_not_reused(folder, pairs, change):
     if change == "cut":
         fill(again)
         assert holds(DiskStore(pairs, SIZES, Reading()))
+
+
+def damaged(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [0, 80, 3 * 46 - 1, 3 * 46, 4 * 46 - 1, 4 * 46 + 1, 4 * 46 + 11], ids=str)
+def test_flipped_bit_makes_its_sample_anew(folder, pairs, at, capsys):
+    first = DiskStore(pairs, SIZES, Reading())
+    fill(first)
+    content = first.path.read_bytes()
+    damaged(first.path, at)
+    again = DiskStore(pairs, SIZES, Reading())
+    missing = [i for i in range(3) if i not in again]
+    assert len(missing) == 1
+    for i in missing:
+        again.write(i, sample(i, Reading()))
+    assert holds(again)
+    assert all(i in again for i in range(3))
+    del again
+    assert first.path.read_bytes() == content
+    assert "is damaged: the samples concerned are read again" in capsys.readouterr().out
+    assert all(i in DiskStore(pairs, SIZES, Reading()) for i in range(3))
+
+
+def test_samples_are_compared_with_their_digests_once(folder, pairs, monkeypatch):
+    fill(DiskStore(pairs, SIZES, Reading()))
+    again, seen, crc = DiskStore(pairs, SIZES, Reading()), [], store._crc
+    monkeypatch.setattr(store, "_crc", lambda sample: seen.append(sample["mask"].shape) or crc(sample))
+    for _ in range(3):
+        assert all(i in again for i in range(3))
+    assert seen == SIZES
+
+
+def test_damaged_cache_file_that_cannot_be_written_is_named(folder, pairs, monkeypatch):
+    first = DiskStore(pairs, SIZES, Reading())
+    fill(first)
+    damaged(first.path, 5)
+    again = DiskStore(pairs, SIZES, Reading())
+
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(again, "_use", refuse)
+    with pytest.raises(UserError, match=r"is damaged, and cannot be written \(Permission denied\)"):
+        again.__contains__(0)
 
 
 def test_incomplete_run_leaves_no_file(folder, pairs):

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from image_files import write
 from PIL import Image
 
+from jaxseg.base import files
 from jaxseg.base.config import Data
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.images import Pixels
@@ -71,16 +72,20 @@ ARRAYS = st.one_of(
 def test_sums_and_limits_cover_only_pixels_with_data(array, nodata, own):
     facts, has_data = image_facts(Pixels(array, own, color=False), Data(nodata=nodata))
     empty = own if nodata is None else nodata
-    expected = np.isfinite(array.astype(np.float64)).all(-1) & ~(array == empty).any(-1)
-    assert has_data.tolist() == expected.tolist()
-    values = array[expected].astype(np.float64)
-    scaled = values / FULL[str(array.dtype)]
-    if len(values):
-        assert (facts.low, facts.high) == (tuple(values.min(0)), tuple(values.max(0)))
-    np.testing.assert_allclose(facts.total, scaled.sum(0), rtol=1e-12)
-    np.testing.assert_allclose(facts.squares, (scaled**2).sum(0), rtol=1e-12)
-    assert facts.pixels == expected.sum()
-    assert facts.nonfinite == (~np.isfinite(array.astype(np.float64)).all(-1)).sum()
+    finite = np.isfinite(array.astype(np.float64))
+    none = ~finite | (array == empty)
+    assert has_data.tolist() == (~none.all(-1)).tolist()
+    ignored = none if array.dtype.kind in "if" and empty != 0 else ~finite
+    for c in range(array.shape[2]):
+        values = array[..., c][has_data & ~ignored[..., c]].astype(np.float64)
+        scaled = values / FULL[str(array.dtype)]
+        assert facts.counts[c] == len(values)
+        if len(values):
+            assert (facts.low[c], facts.high[c]) == (values.min(), values.max())
+        np.testing.assert_allclose(facts.total[c], scaled.sum(), rtol=1e-12)
+        np.testing.assert_allclose(facts.squares[c], (scaled**2).sum(), rtol=1e-12)
+    assert facts.pixels == has_data.sum()
+    assert facts.nonfinite == (~finite.all(-1)).sum()
     assert (facts.height, facts.width, facts.channels) == array.shape
 
 
@@ -88,6 +93,8 @@ def test_sums_and_limits_cover_only_pixels_with_data(array, nodata, own):
 @pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
 def test_data_mask_matches_read_tile(bands, photometric, tmp_path, rng):
     array = rng.choice(np.array([0, 1, 2, np.nan, -9999], np.float32), (20, 20, 4), p=[0.3, 0.3, 0.2, 0.1, 0.1])
+    array[:3] = -9999
+    array[3:5] = 2
     path = tmp_path / "a.tif"
     extra = {"extrasamples": ["unassalpha"]} if photometric == "rgb" else {}
     tags = [(42113, "s", 0, "-9999", True)]
@@ -206,9 +213,9 @@ def reads(monkeypatch) -> list[Path]:
     """Images that are decoded."""
     seen, read = [], module.read_pixels
 
-    def noting(path):
-        seen.append(path)
-        return read(path)
+    def noting(path, **how):
+        seen.extend([path] * (path.parent.name == "images"))
+        return read(path, **how)
 
     monkeypatch.setattr(module, "read_pixels", noting)
     return seen
@@ -274,6 +281,53 @@ def test_damaged_cache_is_ignored(tmp_path_factory, cut, garbage):
     assert survey(pairs, Data(), 0) == first
 
 
+def test_any_flipped_bit_of_the_cache_is_seen(tmp_path, cache, reads, capsys):
+    pairs = pairs_of(tmp_path, 1)
+    first = survey(pairs, Data(), 0)
+    (store,) = cache.iterdir()
+    content = store.read_bytes()
+    for at in range(0, len(content), 41):
+        store.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        reads.clear()
+        assert survey(pairs, Data(), 0) == first
+        assert reads == [pairs[0].image]
+        assert store.read_bytes() == content
+        assert capsys.readouterr().out.count("is damaged: all files are read again") == 1
+
+
+def test_file_with_restored_size_and_time_is_read_again(tmp_path, reads):
+    pairs = pairs_of(tmp_path)
+    survey(pairs, Data(), 0)
+    before = pairs[1].mask.stat()
+    content = pairs[1].mask.read_bytes()
+    pairs[1].mask.write_bytes(content)
+    os.utime(pairs[1].mask, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "new.png").write_bytes(pairs[2].image.read_bytes())
+    times = pairs[2].image.stat()
+    (tmp_path / "new.png").replace(pairs[2].image)
+    os.utime(pairs[2].image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    reads.clear()
+    survey(pairs, Data(), 0)
+    assert reads == [pairs[1].image, pairs[2].image]
+
+
+def test_mask_beside_that_appears_or_changes_is_read(tmp_path, reads):
+    (pair,) = pairs_of(tmp_path, 1)
+    assert survey([pair], Data(), 0)[0].image.pixels == 256
+    for rows in (4, 7):
+        shown = np.full((16, 16), 255, np.uint8)
+        shown[:rows] = 0
+        tifffile.imwrite(f"{pair.image}.msk", shown)
+        assert survey([pair], Data(), 0)[0].image.pixels == 256 - 16 * rows
+
+
+def test_facts_of_files_that_changed_just_now_are_not_reused(tmp_path, reads, monkeypatch):
+    monkeypatch.setattr(files, "SETTLED", 60.0)
+    pairs = pairs_of(tmp_path, 1)
+    assert survey(pairs, Data(), 0) == survey(pairs, Data(), 0)
+    assert len(reads) == 2
+
+
 @pytest.mark.parametrize("content", ["[]", "3", "null", '{"x": 1}', '{"x": [1, {}, {}]}', '{"x": [[], {"a": 1}, 2]}'])
 def test_foreign_cache_content_is_ignored(content, tmp_path, cache):
     pairs = pairs_of(tmp_path, 1)
@@ -281,7 +335,7 @@ def test_foreign_cache_content_is_ignored(content, tmp_path, cache):
     (store,) = cache.iterdir()
     store.write_text(content)
     assert survey(pairs, Data(), 0) == first
-    assert len(json.loads(store.read_text())) == 1
+    assert len(json.loads(store.read_text().partition("\n")[2])) == 1
 
 
 def test_unwritable_cache_is_ignored(tmp_path, cache):

@@ -85,7 +85,8 @@ class Data:
     channels: tuple[int, ...] | None = None
     """Bands of the images to use, counted from 1; all if not given."""
     nodata: float | None = None
-    """Pixel value that means no data and is ignored; a GeoTIFF's own if not given. NaN is always ignored."""
+    """Value that means no data; the file's own or GDAL's mask if not given. Pixels are ignored where all bands have no
+    data or are NaN."""
     normalize: Literal["unit", "dataset", "imagenet"] = "unit"
     """`unit` scales the type's range to 0 to 1. The others then standardize, by the data's or ImageNet's statistics."""
     classes: Annotated[int | None, tyro.conf.arg(aliases=("-c",))] = None

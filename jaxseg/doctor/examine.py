@@ -9,22 +9,24 @@ from jaxseg.base.config import IGNORE_INDEX, Data
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.folders import Split
 from jaxseg.data.read.samples import Reading
-from jaxseg.doctor import class_findings, duplicates, findings, mask_findings
+from jaxseg.doctor import class_findings, duplicates, findings, mask_findings, values
 from jaxseg.doctor.classes import ClassMap
-from jaxseg.doctor.facts import MaskFacts, chosen
+from jaxseg.doctor.facts import MaskFacts
 from jaxseg.doctor.findings import Finding, Sides, count, usual_channels
 from jaxseg.doctor.survey import Facts, survey
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue; torchvision
-
 RULES = [
     findings.other_sizes,
+    findings.orientations,
     findings.channels,
     findings.orders,
     findings.types,
-    findings.without_data,
+    values.without_data,
+    values.undeclared,
+    values.empty_bands,
     findings.blank,
-    findings.ranges,
+    values.constant,
+    values.ranges,
     findings.sizes,
     duplicates.duplicates,
     mask_findings.photos,
@@ -158,13 +160,7 @@ def _without_unreadable(split: Split, sides: Sides) -> tuple[Split, Sides]:
 def _reading(labels: ClassMap, sides: Sides) -> Reading:
     settings, images = sides.settings, [f.image for f in sides.all]
     channels = len(settings.channels) if settings.channels else usual_channels(images)
-    mean, std = (), ()
-    if settings.normalize == "imagenet":
-        color = any(image.color for image in images)  # some images may be gray
-        mean, std = (_imagenet(rgb, settings, color) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
-    elif settings.normalize == "dataset":
-        mean, std = findings.moments([f.image for f in sides.training], channels)
-        mean, std = tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+    mean, std = values.normalization(sides, channels)
     return Reading(
         labels=labels,
         channels=channels,
@@ -175,14 +171,6 @@ def _reading(labels: ClassMap, sides: Sides) -> Reading:
         mean=mean,
         std=std,
     )
-
-
-def _imagenet(rgb: tuple[float, ...], settings: Data, color: bool) -> tuple[float, ...]:
-    """Orders values of red, green and blue as the array's channels; other bands count as red, green, blue in turn."""
-    if settings.channels is not None and set(settings.channels) != {1, 2, 3}:
-        return rgb
-    stored = rgb[::-1] if color else rgb
-    return tuple(stored[i] for i in chosen(3, color, settings.channels))
 
 
 def _part(facts: Sequence[Facts], labels: ClassMap | None, reading: Reading, settings: Data) -> Part:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from jaxseg.base.config import Data
-from jaxseg.data.read.images import Pixels
+from jaxseg.data.read.pixels import Pixels, find_missing
 from jaxseg.data.read.samples import FULL, is_opaque
 from jaxseg.doctor import shapes
 
@@ -27,8 +27,10 @@ class ImageFacts:
     dtype: str
     color: bool
     nodata: float | None
+    orientation: int  # of EXIF or TIFF, 1 to 8
     pixels: int  # pixels with data
-    nonfinite: int  # pixels that are NaN or infinite
+    nonfinite: int  # pixels with a value that is NaN or infinite
+    counts: tuple[int, ...]  # values with data
     low: tuple[float, ...]  # smallest value, in the file's units
     high: tuple[float, ...]  # largest value, in the file's units
     total: tuple[float, ...]  # sum of values divided by `FULL`
@@ -47,6 +49,7 @@ class MaskFacts:
     width: int
     color: bool
     jpeg: bool
+    orientation: int  # of EXIF or TIFF, 1 to 8
     distinct: int  # number of values, before rare ones were merged
     values: tuple[int, ...]
     pixels: tuple[int, ...]
@@ -69,18 +72,22 @@ def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     height, width, channels = array.shape
-    opaque = is_opaque(pixels.array)
-    bands = chosen(channels, pixels.color, settings.channels)
-    used = array[..., bands] if settings.channels and bands else array
-    tested = used[..., [i for i, band in enumerate(bands) if band != 3]] if opaque else used  # without alpha
-    finite = np.isfinite(tested).all(-1) if used.dtype.kind == "f" else np.ones((height, width), bool)
-    with np.errstate(over="ignore"):
-        value = np.float32(nodata) if nodata is not None and used.dtype.kind == "f" else nodata
-    has_data = finite if value is None else finite & (tested != value).all(-1)
-    whole = bool(has_data.all())
-    planes = (used[..., c] for c in range(used.shape[-1]))
-    low, high, total, squares = zip(*(_sums(plane.ravel() if whole else plane[has_data]) for plane in planes))
-    shown = used[..., :3] if whole else np.where(has_data[..., None], used[..., :3], 0)
+    asked = chosen(channels, pixels.color, settings.channels) if settings.channels else []
+    bands = asked or list(range(channels))
+    used = array[..., asked] if asked else array
+    alpha = bands.index(3) if pixels.alpha is not None and 3 in bands else None
+    has_data, missing = find_missing(used, nodata, alpha, pixels.mask)
+    nonfinite = 0 if used.dtype.kind != "f" or missing is None else int((~np.isfinite(used)).any(-1).sum())
+    if missing is None and has_data is None:
+        measured = [used[..., c].ravel() for c in range(used.shape[2])]
+        shown = used[..., :3]
+    else:
+        there = np.broadcast_to((has_data if has_data is not None else np.True_)[..., None], used.shape)
+        there = there if missing is None else there & ~missing
+        measured = [used[..., c][there[..., c]] for c in range(used.shape[2])]
+        shown = np.where(there[..., :3], used[..., :3], 0)
+    has_data = np.ones((height, width), bool) if has_data is None else has_data
+    low, high, total, squares = zip(*map(_sums, measured))
     thumbnail = thumbnail_of(np.ascontiguousarray(shown))
     side = max(1, math.isqrt(height * width) // 256)
     return ImageFacts(
@@ -90,13 +97,15 @@ def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]
         dtype=str(dtype),
         color=pixels.color,
         nodata=nodata,
+        orientation=pixels.orientation,
         pixels=int(has_data.sum()),
-        nonfinite=int((~finite).sum()),
+        nonfinite=nonfinite,
+        counts=tuple(len(values) for values in measured),
         low=low,
         high=high,
         total=total,
         squares=squares,
-        opaque=opaque,
+        opaque=is_opaque(pixels.array),
         levels=len(np.unique(used[::side, ::side, 0])),
         content=_hash(array),
         thumbnail=thumbnail,
@@ -129,6 +138,7 @@ def mask_facts(
     image: np.ndarray | None,
     has_data: np.ndarray | None,
     palette: np.ndarray | None = None,
+    orientation: int = 1,
 ) -> MaskFacts:
     """Measures a mask.
 
@@ -136,6 +146,7 @@ def mask_facts(
     - `jpeg`: true if the file is a JPEG.
     - `image`, `has_data`: the image [h w c] and its data mask, bool [h w]; None if its size differs.
     - `palette`: colors of palette indices, uint8 [n 3] RGB, or None.
+    - `orientation`: of EXIF or TIFF, 1 to 8.
     """
     content, block = _hash(values), _block(values)
     counts = _count(values)
@@ -153,6 +164,7 @@ def mask_facts(
         *values.shape,
         color=color,
         jpeg=jpeg,
+        orientation=orientation,
         distinct=distinct,
         values=tuple(counts),
         pixels=tuple(counts.values()),

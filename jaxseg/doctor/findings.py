@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from jaxseg.base.config import Data
 from jaxseg.data.read.samples import FULL
 from jaxseg.doctor.facts import ImageFacts
@@ -111,11 +109,41 @@ def other_sizes(sides: Sides) -> Iterator[Finding]:
     )
     turned = all((f.image.height, f.image.width) == (f.mask.width, f.mask.height) for f in odd)
     advice = (
-        "Rotate them by 90 degrees: their images were rotated, perhaps by a camera's orientation tag."
+        TURN
+        if turned and all(f.image.orientation > 1 for f in odd)
+        else "Rotate them by 90 degrees: their images were rotated, perhaps by a camera's orientation tag."
         if turned
         else "Export them at their images' size. Resize masks by nearest neighbor, not by interpolation."
     )
     yield Finding("error", f"{count(len(odd), 'mask')} of another size than the image", files, advice)
+
+
+TURN = (
+    "If the masks were drawn on the pixels as stored, remove the tag: exiftool -Orientation= FILES.\n"
+    "If they were drawn on the upright pictures, rotate the pixels for good: mogrify -auto-orient FILES."
+)
+"""Ways out where an image is turned upright by its orientation tag, and its mask is not."""
+
+
+def orientations(sides: Sides) -> Iterator[Finding]:
+    """Finds pairs of one size whose orientation tags differ, so that either file may be the wrong way round."""
+    odd = [f for f in sides.all if f.image.orientation != f.mask.orientation and _is_ambiguous(f)]
+    if not odd:
+        return
+    files = tuple(
+        f"{sides.name(f.pair.image)}: orientation {f.image.orientation}, its mask "
+        + (f"{f.mask.orientation}" if f.mask.orientation > 1 else "has none")
+        for f in odd
+    )
+    what = f"{count(len(odd), 'image')} with another EXIF orientation than the mask: which way up is the mask?"
+    yield Finding("error", what, files, TURN)
+
+
+def _is_ambiguous(f: Facts) -> bool:
+    """True if image and mask have one size, turned and as stored."""
+    upright = f.image.height, f.image.width
+    stored = [(n.height, n.width)[:: -1 if n.orientation > 4 else 1] for n in (f.image, f.mask)]
+    return (f.mask.height, f.mask.width) == upright and stored[0] == stored[1]
 
 
 def channels(sides: Sides) -> Iterator[Finding]:
@@ -169,17 +197,6 @@ def types(sides: Sides) -> Iterator[Finding]:
     yield Finding("error", what, files, f"Convert them to {usual}, or remove them.")
 
 
-def without_data(sides: Sides) -> Iterator[Finding]:
-    """Finds images without data, and NaN or infinite pixels."""
-    if empty := [f for f in sides.all if not f.image.pixels]:
-        what = f"{count(len(empty), 'image')} without any data"
-        yield Finding("warning", what, sides.images(empty), "They only cost time: remove them.")
-    if odd := [f for f in sides.all if f.image.nonfinite and f.image.pixels]:
-        what = f"{count(len(odd), 'image')} with NaN or infinite pixels, which are ignored"
-        files = tuple(f"{sides.name(f.pair.image)}: {f.image.nonfinite:,} pixels" for f in odd)
-        yield Finding("warning", what, files, "Fine if they mean no data; else export these again.")
-
-
 def blank(sides: Sides) -> Iterator[Finding]:
     """Finds images of a single color, and a useless alpha channel."""
     facts = [f for f in sides.all if f.image.pixels]
@@ -196,49 +213,6 @@ def blank(sides: Sides) -> Iterator[Finding]:
 def is_flat(image: ImageFacts) -> bool:
     """True if all pixels with data have the same color."""
     return image.low == image.high
-
-
-def ranges(sides: Sides) -> Iterator[Finding]:
-    """Finds values that the chosen normalization leaves far too small or large."""
-    asked = sides.settings.channels
-    channels = len(asked) if asked else usual_channels(f.image for f in sides.all)
-    images = [f.image for f in sides.training if f.image.pixels and (asked or fits(f.image, channels))]
-    if not images or len({kind(image) for image in images}) > 1 or any(len(image.total) < channels for image in images):
-        return
-    mean, std = moments(images, len(images[0].total))
-    low, high = min(min(image.low) for image in images), max(max(image.high) for image in images)
-    dtype, how = kind(images[0]), sides.settings.normalize
-    scale, dataset = FULL[dtype], ("--normalize", "dataset")
-    found = f"{images[0].dtype}, {low:g} to {high:g}"
-    standard = abs(mean).max() < 0.5 and 0.5 < std.max() < 2 and low < 0
-    if dtype == "float32" and standard:
-        if how != "unit":
-            what = f"images look normalized already ({found}, standard deviation {std.max():.2g})"
-            yield Finding("warning", what, advice="Give --normalize unit, which leaves them as they are.")
-    elif how != "unit":
-        return
-    elif dtype == "float32" and std.max() > 3:
-        what = f"images hold large floats ({found}), which are not scaled: training would be slow or fail"
-        yield Finding("warning", what, advice="Give --normalize dataset.", flags=dataset)
-    elif high > low and ((high - low) / scale < 0.05 or std.max() < 0.03):
-        what = f"images use little of their type's range ({found}, standard deviation {std.max():.2g} of 1)"
-        advice = "Give --normalize dataset, which scales them to mean 0 and deviation 1."
-        yield Finding("warning", what, advice=advice, flags=dataset)
-
-
-def moments(images: Iterable[ImageFacts], channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard deviation, float64 [channels], over the pixels with data of all images.
-
-    Values are divided by `FULL`. Gray images are repeated to `channels`.
-    """
-    pixels, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for image in images:
-        pixels += image.pixels
-        repeats = channels if len(image.total) == 1 else 1
-        total += (image.total * repeats)[:channels]
-        squares += (image.squares * repeats)[:channels]
-    mean = total / max(1, pixels)
-    return mean, np.sqrt(np.maximum(0, squares / max(1, pixels) - mean**2))
 
 
 def sizes(sides: Sides) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from jaxseg.base.config import Config, Data, Run
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.base.terminal import command, console
 from jaxseg.data.find.folders import find_split
-from jaxseg.doctor import class_findings, mask_findings
+from jaxseg.doctor import class_findings, mask_findings, values
 from jaxseg.doctor.classes import show
 from jaxseg.doctor.examine import Examination, examine
 from jaxseg.doctor.findings import Finding, count
@@ -69,6 +69,8 @@ def describe(found: Examination) -> None:
     side_by_side.add_row(size_table(found), type_table(found))
     console.print(side_by_side, soft_wrap=False)
     console.print()
+    for line in values.describe_input(found.reading, found.facts) if found.reading is not None else ():
+        say("input", line)
 
 
 def class_table(found: Examination) -> Table:
@@ -89,10 +91,10 @@ def class_table(found: Examination) -> Table:
         shares = [part.class_pixels[i] / total for part, total in zip(parts, sums)]
         table.add_row(text, str(i), name, *map(percent, shares), bar(shares[0]))
     if any(part.ignored_pixels for part in parts):
-        values = ", ".join(show(value, labels.color) for value in labels.ignored)
+        ignored = ", ".join(show(value, labels.color) for value in labels.ignored)
         pixels = [max(1, sum(height * width for height, width in part.sizes)) for part in parts]
         shares = [part.ignored_pixels / total for part, total in zip(parts, pixels)]
-        table.add_row(values, "", "ignored, of all", *map(percent, shares), "", style="dim")
+        table.add_row(ignored, "", "ignored, of all", *map(percent, shares), "", style="dim")
     return table
 
 
@@ -219,8 +221,8 @@ def _flags(asked: Check) -> list[tuple[str, ...]]:
         if isinstance(value, tuple):
             result.append((flag, *map(str, value)))
         else:
-            values = () if value is True else (str(value),)
-            result.append((f"{flag}={value}",) if str(value).startswith("-") else (flag, *values))
+            given = () if value is True else (str(value),)
+            result.append((f"{flag}={value}",) if str(value).startswith("-") else (flag, *given))
     return [*result, ("--seed", str(asked.seed))] if asked.seed != Check.seed else result
 
 

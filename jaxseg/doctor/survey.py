@@ -1,7 +1,7 @@
 """Measures every image and mask of a data set once, in threads, and caches the facts.
 
-The cache is in the user's cache folder (JAXSEG_CACHE_DIR overrides it), one file per data set. The facts of a pair are
-valid while the paths, sizes and modification times of its two files stay the same.
+The cache is in the user's cache folder (JAXSEG_CACHE_DIR overrides it), one file per data set, which begins with its
+digest. The facts of a pair are valid while the paths and stamps of its two files stay the same.
 """
 
 import contextlib
@@ -15,12 +15,14 @@ from pathlib import Path
 from jaxseg.base import files
 from jaxseg.base.config import Data, cache_folder
 from jaxseg.base.errors import DataError
+from jaxseg.base.terminal import console
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.images import read_palette, read_pixels
-from jaxseg.data.read.masks import read_values
+from jaxseg.data.read.images import stamp as stamp_of
+from jaxseg.data.read.masks import values_of
 from jaxseg.doctor.facts import ImageFacts, MaskFacts, image_facts, mask_facts
 
-VERSION = 3  # of the facts; increase it whenever other things are measured
+VERSION = 4  # of the facts; increase it whenever other things are measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +81,14 @@ def look(pair: Pair, settings: Data, colors: bool = False) -> Facts:
     except DataError as error:
         errors["image_error"] = _reason(error, pair.image)
     try:
-        values, color = read_values(pair.mask, colors)
+        drawn = read_pixels(pair.mask, indices=not colors)
+        values, color = values_of(drawn, pair.mask)
         with pair.mask.open("rb") as file:
             jpeg = file.read(3) == b"\xff\xd8\xff"
         fits = image is not None and values.shape == has_data.shape
         palette = None if colors else read_palette(pair.mask)
-        mask = mask_facts(values, color, jpeg, *((pixels.array, has_data) if fits else (None, None)), palette)
+        beside = (pixels.array, has_data) if fits else (None, None)
+        mask = mask_facts(values, color, jpeg, *beside, palette, drawn.orientation)
     except DataError as error:
         errors["mask_error"] = _reason(error, pair.mask)
     return Facts(pair, image, mask, **errors)
@@ -109,12 +113,11 @@ def _map(function: Callable, items: Sequence, workers: int) -> Iterable:
 
 
 def _stamp(pair: Pair) -> list[object] | None:
-    """Returns the mask's path, and sizes and modification times of both files; None if a file is missing."""
+    """Returns the mask's path, and the stamps of both files; None if a file is missing."""
     try:
-        stats = [path.stat() for path in (pair.image, pair.mask)]
+        return [str(pair.mask.absolute()), stamp_of(pair.image), stamp_of(pair.mask)]
     except OSError:
         return None
-    return [str(pair.mask.absolute()), *(n for stat in stats for n in (stat.st_size, stat.st_mtime_ns))]
 
 
 def _store(pairs: Sequence[Pair], settings: Data, colors: bool) -> Path:
@@ -128,9 +131,13 @@ def _store(pairs: Sequence[Pair], settings: Data, colors: bool) -> Path:
 def _load(store: Path) -> dict[str, tuple[list, ImageFacts, MaskFacts]]:
     """Returns stamp and facts by image path; empty if the file is missing or damaged."""
     try:
+        digest, _, content = store.read_bytes().partition(b"\n")
+        if digest != _digest(content):
+            console.print(f"cache {store} is damaged: all files are read again")
+            return {}
         return {
             image: (stamp, ImageFacts(**_tuples(facts)), MaskFacts(**_tuples(mask)))
-            for image, (stamp, facts, mask) in json.loads(store.read_bytes()).items()
+            for image, (stamp, facts, mask) in json.loads(content).items()
         }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
@@ -149,4 +156,9 @@ def _save(store: Path, facts: Iterable[tuple[list | None, Facts]]) -> None:
     }
     with contextlib.suppress(OSError):  # with a read-only home or a full disk the next run reads all files again
         store.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(store, json.dumps(entries).encode())
+        content = json.dumps(entries).encode()
+        files.replace(store, _digest(content) + b"\n" + content)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).hexdigest().encode()

@@ -16,6 +16,7 @@ from jaxseg.data.find.folders import find_split
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
 from jaxseg.doctor.examine import Examination, Part, examine
+from jaxseg.doctor.values import describe_input
 
 CROP = 512
 """Default side of training crops in pixels, where images are larger."""
@@ -178,8 +179,8 @@ def tell(found: Examination, optimization: Optimization) -> None:
             shares += [f"ignored {part.ignored_pixels:,} pixels"] if part.ignored_pixels else []
             console.print(f"data  {part.pairs} {name} images of {sizes_text(part)}; {', '.join(shares)}")
     if found.reading is not None:
-        r = found.reading
-        console.print(f"data  {r.channels} channels of {r.dtype}, normalized by {r.normalize}")
+        for line in describe_input(found.reading, found.facts):
+            console.print(f"data  {line}")
     for finding in found.findings:
         if finding.level == "warning":
             files = f" ({', '.join(finding.files[:3])}{', ...' * (len(finding.files) > 3)})" if finding.files else ""

@@ -41,8 +41,6 @@ def tell(config: Config, data: Dataset, net: unet.UNet, plan: Plan, batch: Batch
     mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
     shown = [" ".join(f"{value:.3g}" for value in values[:12]) for values in (mean, std)]
     console.print(f"input first batch {'x'.join(map(str, x.shape))}, mean {shown[0]}, deviation {shown[1]}")
-    if np.abs(mean).max() > 3 or std.max() < 0.1:
-        console.print("      this is far from 0 and 1: try --normalize dataset", style="yellow")
 
 
 def tell_resumed(plan: Plan, before: Plan, progress: Progress, start: int) -> None:

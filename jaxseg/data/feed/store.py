@@ -10,6 +10,7 @@ import re
 import shutil
 import threading
 import weakref
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,11 +19,13 @@ import psutil
 
 from jaxseg.base.config import cache_folder
 from jaxseg.base.errors import UserError
+from jaxseg.base.terminal import console
 from jaxseg.data.feed.windows import Size
 from jaxseg.data.find.listing import Pair
+from jaxseg.data.read.images import stamp
 from jaxseg.data.read.samples import Reading
 
-VERSION = 1  # of the cache files; increase it whenever files become other samples
+VERSION = 2  # of the cache files; increase it whenever files become other samples
 KEPT = 4  # cache files per data set: training and validation, for two ways to split or read it
 SPARE = 2**28  # bytes left free on the disk
 
@@ -76,26 +79,57 @@ class Store:
 class DiskStore(Store):
     """Keeps samples in a file of the user's cache folder; a later run with the same files and reading reuses it.
 
-    The file has a temporary name until it is complete, so the rest of a killed run is never reused. Raises UserError if
-    the folder is full or not writable.
+    The file has a temporary name until it is complete, so the rest of a killed run is never reused. Its end holds the
+    CRC-32 of each sample. `index in store` compares it, once in a run. A damaged sample counts as missing, and is
+    written anew. Raises UserError if the folder is full or not writable.
     """
 
     def __init__(self, pairs: Sequence[Pair], sizes: Sequence[Size], reading: Reading):
-        self._lock = threading.RLock()
+        self._lock, self._sound = threading.RLock(), np.zeros(len(sizes), bool)
         self.path = cache_folder() / _name(pairs, sizes, reading)
         super().__init__(sizes, reading)
+
+    def __contains__(self, index: int) -> bool:
+        if self._there[index] and not self._sound[index]:
+            buffer = self._buffer()
+            self._sound[index] = _crc(self._view(buffer, index)) == self._digests(buffer)[index]
+            self._there[index] = self._sound[index]
+            if not self._sound[index]:
+                self._repair()
+        return bool(self._there[index])
 
     def write(self, index: int, sample: dict[str, np.ndarray]) -> None:
         """Stores sample number `index`, which must have its size in `sizes`."""
         with self._lock:
             if index not in self:  # else another thread was faster, and the file may be complete
-                super().write(index, sample)
+                buffer = self._buffer(writable=True)
+                kept = self._view(buffer, index)
+                for name, array in kept.items():
+                    array[...] = sample[name]
+                self._digests(buffer)[index] = _crc(kept)
+                self._there[index] = self._sound[index] = True
 
     def read(self, indices: Iterable[int]) -> list[dict[str, np.ndarray]]:
         """Returns stored samples as read-only views."""
         if self._draft is not None and self.full:
             self._publish()
         return super().read(indices)
+
+    def _digests(self, buffer: np.ndarray) -> np.ndarray:
+        return buffer[self._size - 4 * len(self._sizes) :].view("<u4")
+
+    def _repair(self) -> None:
+        """Opens the complete file for writing, if it is not yet open so, and says why."""
+        with self._lock:
+            if self._file.writable():
+                return
+            console.print(f"cache {self.path} is damaged: the samples concerned are read again")
+            self._sound[:] = False  # by now another run may have replaced the file
+            try:
+                self._use(self.path, "r+b")
+            except OSError as error:
+                what = f"{self.path} is damaged, and cannot be written ({error.strerror or error})"
+                raise UserError(f"--cache disk: {what}. Delete it, or give --cache none.") from None
 
     def _publish(self) -> None:
         """Renames the complete file to its final name; if the system refuses, the next read tries again."""
@@ -115,8 +149,9 @@ class DiskStore(Store):
 
     def _open(self) -> None:
         self._draft: Path | None = None
+        self._size = -(-self.nbytes // 4) * 4 + 4 * len(self._sizes)  # digests are aligned
         with contextlib.suppress(OSError):
-            if self.path.stat().st_size == self.nbytes:
+            if self.path.stat().st_size == self._size:
                 self._use(self.path, "rb")
                 self._there[:] = True
                 os.utime(self.path)
@@ -130,7 +165,7 @@ class DiskStore(Store):
             self._draft = self.path.with_name(f"samples-{folders}-{_NODE}-{mine}.tmp")
             self._use(self._draft, "w+b")
             weakref.finalize(self, _remove, self._draft)  # if the run ends before the file is complete
-            _allocate(self._file.fileno(), self.nbytes)
+            _allocate(self._file.fileno(), self._size)
         except OSError as error:
             raise UserError(f"{self._need()}: {error.strerror or error}. {ELSEWHERE}") from None
 
@@ -145,7 +180,7 @@ class DiskStore(Store):
         """Maps the file anew, since pages touched in a map count as the process's memory."""
         with self._lock:
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-            return np.frombuffer(mmap.mmap(self._file.fileno(), self.nbytes, access=access), np.uint8)
+            return np.frombuffer(mmap.mmap(self._file.fileno(), self._size, access=access), np.uint8)
 
     def _tidy(self) -> None:
         """Removes old cache files of this data set; runs that still have one open are not disturbed.
@@ -172,14 +207,18 @@ _NODE = re.sub(r"\W", "_", platform.node())
 def _name(pairs: Sequence[Pair], sizes: Sequence[Size], reading: Reading) -> str:
     """Returns samples-FOLDERS-FILES-STATE.bin, three digests.
 
-    They are of the data set's folders, of its files and reading, and of the files' sizes and modification times.
+    They are of the data set's folders, of its files and reading, and of the files' stamps.
     """
     files = [path.absolute() for pair in pairs for path in (pair.image, pair.mask)]
-    stats = [path.stat() for path in files if path.exists()]  # a missing file is named when it is read
+    stamps = [stamp(path) for path in files if path.exists()]  # a missing file is named when it is read
     folders = sorted({str(path.parent) for path in files})
     how = (VERSION, reading, *map(str, files))
-    state = (tuple(sizes), *((stat.st_size, stat.st_mtime_ns) for stat in stats))
+    state = (tuple(sizes), stamps)
     return "samples-" + "-".join(map(_digest, (folders, how, state))) + ".bin"
+
+
+def _crc(sample: dict[str, np.ndarray]) -> int:
+    return zlib.crc32(sample["mask"], zlib.crc32(sample["image"]))
 
 
 def _digest(what: object) -> str:

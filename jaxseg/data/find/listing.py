@@ -12,7 +12,7 @@ from typing import NoReturn
 from jaxseg.base.errors import DataError, problem
 
 EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".gif"}
+    {".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".gif", ".npy"}
 )
 
 

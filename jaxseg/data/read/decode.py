@@ -2,7 +2,7 @@
 
 A file's first bytes decide its format, not its name. Some decoders return half a picture for a truncated file without
 an error. PNG chunks (checksums and end) and JPEG markers are therefore checked first. The decoders of other formats
-check themselves.
+check themselves. Pillow's errors, which are of any type, pass: `images.read_pixels` names the file.
 """
 
 import contextlib
@@ -15,9 +15,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 from PIL import BmpImagePlugin, GifImagePlugin, Jpeg2KImagePlugin, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
+from PIL.Image import Exif
 from PIL.ImageFile import ImageFile
+
+from jaxseg.data.read.pixels import Pixels
 
 # Silences OpenCV's log: our errors name the fault. cv2.setLogLevel is the name in OpenCV 4.
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
@@ -53,9 +56,11 @@ class Header(NamedTuple):
     """Bits per sample, at most 8; deeper samples count as 8."""
     alpha: bool = False
     palette: bool = False
+    orientation: int = 1
+    """EXIF's, 1 to 8."""
 
 
-def read(data: bytes, indices: bool = False) -> Shaped[np.ndarray, "h w c"]:
+def read(data: bytes, indices: bool = False) -> Pixels:
     """Decodes a picture to pixels [h w c], uint8 or uint16, with EXIF's orientation applied.
 
     Channels are gray, or blue, green, red and, if present, alpha. With `indices`, a palette picture gives palette
@@ -63,17 +68,15 @@ def read(data: bytes, indices: bool = False) -> Shaped[np.ndarray, "h w c"]:
     """
     header, data = _open(data)
     if header.palette and (indices or data.startswith(b"GIF8")):
-        return _pillow(data, indices)
-    # ANYCOLOR drops an alpha, UNCHANGED keeps it but does not apply the orientation.
-    how = cv2.IMREAD_UNCHANGED if header.alpha else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    pixels = _opencv(data, how)
-    if header.alpha:
-        pixels = turn(pixels, _orientation(data))
-        if pixels.ndim == 3 and pixels.shape[2] == 4 and _is_gray_and_opaque(pixels):
+        pixels = _pillow(data, indices)
+    else:
+        pixels = _opencv(data, header.alpha)
+        if header.alpha and pixels.ndim == 3 and pixels.shape[2] == 4 and _is_gray_and_opaque(pixels):
             pixels = pixels[..., :1]
-    if indices and header.bits < 8:
-        pixels = pixels // (255 // (2**header.bits - 1))
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+        if indices and header.bits < 8:
+            pixels = pixels // (255 // (2**header.bits - 1))
+    pixels = turn(np.atleast_3d(pixels), header.orientation)
+    return Pixels(pixels, None, color=pixels.shape[2] >= 3, orientation=header.orientation)
 
 
 def palette(data: bytes) -> UInt8[np.ndarray, "n 3"] | None:
@@ -81,8 +84,7 @@ def palette(data: bytes) -> UInt8[np.ndarray, "n 3"] | None:
     header, data = _open(data)
     if not header.palette:
         return None
-    with _pillow_says():
-        colors = _plugin(data).getpalette()
+    colors = _plugin(data).getpalette()
     return None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
 
 
@@ -107,7 +109,8 @@ def _open(data: bytes) -> tuple[Header, bytes]:
         picture = _plugin(data)
         gif = picture.format == "GIF"  # its transparency is about the frame before, not alpha
         alpha = not gif and (picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info)
-        header = Header(*picture.size, 1 if picture.mode == "1" else 8, alpha, picture.mode == "P" or gif)
+        bits = 1 if picture.mode == "1" else 8
+        header = Header(*picture.size, bits, alpha, picture.mode == "P" or gif, _orientation(picture.info.get("exif")))
     _check_size(header, data)
     return header, data
 
@@ -117,18 +120,19 @@ def check_png(data: bytes) -> tuple[Header, bytes]:
 
     Raises Unreadable if a chunk is cut off, missing, or fails its checksum.
     """
-    view, kept, kinds = memoryview(data), [data[: len(PNG)]], []
+    view, kept, kinds, exif = memoryview(data), [data[: len(PNG)]], [], None
     for kind, at, end in _chunks(data):
         if kind == b"IDAT" or not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):
             if zlib.crc32(view[at + 4 : end - 4]) != _CHECKSUM(data, end - 4)[0]:
                 raise Unreadable(f"is damaged: the checksum of the chunk at byte {at} is wrong")
             kept.append(view[at:end])
+            exif = data[at + 8 : end - 4] if kind == b"eXIf" else exif
         kinds.append(kind)
     if kinds[0] != b"IHDR" or b"IDAT" not in kinds or len(kept[1]) != 25:
         raise Unreadable("is an incomplete PNG: the header or the pixels are missing")
     width, height, bits, color = _PNG_HEADER(data, 16)
     alpha = color in (4, 6) or (color == 3 and b"tRNS" in kinds)
-    header = Header(width, height, min(bits, 8), alpha, palette=color == 3)
+    header = Header(width, height, min(bits, 8), alpha, color == 3, _orientation(exif))
     return header, data if len(kept) == len(kinds) + 1 else b"".join(kept)
 
 
@@ -148,7 +152,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _jpeg_header(data: bytes) -> Header:
     """Returns the header of a JPEG. Raises Unreadable if the end of the picture is missing."""
-    at, size = 2, None
+    at, size, exif = 2, None, None
     while (marker := _MARKER.search(data, at)) and (code := marker[1][0]) != 0xD9:
         at = marker.end()
         if code in (0x01, 0xD8):  # markers without a length
@@ -156,12 +160,14 @@ def _jpeg_header(data: bytes) -> Header:
         length = int.from_bytes(data[at : at + 2])
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC) and at + 7 <= len(data):
             size = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 3 : at + 5])
+        if code == 0xE1 and exif is None and data[at + 2 : at + 8] == b"Exif\0\0":
+            exif = data[at + 2 : at + length]
         at += max(length, 2)
     if marker is None:
         raise Unreadable(f"is cut off after {len(data)} bytes: a JPEG ends with the bytes FF D9")
     if size is None:
         raise Unreadable("is an incomplete JPEG: the frame header is missing")
-    return Header(*size)
+    return Header(*size, orientation=_orientation(exif))
 
 
 def _plugin(data: bytes) -> ImageFile:
@@ -169,8 +175,7 @@ def _plugin(data: bytes) -> ImageFile:
     if plugin is None:
         known = "PNG, JPEG, TIFF, WebP, BMP, PGM, PPM, JPEG 2000 or GIF"
         raise Unreadable(f"is not a picture: it begins with {data[:8]!r}; expected {known}")
-    with _pillow_says():
-        return plugin(io.BytesIO(data))
+    return plugin(io.BytesIO(data))
 
 
 def _check_size(header: Header, data: bytes) -> None:
@@ -186,7 +191,9 @@ def _check_size(header: Header, data: bytes) -> None:
         raise Unreadable(f"claims {width}x{height} pixels, which {len(data)} bytes cannot hold")
 
 
-def _opencv(data: bytes, how: int) -> np.ndarray:
+def _opencv(data: bytes, alpha: bool) -> np.ndarray:
+    """Decodes to [h w] or [h w c] as stored, not turned; without `alpha` an alpha is dropped."""
+    how = cv2.IMREAD_UNCHANGED if alpha else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error as error:
@@ -200,25 +207,19 @@ def _pillow(data: bytes, indices: bool) -> np.ndarray:
     picture = _plugin(data)
     if getattr(picture, "n_frames", 1) > 1:
         raise Unreadable(f"is an animation of {picture.n_frames} frames; expected one")
-    with _pillow_says():
-        pixels = np.array(picture if indices else picture.convert("RGB"))
-    pixels = turn(pixels, _orientation(data))
-    return pixels[..., None] if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
+    pixels = np.array(picture if indices else picture.convert("RGB"))
+    return pixels if pixels.ndim == 2 else pixels[..., ::-1]
 
 
-def _orientation(data: bytes) -> int:
-    with _pillow_says():
-        return _plugin(data).getexif().get(0x0112, 1)
-
-
-@contextlib.contextmanager
-def _pillow_says() -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises errors of any type for a damaged file
-        raise Unreadable(f"is damaged: {error or type(error).__name__}") from None
+def _orientation(exif: bytes | None) -> int:
+    """Returns the orientation in EXIF's bytes; 1 if there is none, or they are damaged, as decoders do."""
+    if not exif:
+        return 1
+    tags = Exif()
+    with contextlib.suppress(Exception):  # Pillow raises errors of any type
+        tags.load(exif)
+        return int(tags.get(0x0112, 1))
+    return 1
 
 
 def _is_gray_and_opaque(pixels: np.ndarray) -> bool:

@@ -9,7 +9,8 @@ import tifffile
 
 from jaxseg.base.errors import problem
 from jaxseg.data.read import tiff
-from jaxseg.data.read.images import Pixels
+from jaxseg.data.read.images import mask_beside
+from jaxseg.data.read.pixels import Pixels
 from jaxseg.data.read.samples import Reading, convert, read_tile
 
 Place = tuple[slice, slice]
@@ -41,9 +42,12 @@ def open_tile(path: Path, reading: Reading) -> tuple[np.ndarray | Mapped, np.nda
 
     def read(where: Place) -> tuple[np.ndarray, np.ndarray]:
         array, color = tiff.interpret(plain.cut(where), plain.page, indices=False)
-        return convert(Pixels(array, tiff.nodata(plain.page), color), path, reading)
+        nodata, part = (tiff.nodata(plain.page), None) if mask is None else (None, mask[where])
+        return convert(Pixels(array, nodata, color, mask=part), path, reading)
 
     size = plain.page.imagelength, plain.page.imagewidth
+    beside = mask_beside(path, size)
+    mask = plain.mask if beside is None else beside
     return Mapped(size, lambda where: read(where)[0]), Mapped(size, lambda where: read(where)[1])
 
 
@@ -54,6 +58,8 @@ class _Plain:
     path: Path
     page: tifffile.TiffPage
     byteorder: str
+    mask: np.ndarray | None
+    """GDAL's internal mask, bool [h w]: it is kept in memory."""
 
     def cut(self, where: Place) -> np.ndarray:
         """Reads [h w] or [h w c]. Maps the file anew, since pages read from a map count as the process's memory."""
@@ -61,7 +67,7 @@ class _Plain:
         try:
             array = np.memmap(self.path, dtype.newbyteorder(self.byteorder), "r", page.dataoffsets[0], page.shape)
             return np.array((np.moveaxis(array, 0, -1) if page.axes.startswith("S") else array)[where], dtype)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a library raises errors of any type for a file that changed
             raise problem(self.path, f"can no longer be read ({error})") from None
 
 
@@ -72,13 +78,15 @@ def _find(path: Path) -> _Plain | None:
             if file.read(4) not in tiff.MAGIC:
                 return None
         with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            alone = not any(not (other.is_reduced or other.is_mask) for other in file.pages[1:])
-            plain = alone and page.is_memmappable and page.imagedepth == 1
-            plain = plain and page.dtype.kind in "uif" and page.bitspersample >= 8
-            upright = page.tags.valueof(tiff.ORIENTATION, 1) == 1
-            if plain and upright and page.dataoffsets[0] + page.nbytes <= path.stat().st_size:
-                return _Plain(path, page, file.byteorder)
+            pages = tiff.picture_pages(file)
+            page, mask = pages[0], tiff.data_mask(file, pages)
+            plain = len(pages) == 1 and page.is_memmappable and page.imagedepth == 1
+            plain = plain and page.dtype.kind in "uif" and page.bitspersample >= 8 and tiff.orientation_of(page) == 1
+            plain = plain and page.dataoffsets[0] + page.nbytes <= path.stat().st_size
+            if plain and tiff.planes_behind(file, pages) is None:
+                for tag in (tiff.NODATA, tiff.PALETTE):  # read now: the file is closed later
+                    page.tags.valueof(tag)
+                return _Plain(path, page, file.byteorder, mask)
     except Exception:  # tifffile raises errors of any type for a damaged file
         pass
     return None

@@ -12,6 +12,7 @@ from jaxtyping import Integer, Shaped, UInt8
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, UserError, problem
 from jaxseg.data.read.images import read_pixels
+from jaxseg.data.read.pixels import Pixels
 
 MOST_CLASSES = 254  # 255 is ignored, and 254 marks unknown values
 _UNKNOWN = 254
@@ -181,20 +182,36 @@ def read_values(path: Path, color: bool = False) -> tuple[Integer[np.ndarray, "h
 
     Raises DataError.
     """
-    array = read_pixels(path, indices=not color).array
+    return values_of(read_pixels(path, indices=not color), path)
+
+
+def values_of(pixels: Pixels, path: Path) -> tuple[Integer[np.ndarray, "h w"], bool]:
+    """Converts the pixels of a mask to what `read_values` returns; `path` names the file in a DataError."""
+    array = pixels.array
     bands = array.shape[2]
+    if bands > 1 and not pixels.color and _is_one_hot(array):
+        expected = "one band of class numbers, such as bands.argmax(axis=-1)"
+        raise problem(path, f"is one-hot: in each pixel one of {bands} bands is set; expected {expected}")
     if bands not in (1, 3, 4):
         raise problem(path, f"has {bands} bands; expected a mask of one band, or a color picture")
     if array.dtype.kind == "f" or array.dtype == np.uint64:
         array = _whole(array, path)
     if bands == 1:
         return array[..., 0], False
-    blue, green, red = (np.ascontiguousarray(array[..., i]) for i in range(3))
+    order = (0, 1, 2) if pixels.color else (2, 1, 0)  # plain bands are red, green, blue
+    blue, green, red = (np.ascontiguousarray(array[..., i]) for i in order)
     if np.array_equal(blue, green) and np.array_equal(green, red):
         return blue, False
     if array.dtype != np.uint8:
         raise problem(path, f"has colors of type {array.dtype}; expected 8 bits per channel")
     return (red.astype(np.int32) << 16) | (green.astype(np.int32) << 8) | blue, True
+
+
+def _is_one_hot(array: Shaped[np.ndarray, "h w c"]) -> bool:
+    """True if every pixel has one band set, always to the same value, and others 0; several bands are set somewhere."""
+    most = array.max()
+    on = array == most
+    return bool(most > 0 and ((array == 0) | on).all() and (on.sum(-1) == 1).all() and on.any((0, 1)).sum() > 1)
 
 
 def _whole(array: Shaped[np.ndarray, "h w c"], path: Path) -> Integer[np.ndarray, "h w c"]:

@@ -18,6 +18,7 @@ from jaxseg.base.errors import DataError, UserError, problem
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.images import Pixels, read_pixels
 from jaxseg.data.read.masks import ARTICLE, ClassMap, read_values
+from jaxseg.data.read.pixels import find_missing
 
 __all__ = [
     "ARTICLE_READING",
@@ -83,10 +84,11 @@ def read_tile(
 ) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
     """Reads an image [h w c] of `reading.dtype`, and its data mask, bool [h w], true where the image has data.
 
-    - A pixel has no data if one of its channels is NaN, infinite or `nodata`. All its channels become the mean of
-      `reading`, or 0 if that has none.
+    - A pixel has no data if all channels used are NaN, infinite or `nodata`, or GDAL's mask says so. An alpha is never
+      compared. Channels without data become the mean of `reading`, or 0 if that has none.
+    - Single values that are NaN or infinite become the mean likewise, and `nodata` unless it may be a measurement:
+      0, or a value of an unsigned type.
     - If three channels are wanted, gray is repeated and an alpha that is opaque everywhere is dropped.
-    - Such an alpha is never compared with `nodata`.
 
     Raises DataError if the file is unreadable, or its channels or dtype differ from `reading`.
     """
@@ -102,11 +104,9 @@ def convert(
     """
     array = _typed(_channels(pixels, path, reading), path, reading)
     nodata = reading.nodata if reading.nodata is not None else pixels.nodata
-    tested = array
-    if is_opaque(pixels.array):
-        bands = reading.bands or range(1, array.shape[2] + 1)
-        tested = array[..., [i for i, band in enumerate(bands) if band != 4]]
-    return _fill(array, tested, nodata, reading)
+    bands = reading.bands or range(1, array.shape[2] + 1)
+    alpha = bands.index(4) if pixels.alpha is not None and 4 in bands else None
+    return _fill(array, *find_missing(array, nodata, alpha, pixels.mask), reading)
 
 
 def read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:
@@ -188,22 +188,23 @@ def _typed(array: np.ndarray, path: Path, reading: Reading) -> np.ndarray:
 
 
 def _fill(
-    array: np.ndarray, tested: np.ndarray, nodata: float | None, reading: Reading
+    array: np.ndarray, has_data: np.ndarray | None, replaced: np.ndarray | None, reading: Reading
 ) -> tuple[np.ndarray, np.ndarray]:
-    empty = None
-    if array.dtype.kind == "f":
-        empty = ~np.isfinite(tested).all(-1)
-    if nodata is not None:
-        with np.errstate(over="ignore"):
-            value = np.float32(nodata) if array.dtype.kind == "f" else nodata
-        none = (tested == value).any(-1)
-        empty = none if empty is None else empty | none
-    if empty is None or not empty.any():
-        return array, np.ndarray(array.shape[:2], bool, b"\1", strides=(0, 0))  # one True for all: no memory
+    if has_data is None and replaced is None:
+        return array, _everywhere(array)
     mean = np.array(reading.mean or [0.0] * array.shape[2]) * FULL[reading.dtype]
+    mean = (mean if array.dtype.kind == "f" else np.rint(mean)).astype(array.dtype)
     array = array.copy()
-    array[empty] = mean if array.dtype.kind == "f" else np.rint(mean)
-    return array, ~empty
+    if replaced is not None:
+        np.copyto(array, mean, where=replaced)
+    if has_data is not None:
+        array[~has_data] = mean
+    return array, _everywhere(array) if has_data is None else has_data
+
+
+def _everywhere(array: np.ndarray) -> np.ndarray:
+    """Returns one True for all pixels: it takes no memory."""
+    return np.ndarray(array.shape[:2], bool, b"\1", strides=(0, 0))
 
 
 def is_opaque(array: Shaped[np.ndarray, "h w c"]) -> bool:

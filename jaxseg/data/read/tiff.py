@@ -9,15 +9,15 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-import tifffile
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import TiffImagePlugin
-from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from jaxseg.data.read.decode import Unreadable, turn
+from jaxseg.data.read.pixels import Pixels
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-NODATA, ORIENTATION = 42113, 274  # tags
+NODATA, ORIENTATION, PALETTE = 42113, 274, 320  # tags
 DENSE = {COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.PACKBITS}
 """Compressions with a ratio of at most 1100."""
 
@@ -45,45 +45,77 @@ logging.getLogger("tifffile").addHandler(_errors)
 logging.getLogger("tifffile").propagate = False
 
 
-def read(data: bytes, indices: bool = False) -> tuple[Shaped[np.ndarray, "h w c"], bool, float | None]:
-    """Decodes a TIFF, and returns three things:
-
-    - pixels [h w c] in the file's own dtype; several pages of one band become its bands;
-    - True for a color picture: blue, green, red and perhaps alpha;
-    - GDAL's nodata value, or None.
+def read(data: bytes, indices: bool = False) -> Pixels:
+    """Decodes a TIFF to pixels [h w c]; several pages, or planes, of one band become its bands.
 
     `indices` as in `decode.read`. Raises Unreadable.
     """
-    with _open(data) as pages:
-        page = pages[0]
-        arrays = [_pixels(page, data) for page in pages]
-        pixels, color = interpret(np.stack(arrays, -1) if len(arrays) > 1 else arrays[0], page, indices)
-        pixels = turn(pixels, page.tags.valueof(ORIENTATION, 1))
+    with _open(data) as (file, pages):
+        page, planes, mask = pages[0], planes_behind(file, pages), data_mask(file, pages)
+        if planes is None:
+            arrays = [_pixels(page, data) for page in pages]
+            planes = np.stack(arrays, -1) if len(arrays) > 1 else arrays[0]
+        pixels, color = interpret(planes, page, indices)
+        orientation = orientation_of(page)
         dtype = np.dtype(f"{pixels.dtype.kind}{pixels.dtype.itemsize}")  # in the machine's byte order
-        return np.ascontiguousarray(pixels, dtype), color, nodata(page)
+        pixels = np.ascontiguousarray(turn(pixels, orientation), dtype)
+        mask = None if mask is None else turn(mask, orientation)
+        return Pixels(pixels, None if mask is not None else nodata(page), color, orientation, mask)
 
 
 def palette(data: bytes) -> UInt8[np.ndarray, "n 3"] | None:
     """Returns the palette, uint8 [n 3] RGB, or None if the picture has none. Raises Unreadable."""
-    with _open(data) as pages:
+    with _open(data) as (_, pages):
         return _colors(pages[0]) if pages[0].photometric == PHOTOMETRIC.PALETTE else None
 
 
 @contextlib.contextmanager
-def _open(data: bytes) -> Iterator[list[TiffPage]]:
-    """Yields the checked pages of the picture. Errors raised inside, or logged by tifffile, become Unreadable."""
+def _open(data: bytes) -> Iterator[tuple[TiffFile, list[TiffPage]]]:
+    """Yields the file and the checked pages of the picture. Damage that tifffile logs becomes Unreadable."""
     _errors.take()
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            pages = [page for page in file.pages if not page.is_reduced and not page.is_mask] or [file.pages[0]]
+        with TiffFile(io.BytesIO(data)) as file:
+            pages = picture_pages(file)
             _check(pages, len(data))
-            yield pages
+            yield file, pages
     except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # tifffile raises errors of any type for a damaged file
+    except Exception as error:  # the log says more
         raise Unreadable(f"is a damaged TIFF: {(_errors.take() or [str(error) or type(error).__name__])[0]}") from None
     if messages := _errors.take():
         raise Unreadable(f"is a damaged TIFF: {messages[0]}")
+
+
+def picture_pages(file: TiffFile) -> list[TiffPage]:
+    """Returns the pages of the picture, without overviews and masks."""
+    return [page for page in file.pages if not page.is_reduced and not page.is_mask] or [file.pages[0]]
+
+
+def planes_behind(file: TiffFile, pages: list[TiffPage]) -> np.ndarray | None:
+    """Returns the planes of a picture as bands [h w c], if only the first has a page: ImageJ stores large stacks so.
+
+    Returns None for other files. Raises Unreadable for a stack of more than one kind of planes.
+    """
+    if len(pages) > 1 or not (file.is_imagej or file.is_shaped) or len(file.series) != 1:
+        return None
+    series, page = file.series[0], pages[0]
+    if series.size == page.size:
+        return None
+    if series.shape[1:] != page.shape:
+        raise Unreadable(f"is a stack of shape {series.shape} ({series.axes}); expected a picture")
+    return np.moveaxis(series.asarray(maxworkers=1), 0, -1)
+
+
+def data_mask(file: TiffFile, pages: list[TiffPage]) -> Bool[np.ndarray, "h w"] | None:
+    """Decodes GDAL's internal mask, as stored: True for pixels with data. None if there is none. Raises Unreadable."""
+    masks = [page for page in file.pages[1:] if page.is_mask and not page.is_reduced]
+    if not masks:
+        return None
+    size = pages[0].imagelength, pages[0].imagewidth
+    arrays = [np.atleast_3d(page.asarray(maxworkers=1)) != 0 for page in masks]
+    if any(array.shape[:2] != size for array in arrays):
+        raise Unreadable("is a damaged TIFF: its mask has another size than the picture")
+    return np.concatenate(arrays, -1).any(-1)
 
 
 def _check(pages: list[TiffPage], size: int) -> None:
@@ -173,6 +205,11 @@ def _colors(page: TiffPage) -> np.ndarray:
 def _is_color(page: TiffPage) -> bool:
     """Three samples, or four where the last is an alpha and not, say, infrared."""
     return page.samplesperpixel == 3 or (page.samplesperpixel == 4 and 0 not in page.extrasamples)
+
+
+def orientation_of(page: TiffPage) -> int:
+    """Returns the orientation, 1 to 8."""
+    return page.tags.valueof(ORIENTATION, 1)
 
 
 def nodata(page: TiffPage) -> float | None:
