@@ -4,10 +4,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 
 
 def write(path: Path, pixels: np.ndarray) -> Path:
-    """Writes pixels [h w] or BGR [h w c] as the suffix says, with the folders above."""
+    """Writes pixels [h w] or BGR [h w c] as the suffix says, with the folders above.
+
+    More than 4 bands become a TIFF of plain bands.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if pixels.ndim == 3 and pixels.shape[2] > 4:
+        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+        return path
     path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())
     return path

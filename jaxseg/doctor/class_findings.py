@@ -82,9 +82,8 @@ def _with_names(labels: ClassMap, sides: Sides) -> tuple[ClassMap, list[Finding]
 
 
 def _flat(facts: Sequence[Facts], color: bool) -> dict[int, int] | None:
-    """Counts the flat pixels of every value; None if a mask has no such count."""
-    several = [f.mask for f in facts if len(f.mask.values) > 2]
-    if not all(mask.flat for mask in several):
+    """Counts the flat pixels of every value, or all pixels of masks that look drawn; None if all look drawn."""
+    if not any(f.mask.flat for f in facts):
         return None
     flat = Counter()
     for mask in (f.mask for f in facts):

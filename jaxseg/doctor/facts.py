@@ -13,6 +13,7 @@ from jaxseg.data.read.samples import FULL, is_opaque
 from jaxseg.doctor import shapes
 
 THUMBNAIL = 16  # pixels a side
+MOST_COLORS = 32  # of a drawn mask; among more, flat areas are looked for
 MOST_VALUES = 1024  # mask values counted separately; rarer ones are merged
 REACH = 8  # largest shift of a mask that is tried, in pixels
 
@@ -56,7 +57,7 @@ class MaskFacts:
     with_data: tuple[int, ...]  # pixels where the image has data
     palette: tuple[int, ...]  # colors of the values, 0xRRGGBB, if they are palette indices; else ()
     between: tuple[int, ...]  # pixels between a lower and a higher neighbor; 0 unless gray with 3 to 64 values
-    flat: tuple[int, ...]  # pixels like their neighbors; () for class numbers and for two values
+    flat: tuple[int, ...]  # pixels like their neighbors; () for class numbers, two values or few colors
     whole: int  # values above 0 whose pixels form one piece; 0 unless gray with 3 values or more
     outline: tuple[int, ...]  # `shapes.outline`; () unless gray with 255 and two values or more besides
     block: int  # borders lie only on multiples of this many pixels
@@ -158,7 +159,7 @@ def mask_facts(
     between = _count(values[_between(values)]) if not color and 3 <= distinct <= 64 else {}
     with_data = counts if has_data is None or has_data.all() else _count(values[has_data])
     several = len(counts) >= 3
-    levels = several and (color or not all(0 <= v < 64 or v == shapes.VOID for v in counts))
+    levels = distinct > MOST_COLORS if color else several and not all(0 <= v < 64 or v == shapes.VOID for v in counts)
     flat = _count(values[shapes.flat_pixels(values, color)]) if levels else {}
     return MaskFacts(
         *values.shape,
