@@ -4,27 +4,28 @@ Takes training's flags about data, and ends with the command to train. Results a
 training start at once. Exit status: 0 ready to train, 2 errors, 130 stopped by Ctrl-C.
 """
 
-import io
 import sys
 
+from jaxseg.base import doors
 from jaxseg.base.errors import UserError
-from jaxseg.doctor.report import as_finding, check, parse, tell
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
-    try:
-        return check(parse(argv))
-    except KeyboardInterrupt:
-        return 130
-    except (UserError, OSError) as error:
-        if "--debug" in argv:
-            raise
-        tell(as_finding(error))
-        return 2
+
+    def examine() -> int:
+        from jaxseg.doctor import report  # inside, as OpenCV may be missing
+
+        try:
+            return report.check(report.parse(argv))
+        except UserError as error:
+            if "--debug" in argv:
+                raise
+            report.tell(report.as_finding(error))
+            return doors.MISTAKE
+
+    return doors.enter(examine, debug="--debug" in argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 
 import tyro
 
-from jaxseg.base.cli import status
+from jaxseg.base import doors
 from jaxseg.base.options import Conversion
 from jaxseg.data.convert.labels import convert
 
@@ -18,7 +18,11 @@ from jaxseg.data.convert.labels import convert
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     options = tyro.cli(Conversion, args=argv, prog="python -m jaxseg.convert_labels")
-    return status(convert, options, "masks that are there are complete")
+
+    def run() -> None:
+        convert(options)
+
+    return doors.enter(run, debug=options.debug, interrupted="stopped; masks that are there are complete")
 
 
 if __name__ == "__main__":

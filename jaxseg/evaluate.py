@@ -3,7 +3,7 @@
 Without a FOLDER these are the run's own validation images. Every image is predicted at its own size. Classes, channels
 and scaling are the run's. OUT gets metrics.json, per_image.csv, confusion.png and worst.png.
 
-Exit status: 0 done, 2 a mistake that the user can fix, 130 stopped by Ctrl-C. Nothing is written before all images are
+Exit status: 0 done, 2 something that the user can fix, 130 stopped by Ctrl-C. Nothing is written before all images are
 scored.
 """
 
@@ -18,11 +18,16 @@ from jaxseg.base.options import Evaluation
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     options = tyro.cli(Evaluation, args=argv, prog="python -m jaxseg.evaluate", compact_help=True)
-    from jaxseg.base import compilation
-    from jaxseg.inference import evaluate  # slow imports: not for -h
 
-    compilation.keep()
-    return status(evaluate.evaluate, options, "nothing was written")
+    def run() -> None:
+        from jaxseg.base import compilation
+        from jaxseg.inference import evaluate  # slow imports: not for -h
+
+        compilation.try_jax()
+        compilation.keep()
+        evaluate.evaluate(options)
+
+    return status(run, options, "nothing was written")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ INPUT is one or more images, folders or quoted patterns such as 'scenes/**/*.tif
 an indexed PNG of the same size, stem and subfolder for each. Its values are the classes (255: no data), and its palette
 makes them visible. Network, bands, scaling and classes are the run's.
 
-Exit status: 0 done, 2 a mistake that the user can fix, 130 stopped by Ctrl-C. Files are written atomically.
+Exit status: 0 done, 2 something that the user can fix, 130 stopped by Ctrl-C. Files are written atomically.
 """
 
 import sys
@@ -18,11 +18,16 @@ from jaxseg.base.options import Prediction
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     options = tyro.cli(Prediction, args=argv, prog="python -m jaxseg.predict")
-    from jaxseg.base import compilation
-    from jaxseg.inference import predict  # slow imports: not for -h
 
-    compilation.keep()
-    return status(predict.predict, options, "--skip-existing goes on")
+    def run() -> None:
+        from jaxseg.base import compilation
+        from jaxseg.inference import predict  # slow imports: not for -h
+
+        compilation.try_jax()
+        compilation.keep()
+        predict.predict(options)
+
+    return status(run, options, "--skip-existing goes on")
 
 
 if __name__ == "__main__":

@@ -4,24 +4,21 @@ Without flags it trains on artificial crop fields. It prints a table of scores a
 README.md, config.json, log.jsonl, curves.png, samples/, checkpoints/{best,last} and TensorBoard events.
 `--resume RUN` continues a run that was stopped or killed, with bit-identical results.
 
-Exit status: 0 done, 1 the loss became NaN or infinite or memory was not enough, 2 a mistake that the user can fix, 130
-or 143 stopped by a signal (and saved).
+Exit status: 0 done, 1 the loss became NaN or infinite or memory was not enough, 2 something that the user can fix (a
+mistake, a full disk, closed output), 129, 130 or 143 stopped by a signal (and saved).
 """
 
 import gc
-import signal
 import sys
-import traceback
 
-from jaxseg.base import cli
-from jaxseg.base.config import Config
-from jaxseg.base.errors import NonFiniteLoss, OutOfMemory, Stopped, UserError, for_command
+from jaxseg.base import cli, doors
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
-    config = Config()
-    try:
+    argv = sys.argv[1:] if argv is None else argv
+
+    def train() -> None:
         config = cli.parse(argv)
         gc.disable()  # scanning what imports create takes half a second of the start
         from jaxseg.base import compilation
@@ -29,19 +26,11 @@ def main(argv: list[str] | None = None) -> int:
 
         gc.freeze()
         gc.enable()
+        compilation.try_jax()
         compilation.keep()
         loop.fit(config)
-    except (UserError, NonFiniteLoss, OutOfMemory) as error:
-        if config.run.debug:
-            traceback.print_exc()
-        mistake = isinstance(error, UserError)
-        print(f"{'error' if mistake else 'stopped'}: {for_command(error)}", file=sys.stderr)
-        return 2 if mistake else 1
-    except Stopped as stopped:
-        return stopped.exit_code
-    except KeyboardInterrupt:  # before there is anything to save
-        return 128 + signal.SIGINT
-    return 0
+
+    return doors.enter(train, debug="--debug" in argv)
 
 
 if __name__ == "__main__":

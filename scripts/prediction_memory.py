@@ -64,7 +64,6 @@ def make_run(folder: Path, widths: tuple[int, ...]) -> None:
     description = {"classes": list(reading.labels.names), "in_channels": 3, "reading": reading.to_dict()}
     checkpoints = Checkpoints(folder, config, description)
     checkpoints.save("best", 1, net, nnx.Optimizer(net, optimizers.adam(1e-3), wrt=nnx.Param), Progress(1))
-    checkpoints.close()
 
 
 def write_image(path: Path, side: int) -> None:

@@ -1,9 +1,12 @@
-"""Advice on lack of memory, on one class everywhere, and on waiting for data."""
+"""Advice on lack of memory, on a full disk, on one class everywhere, and on waiting for data."""
+
+import errno
 
 import pytest
 
 from jaxseg.base.config import Config, Model, Optimization
-from jaxseg.training.advice import one_class_only, out_of_memory, waits_for_data
+from jaxseg.base.errors import UserError
+from jaxseg.training.advice import one_class_only, out_of_memory, resumable, waits_for_data
 
 CUDNN = "INTERNAL: Failed to determine best cudnn convolution algorithm for: %cudnn-conv = (f32[...])"
 
@@ -97,3 +100,19 @@ def test_waiting_in_the_first_epoch_of_a_cache_gives_no_advice():
     assert waits_for_data(waited(0.9, 0.2, 0.2), "memory", 2) is None
     assert "--cache memory or device" in waits_for_data(waited(0.9, 0.2), "disk", 0)
     assert "--cache" not in waits_for_data(waited(0.9, 0.2), "device", 2)
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"), [((), "There is no checkpoint yet"), ((8, 12), "The checkpoint after 12 steps is kept")]
+)
+def test_full_disk_says_what_is_kept_and_how_to_go_on(tmp_path, steps, kept):
+    for step in steps:
+        (tmp_path / f"checkpoints/last/{step}").mkdir(parents=True)
+    (tmp_path / "checkpoints/last/16.orbax-checkpoint-tmp").mkdir(parents=True)
+    with pytest.raises(UserError) as caught, resumable(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "log.jsonl"))
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path / 'log.jsonl'}: No space left on device",
+        f"{kept}. Once this is fixed, go on with",
+        f"  python -m jaxseg.train --resume {tmp_path}",
+    ]

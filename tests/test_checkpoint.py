@@ -1,12 +1,14 @@
 """What is saved comes back to the bit, and a run that is killed while it saves still has a checkpoint."""
 
 import dataclasses
+import errno
 import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +16,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg.base import config
+from jaxseg.base import config, digests
 from jaxseg.base.config import Config, Model, Optimization
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import DamagedCheckpoint, UserError
 from jaxseg.learn import optimizers
 from jaxseg.learn.step import loss_fn
 from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
-from jaxseg.runs.checkpoint import Checkpoints, Progress, load_model, load_weights
+from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_model, load_weights
+from jaxseg.runs.orbax_folder import OrbaxFolder
 
 SETTINGS = Config(model=Model(widths=(2, 4), upsample="bilinear", conv_bias=False))
 READING = {"labels": {"values": [0, 1, 2]}, "normalize": "unit"}
@@ -87,9 +90,7 @@ def steps(batches):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    made = Checkpoints(tmp_path, SETTINGS, DESCRIPTION)
-    yield made
-    made.close()
+    return Checkpoints(tmp_path, SETTINGS, DESCRIPTION)
 
 
 def reopen(run) -> Checkpoints:
@@ -148,7 +149,7 @@ def test_a_model_is_loaded_from_its_folder_alone(steps, checkpoints, tmp_path, b
     net, optimizer, _ = steps[3]
     checkpoints.save("best", 3, net, optimizer, PROGRESS)
     loaded, description = load_model(tmp_path)
-    assert description == DESCRIPTION
+    assert description == DESCRIPTION | {"checkpoint": "best"}
     assert arrays(loaded) == arrays(net)
     image = jnp.asarray(batches[0]["image"][:, :3, :3] / 255, jnp.float32)
     expected = predict(nnx.view(net, use_running_average=True), image)
@@ -196,7 +197,6 @@ def test_a_folder_of_any_name_keeps_its_checkpoints(steps, tmp_path, name):
     checkpoints = reopen(tmp_path / name)
     checkpoints.save("last", 2, *steps[2][:2], PROGRESS)
     assert arrays(load_model(tmp_path / name, "last")[0]) == arrays(steps[2][0])
-    checkpoints.close()
 
 
 @pytest.mark.parametrize("name", ["lr[1]", "[a]/run"])
@@ -227,9 +227,10 @@ def leave_off(monkeypatch, module, name, after):
     monkeypatch.setattr(module, name, killed)
 
 
-# Orbax writes `3.orbax-checkpoint-tmp`, renames its three parts and then itself to `3`, and only then deletes `2`
-MOMENTS = {f"before rename {i + 1}": (os, "rename", i, 2) for i in range(4)} | {
-    "before the old one is deleted": (shutil, "rmtree", 0, 3),
+# Orbax renames the two parts in `3.tmp`; their digests are written, it becomes `3`, and only then `2` is deleted
+MOMENTS = {f"before rename {i + 1}": (os, "rename", i, 2) for i in range(3)} | {
+    "before the digests": (digests, "of_file", 3, 2),
+    "before the old one is deleted": (shutil, "rmtree", 1, 3),
     "while the old one is deleted": (os, "rmdir", 1, 3),
 }
 
@@ -256,7 +257,6 @@ def test_a_run_killed_while_it_saves_has_a_whole_checkpoint(steps, tmp_path, mon
     assert [path.name for path in folder.iterdir()] == ["4"]
     assert again.restore("last", net, optimizer) == Progress(4)
     assert arrays(net, optimizer) == steps[2][2]
-    again.close()
 
 
 # averages and plateaus
@@ -291,7 +291,6 @@ def test_a_run_with_an_average_is_loaded_with_it(averaged, tmp_path):
     checkpoints.restore("best", *again)
     assert arrays(*again) == arrays(net, optimizer)
     assert float(optimizers.rate_scale(again[1])) == 0.5
-    checkpoints.close()
 
 
 # what does not fit
@@ -327,7 +326,6 @@ def test_a_run_goes_on_only_with_what_it_was_made_with(steps, checkpoints, tmp_p
     ]
     assert len({line.index(now) for line, now in zip(lines[1:4], ("now", "soil rice", "0 7"))}) == 1
     assert arrays(net, optimizer) == before
-    other.close()
 
 
 def test_a_learning_rate_and_a_length_may_change(steps, checkpoints, tmp_path):
@@ -335,7 +333,6 @@ def test_a_learning_rate_and_a_length_may_change(steps, checkpoints, tmp_path):
     longer = dataclasses.replace(SETTINGS, optimization=Optimization(epochs=400, learning_rate=0.5))
     again = Checkpoints(tmp_path, longer, DESCRIPTION | {"classes": ("soil", "wheat", "maize")})  # of another type
     assert again.restore("last", *build()) == Progress(1)
-    again.close()
 
 
 def rewrite_meta(run, change) -> None:
@@ -343,6 +340,14 @@ def rewrite_meta(run, change) -> None:
     meta = json.loads(path.read_text())
     change(meta)
     path.write_text(json.dumps(meta))
+    forget_digests(path.parents[1])
+
+
+def forget_digests(step: Path) -> None:
+    """Leaves a checkpoint as earlier versions wrote it."""
+    (step / "digests.json").unlink()
+    path = step / "meta/metadata"
+    path.write_text(json.dumps({name: x for name, x in json.loads(path.read_text()).items() if name != "digests"}))
 
 
 def test_a_checkpoint_of_another_version_says_which(steps, checkpoints, tmp_path):
@@ -379,12 +384,165 @@ def test_a_damaged_checkpoint_is_refused_and_named(steps, tmp_path, capfd, file,
     if "optimizer" not in file:
         attempts.append(lambda: load_model(tmp_path))
     for attempt in attempts:
-        with pytest.raises(UserError, match=r"damaged or incomplete .* Try the last one") as caught:
+        with pytest.raises(UserError, match="damaged or incomplete") as caught:
             attempt()
         assert str(tmp_path / "checkpoints/best") in str(caught.value)
     assert arrays(net, optimizer) == before
-    checkpoints.close()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def damage(run, which: str, file: str = "model/manifest.ocdbt") -> None:
+    """Flips a bit in a file of a checkpoint."""
+    (path,) = run.glob(f"checkpoints/{which}/*/{file}")
+    flip(path, 8 * path.stat().st_size // 2)
+
+
+def flip(path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def test_flipped_bit_in_any_file_is_found(steps, checkpoints, tmp_path, rng):
+    checkpoints.save("last", 2, *steps[2][:2], PROGRESS)
+    folder = OrbaxFolder(tmp_path / "checkpoints/last")
+    files = [path for path in folder.path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        original = path.read_bytes()
+        for bit in rng.integers(0, 8 * len(original), 5) if original else ():
+            flip(path, int(bit))
+            with pytest.raises(DamagedCheckpoint, match="checkpoints/last"):
+                folder.check()
+            path.write_bytes(original)
+        path.unlink()
+        if path.name != "digests.json":
+            with pytest.raises(DamagedCheckpoint):
+                folder.check()
+        else:
+            with pytest.raises(DamagedCheckpoint):
+                checkpoints.resume(*build())
+        path.write_bytes(original)
+    folder.check()
+
+
+def test_checkpoint_without_digests_is_read_if_an_earlier_version_wrote_it(steps, checkpoints, tmp_path):
+    checkpoints.save("best", 2, *steps[2][:2], PROGRESS)
+    forget_digests(tmp_path / "checkpoints/best/2")
+    assert arrays(load_model(tmp_path)[0]) == arrays(steps[2][0])
+    net, optimizer = build(seed=1)
+    assert checkpoints.resume(net, optimizer) == PROGRESS
+    assert arrays(net, optimizer) == steps[2][2]
+
+
+FIRST, SECOND = Progress(1, best={"epoch": 0}), Progress(2, best={"epoch": 0})
+
+
+@pytest.fixture
+def both(steps, checkpoints):
+    checkpoints.save("best", 2, *steps[2][:2], FIRST)
+    checkpoints.save("last", 3, *steps[3][:2], SECOND)
+    return checkpoints
+
+
+def test_newest_checkpoint_is_resumed(steps, both, capsys):
+    net, optimizer = build(seed=1)
+    assert both.resume(net, optimizer) == SECOND
+    assert arrays(net, optimizer) == steps[3][2]
+    both.save("best", 4, *steps[2][:2], PROGRESS)  # killed before the last one was saved too
+    assert both.resume(net, optimizer) == PROGRESS
+    assert both.restore("last", net, optimizer) == PROGRESS
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("file", ["meta/metadata", "model/manifest.ocdbt", "optimizer/manifest.ocdbt", "digests.json"])
+def test_damaged_last_checkpoint_falls_back_to_the_best(steps, both, tmp_path, capsys, file):
+    damage(tmp_path, "last", file)
+    net, optimizer = build(seed=1)
+    again = reopen(tmp_path)
+    assert again.resume(net, optimizer) == FIRST
+    assert arrays(net, optimizer) == steps[2][2]
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "checkpoints/last: cannot be read, it is damaged" in err
+    assert "checkpoints/best is taken instead" in err
+    assert [path.name for path in (tmp_path / "checkpoints/last").iterdir()] == ["2"]  # not the damaged one
+    assert again.restore("last", *build()) == FIRST
+    again.save("last", 3, *steps[3][:2], SECOND)
+    assert reopen(tmp_path).resume(net, optimizer) == SECOND
+
+
+def test_checkpoint_that_may_not_be_read_is_not_taken_for_a_damaged_one(both, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(digests, "of_file", refuse)
+    for attempt in (lambda: both.resume(*build()), lambda: load_model(tmp_path)):
+        with pytest.raises(UserError, match=r"checkpoints/.*: cannot be read \(.*: Permission denied\)"):
+            attempt()
+    assert sorted(path.name for path in tmp_path.glob("checkpoints/*/*")) == ["2", "3"]
+
+
+def test_damaged_best_checkpoint_is_told_and_forgotten(steps, both, tmp_path, capsys):
+    damage(tmp_path, "best")
+    net, optimizer = build(seed=1)
+    assert reopen(tmp_path).resume(net, optimizer) == dataclasses.replace(SECOND, best=None)
+    assert arrays(net, optimizer) == steps[3][2]
+    assert "checkpoints/best" in (err := capsys.readouterr().err)
+    assert "the best weights so far are lost" in err
+
+
+def test_prediction_falls_back_with_a_line(steps, both, tmp_path, capsys):
+    for which, other, number in (("best", "last", 3), ("last", "best", 2)):
+        damage(tmp_path, which)
+        net, description = load_model(tmp_path, which)
+        assert arrays(net) == arrays(steps[number][0])
+        assert description["checkpoint"] == other
+        assert f"checkpoints/{other} is taken instead" in capsys.readouterr().err
+        damage(tmp_path, which)  # again, which undoes it
+    damage(tmp_path, "best", "optimizer/manifest.ocdbt")  # which it does not need
+    assert load_model(tmp_path)[1]["checkpoint"] == "best"
+    assert capsys.readouterr().err == ""
+
+
+def test_two_damaged_checkpoints_are_both_named(both, tmp_path):
+    damage(tmp_path, "best"), damage(tmp_path, "last")
+    net, optimizer = build(seed=1)
+    before = arrays(net, optimizer)
+    for attempt in (lambda: load_model(tmp_path), lambda: reopen(tmp_path).resume(net, optimizer)):
+        with pytest.raises(UserError, match=r"checkpoints/(best|last): (.|\n)*checkpoints/(best|last): (.|\n)*copy"):
+            attempt()
+    assert arrays(net, optimizer) == before
+
+
+def test_checkpoint_that_training_replaces_while_it_is_read_is_read_again(steps, both, tmp_path, monkeypatch):
+    real, calls = OrbaxFolder.meta, []
+
+    def meta(folder):
+        calls.append(folder)
+        if len(calls) == 1:
+            both.save("best", 4, *steps[3][:2], SECOND)
+            raise DamagedCheckpoint("gone")
+        return real(folder)
+
+    monkeypatch.setattr(OrbaxFolder, "meta", meta)
+    net, description = load_model(tmp_path)
+    assert description["checkpoint"] == "best"
+    assert arrays(net) == arrays(steps[3][0])
+
+
+def test_run_without_any_checkpoint_begins_anew(checkpoints, tmp_path):
+    (tmp_path / "checkpoints/last/3.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "checkpoints/best/3.tmp").mkdir()
+    assert checkpoints.resume(*build()) is None
+    assert not has_checkpoint(tmp_path)
+
+
+def test_settings_that_a_bit_changed_are_named(both, tmp_path):
+    run = dataclasses.replace(SETTINGS.run, seed=4)
+    other = Checkpoints(tmp_path, dataclasses.replace(SETTINGS, run=run), DESCRIPTION)
+    with pytest.raises(UserError, match=r"config\.json: has other settings(.|\n)*--seed +0 +4"):
+        other.resume(*build())
 
 
 def test_a_folder_inside_a_run_names_the_run(steps, checkpoints, tmp_path):
@@ -471,3 +629,17 @@ def test_weights_of_a_pytorch_file_are_a_start_and_foreign_names_are_listed(tmp_
     assert "missing inc.double_conv.0.weight" in str(caught.value)
     assert "encoder.weight belongs nowhere in this network" in str(caught.value)
     assert arrays(net) == arrays(network(1))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "channels", "reads", "turned"),
+    [(3, "rgb", "bgr", True), (3, "bgr", "bgr", False), (3, "rgb", "bands", False), (5, "rgb", "bgr", False)],
+)
+def test_weights_of_a_pytorch_file_are_turned_from_rgb_to_bgr(tmp_path, capsys, inputs, channels, reads, turned):
+    torch = pytest.importorskip("torch")
+    net, source = (unet.unet_from(Model(widths=(2, 4)), in_channels=inputs, classes=2, seed=seed) for seed in (0, 1))
+    torch.save({name: torch.from_numpy(x) for name, x in to_torch(source).items()}, tmp_path / "unet.pth")
+    load_weights(net, tmp_path / "unet.pth", channels, reads)
+    found, given = net.down[0].conv1.kernel[...], source.down[0].conv1.kernel[...]
+    np.testing.assert_array_equal(found, given[:, :, ::-1] if turned else given)
+    assert ("turned here to blue, green, red" in capsys.readouterr().out) == turned

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +21,11 @@ from image_files import write
 from PIL import Image
 
 from jaxseg import check, convert_labels, evaluate, predict, train
+from jaxseg.base.config import Model
 from jaxseg.data.read.images import read_pixels
 from jaxseg.data.read.masks import read_values
+from jaxseg.nn import unet
+from jaxseg.nn.torch_weights import to_torch
 from jaxseg.training import loop
 
 DRY = ["--widths", "2", "4", "-b", "2", "--workers", "0", "--dry-run"]
@@ -456,3 +460,27 @@ def test_marker_that_nobody_declared_and_constant_bands_are_pointed_at(value, tm
         assert found.code == 0
         assert f"band 4 is {value} in all training images, and tells the network nothing" in found.words
         assert ("give --nodata -9999" in found.words) == (value == -9999)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_of_an_old_archive_are_refused_before_anything_is_made(folder, trains, tmp_path):
+    for sub in ("images", "masks"):
+        (folder / sub / "a0.png").rename(folder / sub / os.fsdecode(b"stra\xdfe.png"))
+    said = trains(folder)
+    assert said.code == 2
+    assert "e.png: its name is not UTF-8" in said.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_pytorch_are_taken_as_rgb_and_wrappers_that_are_not_known_named(folder, trains, tmp_path):
+    torch = pytest.importorskip("torch")
+    net = unet.unet_from(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
+    weights = {f"module.{name}": torch.from_numpy(array) for name, array in to_torch(net, "rgb").items()}
+    for held, code, text in (
+        ({"state_dict": weights, "epoch": 3}, 0, "taken as trained on red, green, blue, which is turned here"),
+        ({"generator": weights, "epoch": 3}, 2, "Found: generator, epoch"),
+    ):
+        torch.save(held, tmp_path / "x.pth")
+        said = trains(folder, "--load", tmp_path / "x.pth", "--dry-run")
+        assert said.code == code
+        assert text in said.words

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -272,6 +273,29 @@ def test_saved_settings_are_loaded_unchanged(tmp_path):
     assert config.load(tmp_path) == settings
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("epochs", value) for value in ("4o", 4.5, True, None, [4])],
+        *[("learning_rate", "x"), ("loss", "dicf"), ("milestones", [""]), ("ohem", []), ("nesterov", 1)],
+    ],
+)
+def test_damaged_value_of_another_type_is_named(name, value):
+    values = json.loads(config.dumps(Config()))
+    values["optimization"][name] = value
+    with pytest.raises(
+        UserError, match=f"config: values that these settings cannot have: --{name.replace('_', '-')} is"
+    ):
+        config.from_dict(values)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"{", b"[" * 100_000, b"7", b'{"model": []}', b""])
+def test_damaged_config_is_named(tmp_path, data):
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"config\.json"):
+        config.load(tmp_path)
+
+
 def test_paths_are_saved_with_forward_slashes_and_loaded_as_paths():
     class Elsewhere(type(Path())):
         def __str__(self):
@@ -375,6 +399,16 @@ def test_preset_changes_the_defaults_of_other_flags():
     assert (article.data.binarize, article.augmentation.augment) == (255, False)
     assert article.run.preset == "article"
     assert parse(["--preset", "default"]) == Config()
+
+
+def test_run_that_began_with_load_is_resumed_without_it(tmp_path):
+    config.save(Config(run=Run(load=Path("gone.pth"))), tmp_path / "config.json")
+    assert parse(["--resume", str(tmp_path)]).run.load is None
+
+
+def test_names_that_are_not_utf8_are_refused():
+    with pytest.raises(UserError, match=r"--data is .*; its name is not UTF-8, rename it"):
+        check(Config(data=Data(data=Path(os.fsdecode(b"stra\xdfe")))))
 
 
 def test_resume_refuses_invalid_saved_settings(tmp_path):

@@ -178,12 +178,12 @@ def test_a_batch_of_one_value_per_channel_is_refused(tmp_path):
     for i in range(6):
         write_pair(tmp_path, f"a{i}", 4, 4)
     how = ["--data", str(tmp_path), "--widths", "2", "2", "2", "-v", "17"]  # 5 to train on
-    for line in ("-b 1", "-b 4", "-b 2", "-b 3 --accumulate 3"):
+    for line in ("-b 1", "-b 4", "-b 2", "-b 3 --accumulate 3", "-b 8 --accumulate 4"):  # the last has 2, 2, 1 and 0
         with pytest.raises(UserError) as caught:
             dataset.open_data(cli.parse([*how, *line.split()]))
         assert "BatchNorm" in str(caught.value)
         assert "4x4" in str(caught.value)
-    for line in ("-b 3", "-b 5", "-b 8"):
+    for line in ("-b 3", "-b 5", "-b 8", "-b 6 --accumulate 2"):
         assert dataset.open_data(cli.parse([*how, *line.split()])).found.training.pairs == 5
 
 

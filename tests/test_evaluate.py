@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_checkpoint import forget_digests
 
 from jaxseg import evaluate, train
 from jaxseg.base.config import Data
@@ -181,6 +182,7 @@ def test_turns_change_the_scores_and_are_noted(launch, tmp_path):
 def test_ignored_pixels_do_not_count_and_absent_classes_have_no_score(run, tmp_path, launch, other):
     found = shutil.copytree(run, tmp_path / "run")
     (description,) = found.glob("checkpoints/best/*/meta/metadata")
+    forget_digests(description.parents[1])
     meta = json.loads(description.read_text(encoding="utf-8"))
     labels = meta["description"]["reading"]["labels"]
     labels |= {"values": [0, 255], "ignored": [7], "binarize": None}
@@ -303,3 +305,11 @@ def test_a_failing_disk_leaves_what_was_there(launch, monkeypatch):
     assert again.code == 2
     assert "No space left" in again.err
     assert (done.folder / "metrics.json").read_bytes() == before
+
+
+def test_folder_that_cannot_be_written_is_refused_before_anything_is_scored(launch, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("jaxseg.inference.evaluate.load", None)  # the network is not even loaded
+    done = launch(out=tmp_path / "file/out")
+    assert done.code == 2
+    assert "file/out: cannot be written to (Not a directory). Give another -o." in done.err

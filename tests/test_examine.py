@@ -22,7 +22,7 @@ from jaxseg.data.made.fields import make_fields
 from jaxseg.data.read.samples import FULL, read_image, read_sample, read_tile
 from jaxseg.doctor import conventions
 from jaxseg.doctor.classes import discover
-from jaxseg.doctor.examine import Examination, examine
+from jaxseg.doctor.examine import Examination, channel_order, examine
 from jaxseg.doctor.values import describe_input
 
 SIDE = 48
@@ -672,6 +672,23 @@ def test_parts_and_statistics_match_the_samples(case, normalize, root):
     pixels = np.where(again == pixels, pixels, np.nan) / FULL[dtype]
     np.testing.assert_allclose(reading.mean, np.nanmean(pixels, 0), rtol=1e-9)
     np.testing.assert_allclose(reading.std, np.nanstd(pixels, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("colored", "asked", "order"),
+    [
+        ([True, False], None, "bgr"),  # some are gray
+        ([True], (1, 2, 3), "bgr"),
+        ([True], (3, 2, 1), "bgr"),
+        ([True], (1, 2, 3, 4), "bgr"),
+        ([True], (2, 1, 3), "bands"),
+        ([True], (1,), "bands"),
+        ([False], None, "bands"),
+        ([False], (3, 2, 1), "bands"),
+    ],
+)
+def test_order_is_blue_green_red_for_color_pictures_only(colored, asked, order):
+    assert channel_order(colored, asked) == order
 
 
 RED, GREEN, BLUE = 0.485, 0.456, 0.406

@@ -1,6 +1,8 @@
 """Atomic writes of files."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +66,44 @@ def test_concurrent_drafts_of_one_file_have_different_names(tmp_path):
         late.write_bytes(b"late")
         files.replace(path, b"early")
     assert path.read_bytes() == b"late"
+
+
+# disks that are full and folders that cannot be written; as root may write everywhere, the system's errors are made
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("write", [lambda path: files.replace(path, b"x"), lambda path: files.append(path, "x")])
+def test_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch, write):
+    monkeypatch.setattr("pathlib.Path.write_bytes", no_room)
+    monkeypatch.setattr("pathlib.Path.open", no_room)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.json'"):
+        write(tmp_path / "a.json")
+    assert os.listdir(tmp_path) == []
+
+
+def test_error_about_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone"), files.draft(tmp_path / "a"):
+        (tmp_path / "gone").read_bytes()
+
+
+def test_trying_to_write_leaves_nothing_and_makes_no_folder(tmp_path):
+    files.try_writing(tmp_path)
+    files.try_writing(tmp_path / "a/b")
+    assert os.listdir(tmp_path) == []
+
+
+def test_trying_to_write_below_a_file_or_on_a_full_disk_names_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"file/runs'"):
+        files.try_writing(tmp_path / "file/runs")
+    monkeypatch.setattr("tempfile.TemporaryFile", no_room)
+    with pytest.raises(OSError, match=r"No space left on device: '.*runs'"):
+        files.try_writing(tmp_path / "runs")
+
+
+def test_names_of_other_encodings_are_told_from_utf8():
+    assert files.is_utf8(Path("straße 日本"))
+    assert not files.is_utf8(Path(os.fsdecode(b"stra\xdfe")))

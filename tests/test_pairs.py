@@ -389,3 +389,11 @@ def test_every_file_is_in_one_pair_or_named_in_the_error(images, masks):
         else:
             assert sorted([p.image for p in pairs] + [p.mask for p in pairs]) == sorted(files)
             assert all(re.sub("_mask|_gt", "", p.image.stem) == re.sub("_mask|_gt", "", p.mask.stem) for p in pairs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf8_are_all_told(tmp_path):
+    images, masks = (touch(tmp_path / sub, "a.png", os.fsdecode(b"stra\xdfe.png")) for sub in ("images", "masks"))
+    found = error(images, masks)
+    assert [line.rpartition(": ")[2] for line in found.problems] == ["its name is not UTF-8"] * 2
+    assert "convmv" in found.advice

@@ -33,7 +33,6 @@ def make_run(folder, how, **more):
     description = {key: value for key, value in description.items() if value is not None}
     checkpoints = Checkpoints(folder, config, description)
     checkpoints.save("best", 1, net, optimizer, Progress(1))
-    checkpoints.close()
     return nnx.view(net, use_running_average=True)
 
 
@@ -228,7 +227,7 @@ def test_a_folder_that_is_no_run_is_named(images, tmp_path, capsys):
 def test_an_out_that_cannot_be_written_is_named(run, images, tmp_path, capsys):
     (tmp_path / "out").write_text("a file")
     assert command(run[0], images, out=tmp_path / "out") == 2
-    assert f"-o {tmp_path / 'out'}: cannot be made" in capsys.readouterr().err
+    assert f"-o {tmp_path / 'out'}: cannot be written to" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(run, tmp_path, capsys):

@@ -230,6 +230,28 @@ def test_red_is_band_1_but_bands_1_2_3_are_bgr(asked, order, tmp_path):
     assert image.tolist() == array[..., order].tolist()
 
 
+def test_a_network_of_bands_gets_color_pictures_as_red_green_blue(tmp_path):
+    array = picture()
+    opaque = np.dstack([array, np.full((6, 8), 255, np.uint8)])
+    for name, file in (("a.png", array), ("b.png", opaque)):
+        path = write(tmp_path / name, file)
+        for asked in (None, (1, 2, 3)):
+            image = read_image(path, Reading(bands=asked, order="bands"))
+            assert image.tolist() == array[..., ::-1].tolist()
+        assert read_image(path, Reading(order="bgr")).tolist() == array.tolist()
+
+
+def test_a_network_of_colors_refuses_plain_bands_unless_their_order_is_given(tmp_path):
+    array = bands(3, "uint8")
+    path = tif(tmp_path / "a.tif", array)
+    for asked in (None, (1, 2, 3)):
+        assert "holds plain bands; expected a color picture" in problem(
+            read_image, path, Reading(bands=asked, order="bgr")
+        )
+    assert read_image(path, Reading(bands=(3, 2, 1), order="bgr")).tolist() == array[..., ::-1].tolist()
+    assert read_image(path, Reading()).tolist() == array.tolist()
+
+
 def test_gray_image_among_color_is_repeated(tmp_path):
     path = write(tmp_path / "a.png", picture()[..., 0])
     for reading in (Reading(), Reading(bands=(1, 2, 3))):

@@ -56,7 +56,7 @@ def steps(first, count):
 
 def test_speed_excludes_compilation_and_time_between_epochs(screen, time):
     screen(False)
-    bar = Bar(total=20, done=0, batch_size=8)
+    bar = Bar(total=20, done=0, batch_size=8, samples=80)
     bar.start_epoch()
     time.now += 60  # compiles
     bar.update(1, steps(0, 1))
@@ -74,9 +74,19 @@ def test_speed_excludes_compilation_and_time_between_epochs(screen, time):
     assert bar.images_per_second == 2 * 8 / 4
 
 
+def test_speed_counts_images_and_not_padding(screen, time):
+    screen(False)
+    for size, samples, images in ((8, 12, 4 + 8 + 4), (48, 6, 3 * 6), (3, 3, 9)):
+        bar = Bar(total=4, done=0, batch_size=size, samples=samples)
+        bar.update(1, steps(0, 1))
+        time.now += 2
+        bar.update(1, steps(1, 3))
+        assert bar.images_per_second == images / 2
+
+
 def test_waited_share_is_per_epoch_and_excludes_compilation(screen, time):
     screen(False)
-    bar = Bar(total=20, done=0, batch_size=8)
+    bar = Bar(total=20, done=0, batch_size=8, samples=80)
     bar.start_epoch()
     time.now += 60
     bar.update(1, steps(0, 1))
@@ -92,7 +102,7 @@ def test_waited_share_is_per_epoch_and_excludes_compilation(screen, time):
 
 def test_bar_shows_loss_rate_speed_and_time_left(screen, time):
     written = screen(True)
-    with Bar(total=20, done=0, batch_size=8) as bar:
+    with Bar(total=20, done=0, batch_size=8, samples=80) as bar:
         bar.start_epoch()
         bar.update(1, steps(0, 1))
         time.now += 10
@@ -105,7 +115,7 @@ def test_bar_shows_loss_rate_speed_and_time_left(screen, time):
 
 def test_resumed_bar_starts_at_the_finished_steps(screen, time):
     written = screen(True)
-    with Bar(total=20, done=12, batch_size=8) as bar:
+    with Bar(total=20, done=12, batch_size=8, samples=80) as bar:
         bar._progress.refresh()
         assert "12/20" in written.getvalue()
         bar.update(2, steps(12, 1))
@@ -118,7 +128,7 @@ def test_resumed_bar_starts_at_the_finished_steps(screen, time):
 
 def test_bar_writes_nothing_off_a_terminal(screen, time):
     written = screen(False)
-    with Bar(total=20, done=0, batch_size=8) as bar:
+    with Bar(total=20, done=0, batch_size=8, samples=80) as bar:
         for i in range(20):
             time.now += 1
             bar.update(1, steps(i, 1))

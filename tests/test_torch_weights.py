@@ -1,3 +1,4 @@
+import argparse
 import sys
 
 import jax
@@ -7,7 +8,8 @@ import pytest
 from flax import nnx
 
 from jaxseg.base.errors import UserError
-from jaxseg.nn.torch_weights import architecture, from_torch, read_pth, to_torch
+from jaxseg.nn.pth import read_pth
+from jaxseg.nn.torch_weights import architecture, from_torch, to_torch
 from jaxseg.nn.unet import UNet
 
 KINDS = [("transpose", True), ("transpose", False), ("bilinear", True), ("bilinear", False)]
@@ -151,6 +153,27 @@ def test_from_torch_takes_tensors_and_pytorch_loads_the_arrays():
     assert same(leaves(net), before)
 
 
+# Order of the colors
+
+
+@pytest.mark.parametrize(("inputs", "order"), [(3, [2, 1, 0]), (4, [2, 1, 0, 3])])
+def test_colors_are_turned_in_the_first_convolution_alone_and_back(inputs, order):
+    net, copy = (UNet((2, 4), inputs, 2, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    plain, rgb = to_torch(net), to_torch(net, "rgb")
+    first = "inc.double_conv.0.weight"
+    np.testing.assert_array_equal(rgb[first], plain[first][:, order])
+    assert all(np.array_equal(rgb[name], plain[name]) for name in plain if name != first)
+    from_torch(copy, rgb, "rgb")
+    assert same(leaves(copy), leaves(net))
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 5])
+def test_bands_that_are_no_colors_are_not_turned(inputs):
+    net = UNet((2, 4), inputs, 2, rngs=nnx.Rngs(0))
+    for name, array in to_torch(net).items():
+        np.testing.assert_array_equal(to_torch(net, "rgb")[name], array)
+
+
 # Files of PyTorch
 
 
@@ -160,7 +183,7 @@ def write(path, state):
     return path
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod."])
 def test_read_pth_reads_a_file_of_milesials_trainer(tmp_path, prefix):
     net, state = unet(0), to_torch(unet(1))
     state |= {"inc.double_conv.1.num_batches_tracked": np.array(7)}
@@ -192,6 +215,40 @@ def test_read_pth_names_a_file_without_state_dict(tmp_path):
         with pytest.raises(UserError, match=reason) as caught:
             read_pth(path)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "ema"])
+def test_read_pth_unwraps_what_trainers_save_beside_the_weights(tmp_path, key):
+    torch = pytest.importorskip("torch")
+    state = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in to_torch(unet(1)).items()}
+    beside = {"epoch": 3, "loss": torch.tensor(0.1), "class_weights": torch.ones(2), "args": argparse.Namespace(lr=1)}
+    beside["optimizer"] = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save(beside | {key: state}, tmp_path / "x.pth")
+    net = unet(0)
+    from_torch(net, read_pth(tmp_path / "x.pth"))
+    assert same(leaves(net), leaves(unet(1)))
+
+
+def test_read_pth_refuses_what_it_would_have_to_guess_and_names_the_keys(tmp_path):
+    torch = pytest.importorskip("torch")
+    weights, path = {"w": torch.ones(2)}, tmp_path / "x.pth"
+    for held, reason in (
+        ({"model": weights, "ema": weights}, r"several state_dicts: model, ema. .*torch.load\('x.pth'\)\['model'\]"),
+        ({"generator": weights, "epoch": 3}, "Found: generator, epoch"),
+        ([1, 2], "but a list"),
+        ({"w": torch.nn.Linear(1, 1)}, r"objects of torch\.nn\.modules\.linear\.Linear, and reading them runs code"),
+    ):
+        torch.save(held, path)
+        with pytest.raises(UserError, match=reason):
+            read_pth(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_read_pth_refuses_weights_that_are_not_finite(tmp_path, value):
+    state = to_torch(unet(1))
+    state["outc.conv.bias"][0] = value
+    with pytest.raises(UserError, match=r"1 of \d+ arrays hold NaN or infinity, such as outc\.conv\.bias"):
+        read_pth(write(tmp_path / "x.pth", state))
 
 
 def test_read_pth_without_pytorch_says_what_to_install(tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """Log of a run: TensorBoard events, log.jsonl, curves and pictures."""
 
+import errno
 import json
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxseg.base.errors import UserError
+from jaxseg.runs import tensorboard
 from jaxseg.runs import tracker as tracking
 from jaxseg.runs.tracker import Tracker, gap
 
@@ -67,7 +70,7 @@ def log(run):
 
 def test_training_validation_and_gap_are_logged(tmp_path):
     with Tracker(tmp_path) as tracker:
-        tracker.steps([step(1), step(2)])
+        tracker.steps([step(8), step(9)])
         tracker.epoch(epoch(0))
         assert log(tmp_path) == [epoch(0)]  # before the end
     shown = scalars(tmp_path)
@@ -77,9 +80,9 @@ def test_training_validation_and_gap_are_logged(tmp_path):
     assert shown["accuracy/gap"] == {10: 0.25}
     assert shown["miou/gap"] == {10: 0.25}
     assert shown["iou/class_1"] == {10: 0.5}
-    assert shown["step/loss"] == {1: 0.5, 2: 0.5}
-    assert shown["step/learning_rate"] == {1: 0.25, 2: 0.25}
-    assert shown["step/grad_norm"] == {1: 2.0, 2: 2.0}
+    assert shown["step/loss"] == {9: 0.5, 10: 0.5}
+    assert shown["step/learning_rate"] == {9: 0.25, 10: 0.25}
+    assert shown["step/grad_norm"] == {9: 2.0, 10: 2.0}
 
 
 def test_custom_chart_overlays_training_and_validation(tmp_path):
@@ -114,11 +117,11 @@ def test_values_that_are_not_finite_are_logged_as_null(tmp_path):
 def test_resume_removes_entries_after_the_checkpoint(tmp_path):
     with Tracker(tmp_path) as tracker:
         for number in range(3):
-            tracker.steps([step(10 * number + i) for i in range(1, 11)])
+            tracker.steps([step(10 * number + i) for i in range(10)])
             tracker.epoch(epoch(number))
-    with Tracker(tmp_path, resume_step=15) as tracker:  # in the middle of the second epoch
+    with Tracker(tmp_path, resume_step=15, resume_epoch=1) as tracker:  # in the middle of the second epoch
         assert tracker.epochs == [epoch(0)]
-        tracker.steps([step(i) for i in range(16, 21)])
+        tracker.steps([step(i) for i in range(15, 20)])
         tracker.epoch(epoch(1, seconds=9.0))
     assert log(tmp_path) == [epoch(0), epoch(1, seconds=9.0)]
     shown = scalars(tmp_path)
@@ -138,11 +141,11 @@ def test_truncated_last_line_is_dropped_and_a_broken_earlier_line_is_refused(tmp
         tracker.epoch(epoch(0))
     path = tmp_path / "log.jsonl"
     path.write_text(path.read_text() + '{"epoch": 1, "st')
-    Tracker(tmp_path, resume_step=10).close()
+    Tracker(tmp_path, resume_step=10, resume_epoch=1).close()
     assert log(tmp_path) == [epoch(0)]
     path.write_text("x\n" + path.read_text())
-    with pytest.raises(UserError, match=r"log\.jsonl, line 1: expected JSON, found 'x'"):
-        Tracker(tmp_path, resume_step=10)
+    with pytest.raises(UserError, match=r"log\.jsonl, line 1: expected the JSON of an epoch, found 'x'"):
+        Tracker(tmp_path, resume_step=10, resume_epoch=1)
 
 
 def test_new_run_refuses_the_log_of_an_earlier_one(tmp_path):
@@ -163,7 +166,7 @@ def test_log_survives_a_failed_rewrite(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", crash)
     with pytest.raises(OSError, match="crash"):
-        Tracker(tmp_path, resume_step=10)
+        Tracker(tmp_path, resume_step=10, resume_epoch=1)
     assert log(tmp_path) == [epoch(0), epoch(1)]
 
 
@@ -213,6 +216,62 @@ def test_pictures_are_written_as_file_and_to_tensorboard(tmp_path):
     shown = cv2.imdecode(np.frombuffer(found[1].image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(shown, picture)
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["predictions.png"]
+
+
+# disks that are full
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_device(_):
+    return open("/dev/full", "wb")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("opened", [no_room, full_device])
+def test_events_that_cannot_be_written_are_told_once_and_left_out(tmp_path, undrawn, monkeypatch, capsys, opened):
+    from tensorboardX import record_writer
+
+    monkeypatch.setattr(record_writer, "open_file", opened)
+    with Tracker(tmp_path) as tracker:
+        for number in range(3):
+            tracker.steps([step(i) for i in range(20)])  # more than tensorboardX's queue holds
+            tracker.epoch(epoch(number))
+    assert log(tmp_path) == [epoch(number) for number in range(3)]
+    said = capsys.readouterr().out
+    assert said.count("TensorBoard events cannot be written (No space left on device); the run goes on") == 1
+
+
+def test_events_are_on_the_disk_half_a_minute_later(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(tensorboard.time, "monotonic", lambda: now[0])
+    events_ = tensorboard.Events(tmp_path / "tensorboard")
+    events_.scalar("a", 1.0, 1)
+    assert [value.tag for event in events(tmp_path) for value in event.summary.value] == []
+    now[0] = 31.0
+    events_.scalar("b", 1.0, 1)
+    assert [value.tag for event in events(tmp_path) for value in event.summary.value] == ["a", "b"]
+    events_.close()
+
+
+def test_pictures_that_cannot_be_written_are_told_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "write_png", no_room)
+    monkeypatch.setattr(tracking, "draw_curves", lambda *_: np.zeros((9, 9, 3), np.uint8))
+    with Tracker(tmp_path) as tracker:
+        for number in range(2):
+            tracker._next_drawing = 0.0
+            tracker.epoch(epoch(number))
+    said = capsys.readouterr().out
+    assert said.count("curves.png: cannot be written (No space left on device); the run goes on") == 1
+
+
+def test_log_that_cannot_be_written_is_an_error_with_its_name(tmp_path, monkeypatch):
+    with Tracker(tmp_path) as tracker:
+        monkeypatch.setattr("pathlib.Path.open", no_room)
+        with pytest.raises(OSError, match=r"log\.jsonl"):
+            tracker.epoch(epoch(0))
 
 
 def test_tracker_does_not_import_torch(tmp_path):

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from image_files import write
+from test_tracker import scalars
 
 from jaxseg import load, predict, train
 from jaxseg.base import cli, config
@@ -160,7 +161,6 @@ def state(run: Path, which: str = "last") -> tuple[dict[str, bytes], dict]:
     things = blank(settings.model, settings.optimization)
     checkpoints = Checkpoints(run, settings, load_model(run)[1])
     progress = dataclasses.asdict(checkpoints.restore(which, *things))
-    checkpoints.close()
     leaves = [leaf for thing in things for leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(thing)))]
     arrays = {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves}
     return arrays, progress | {"best": timeless(progress["best"])}
@@ -386,6 +386,12 @@ def test_a_dry_run_writes_nothing(start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_batch_larger_than_the_data_set_is_told(start):
+    told = "only 10 tiles for --batch-size 16: 6 places of each step are empty; try --batch-size 10"
+    assert told in start("--dry-run", "-b", 16).out
+    assert "places" not in start("--dry-run", "-b", 10).out
+
+
 def test_a_run_starts_from_the_weights_of_another(whole, start, tmp_path):
     assert start("--load", whole.run, "--steps", 1, "-l", 0, "--schedule", "constant").code == 0
     before, after = (
@@ -469,6 +475,7 @@ def test_a_run_that_crashed_between_log_and_checkpoint_goes_on_to_the_same_bits(
     assert (len(records(tmp_path / "run")), step_of(tmp_path / "run", "last")) == (2, 3)
     assert launch("--resume", tmp_path / "run").code == 0
     assert_same_run(tmp_path / "run", whole.run)
+    assert_every_step_once(tmp_path / "run")
 
 
 def test_a_run_that_is_done_can_be_resumed_and_stays_as_it_is(whole, tmp_path):
@@ -479,12 +486,72 @@ def test_a_run_that_is_done_can_be_resumed_and_stays_as_it_is(whole, tmp_path):
     assert_same_run(run, whole.run)
 
 
-def test_a_run_stopped_before_its_first_checkpoint_says_so(start, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("where", "name"), [(loop, "compile_train_step"), (Checkpoints, "save")])
+def test_run_killed_before_its_first_checkpoint_begins_again(whole, start, monkeypatch, tmp_path, where, name):
+    """Within the first epoch, or between the first line of the log and the checkpoint."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compile_train_step", AtStep(1, crashes))
+        patch.setattr(where, name, AtStep(2, crashes) if where is loop else crashes)
         with pytest.raises(Crash):
             start()
-    assert "no checkpoint" in refused("--resume", tmp_path / "run")
+    resumed = launch("--resume", tmp_path / "run")
+    assert (resumed.code, resumed.err) == (0, "")
+    assert "from the beginning" in resumed.out
+    assert_same_run(tmp_path / "run", whole.run)
+    assert_every_step_once(tmp_path / "run")
+
+
+def assert_every_step_once(run: Path):
+    """TensorBoard shows each of nine steps once, and each of three epochs at its last step; `scalars` sees doubles."""
+    shown = scalars(run)
+    steps, epochs = ({tag: sorted(v) for tag, v in shown.items() if tag.startswith("step/") == per} for per in (1, 0))
+    assert len(steps) == 3
+    assert all(found == list(range(1, 10)) for found in steps.values())
+    assert {"loss/train", "miou/validation", "iou/class_1", "epoch/learning_rate"} <= epochs.keys()
+    assert all(set(found) <= {3, 6, 9} for found in epochs.values())
+    assert sorted(shown["loss/train"]) == [3, 6, 9]
+
+
+def test_run_whose_last_checkpoint_is_damaged_goes_on_from_the_best(whole, start, monkeypatch, tmp_path):
+    evaluate, miou = loop.evaluate, iter([0.3, 0.5, 0.4, 0.5, 0.4])
+    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
+        assert start().code == 143
+    (path,) = (tmp_path / "run/checkpoints/last").glob("8/optimizer/manifest.ocdbt")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    resumed = launch("--resume", tmp_path / "run")
+    assert resumed.code == 0
+    assert resumed.err.startswith(f"warning: {tmp_path / 'run/checkpoints/last'}: cannot be read, it is damaged")
+    assert "resumed at epoch 3, step 6" in resumed.out
+    assert [record["epoch"] for record in records(tmp_path / "run")] == [0, 1, 2]
+    assert state(tmp_path / "run")[0] == state(whole.run)[0]
+    assert_every_step_once(tmp_path / "run")
+
+
+def test_run_whose_best_checkpoint_is_damaged_takes_the_last_for_it(whole, tmp_path):
+    run = shutil.copytree(whole.run, tmp_path / "run")
+    for path in (run / "checkpoints/best").glob("*/meta/metadata"):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    resumed = launch("--resume", run)
+    assert resumed.code == 0
+    assert "the best weights so far are lost" in resumed.err
+    assert "best epoch (3)" in resumed.out
+    assert state(run, "best")[0] == state(whole.run)[0]
+    assert launch("--resume", run).err == ""
+
+
+def test_run_that_started_from_weights_goes_on_to_the_same_bits(whole, start, monkeypatch, tmp_path):
+    """From a checkpoint, and from the beginning, where it loads them again."""
+    how = ["--load", whole.run, "--ema", 0.5, "-e", 1]
+    assert start(*how).code == 0
+    for step, action in ((2, sends(signal.SIGTERM)), (2, crashes)):
+        run = tmp_path / action.__name__
+        with monkeypatch.context() as patch, contextlib.suppress(Crash):
+            patch.setattr(loop, "compile_train_step", AtStep(step, action))
+            start(*how, "--out", run)
+        assert launch("--resume", run).code == 0
+        assert_same_run(run, tmp_path / "run")
+    assert config.load(run).run.load == whole.run
 
 
 def test_a_run_whose_tiles_are_no_longer_the_same_is_not_resumed(whole, tiles_root, tmp_path):

@@ -2,16 +2,16 @@
 
 import dataclasses
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
+from jaxseg.base import doors
 from jaxseg.base.config import Config, flag, load, two_columns
-from jaxseg.base.errors import UserError, for_command, is_about_memory
-from jaxseg.base.options import Conversion, Evaluation, Prediction
+from jaxseg.base.errors import UserError, is_about_memory
+from jaxseg.base.options import Evaluation, Prediction
 from jaxseg.base.rules import check
 
 DEFAULT = Config()
@@ -65,7 +65,7 @@ def _cli(argv: list[str], default: Config) -> Config:
 
 def _resumed(argv: list[str], run: Path) -> Config:
     saved = load(run)
-    saved = replace(saved, run=replace(saved.run, resume=run, out=None, dry_run=False, debug=False))
+    saved = replace(saved, run=replace(saved.run, resume=run, out=None, load=None, dry_run=False, debug=False))
     asked = _cli(argv, saved)
     if changed := [row for row in differences(saved, asked) if row[0] not in MAY_CHANGE]:
         raise UserError(
@@ -88,29 +88,21 @@ def differences(a: Config, b: Config) -> list[tuple[str, object, object]]:
     return rows
 
 
-def status(do: Callable, options: Prediction | Evaluation | Conversion, stopped: str) -> int:
-    """Runs a command and maps its errors to an exit status, with a message on stderr.
+def status(do: Callable[[], object], options: Prediction | Evaluation, stopped: str) -> int:
+    """Runs a command that uses a trained run, and returns its exit status, as `doors.enter` does.
 
-    - `do`: function to call with `options`
+    - `do`: what the command does
     - `options`: parsed command line
     - `stopped`: what to say after Ctrl-C
-
-    Returns 0 when done, 2 after a UserError or a lack of memory, 130 after Ctrl-C. Other errors are raised.
     """
-    try:
-        do(options)
-    except UserError as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"error: {for_command(error)}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        if options.debug or isinstance(options, Conversion) or not is_about_memory(error):
-            raise
-        what = f"out of memory with {options.batch_size} tiles of {options.tile}x{options.tile} at a time"
-        print(f"error: {what}; try --batch-size 1, then a smaller --tile", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; {stopped}", file=sys.stderr)
-        return 130
-    return 0
+
+    def run() -> None:
+        try:
+            do()
+        except Exception as error:
+            if isinstance(error, UserError) or not is_about_memory(error):
+                raise
+            what = f"out of memory with {options.batch_size} tiles of {options.tile}x{options.tile} at a time"
+            raise UserError(f"{what}; try --batch-size 1, then a smaller --tile") from error
+
+    return doors.enter(run, debug=options.debug, interrupted=f"stopped; {stopped}")

@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache, which the commands turn on."""
+"""JAX as the commands need it: a device, compilation, and the persistent compilation cache."""
 
 import contextlib
 import os
@@ -8,10 +8,25 @@ from pathlib import Path
 import jax
 
 from jaxseg.base.config import cache_folder
+from jaxseg.base.errors import UserError
 from jaxseg.base.terminal import console
 
 LIMIT = 2**29
 """Most bytes of the folder; a U-Net's training step takes about 500,000."""
+
+
+def try_jax() -> None:
+    """Raises UserError unless JAX has a device and compiles."""
+    if jax.config.jax_disable_jit:
+        raise UserError("JAX_DISABLE_JIT is set, but jaxseg compiles its steps; unset it")
+    try:
+        jax.devices()
+    except Exception as error:  # RuntimeError, or AssertionError without a text
+        asked = jax.config.jax_platforms
+        name = f"JAX_PLATFORMS is {asked}, which" if asked else "JAX"
+        why = str(error).partition(" (")[0].strip().rstrip(".") or "JAX finds no such device"
+        advice = "Unset JAX_PLATFORMS to use what is there; for an NVIDIA GPU, pip install 'jaxseg[cuda12]'"
+        raise UserError(f"{name} cannot be used here: {why}. {advice}") from error
 
 
 def keep() -> None:

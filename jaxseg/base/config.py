@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, get_args, get_origin
 
 import platformdirs
 import tyro
@@ -274,11 +274,13 @@ class Run:
     out: Path | None = None
     """Run folder; runs/<date>-<time> if not given."""
     overwrite: bool = False
-    """Empty --out first; it must be the folder of a run."""
+    """Delete the run in --out first. What jaxseg did not write there is left alone."""
     resume: Path | None = None
     """Continue the run in this folder, with bit-identical results."""
     load: Annotated[Path | None, tyro.conf.arg(aliases=("-f",))] = None
     """Start from the weights of this run, or of a PyTorch .pth file with milesial's names."""
+    load_channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the colors for which a .pth file was trained: `rgb` for PIL's and torchvision's, `bgr` for OpenCV's."""
     dry_run: bool = False
     """Check data and settings, print the plan, and stop."""
     overfit: int = 0
@@ -323,7 +325,7 @@ def load(run: Path) -> Config:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{run}: not a run folder, it has no config.json (runs are kept in runs/ by default)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     return from_dict(values, where=str(path))
 
@@ -332,27 +334,30 @@ def from_dict(values: object, where: str = "config") -> Config:
     """The inverse of `dataclasses.asdict`, after JSON, for the settings of this version and of every earlier one.
 
     A setting that is missing takes the value with which this version does what the earlier one did, and a line on
-    stderr names it. Raises `UserError` naming every unknown setting.
+    stderr names it. Raises `UserError` naming every unknown setting and every value of another type.
     """
     if not values or not isinstance(values, dict) or not all(isinstance(group, dict) for group in values.values()):
         raise UserError(f'{where}: holds no settings; expected groups of them, such as {{"run": {{"seed": 0}}}}')
-    groups, unknown, lacking = {}, [f"unknown group {name}" for name in values], []
+    groups, unknown, lacking, wrong = {}, [f"unknown group {name}" for name in values], [], []
     for group in dataclasses.fields(Config):
         kind, given = type(group.default), dict(values.get(group.name) or {})
         fields = {field.name: field for field in dataclasses.fields(kind)}
         before = {name: EARLIER.get(f"{group.name}.{name}", field.default) for name, field in fields.items()}
         unknown = [line for line in unknown if line != f"unknown group {group.name}"]
         unknown += [f"unknown setting {group.name}.{name}" for name in given if name not in fields]
+        wrong += [f"{flag(k)} is {v!r}" for k, v in given.items() if k in fields and not _fits(fields[k].type, v)]
         lacking += [f"{flag(name)} {value}" for name, value in before.items() if name not in given]
         groups[group.name] = (kind, before | {k: _restore(fields[k], v) for k, v in given.items() if k in fields})
     if unknown:
         raise UserError(f"{where}: " + "; ".join(unknown) + ". Was it written by a newer version of jaxseg?")
+    if wrong:
+        raise UserError(f"{where}: values that these settings cannot have: {'; '.join(wrong)}")
     if lacking:
         _note(f"note: {where}: written by an earlier version; settings that it lacks: {', '.join(lacking)}")
     return Config(**{name: kind(**given) for name, (kind, given) in groups.items()})
 
 
-EARLIER: dict[str, object] = {}
+EARLIER: dict[str, object] = {"run.load_channels": "bgr"}
 """Settings whose default is not what earlier versions did: {"group.name": what they did}."""
 
 
@@ -360,6 +365,21 @@ EARLIER: dict[str, object] = {}
 def _note(line: str) -> None:
     """Prints a line on stderr, once in a process."""
     print(line, file=sys.stderr)
+
+
+def _fits(kind: object, value: object) -> bool:
+    """True if a value from JSON can be one of the annotated type `kind`."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _fits(args[0], value)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(args[0], item) for item in value)
+    if args:  # a union
+        return any(_fits(arg, value) for arg in args)
+    allowed = {float: (float, int), Path: (str, Path)}.get(kind, (kind,))
+    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
 
 
 def _restore(field: dataclasses.Field, value: object) -> object:

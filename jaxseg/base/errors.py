@@ -35,6 +35,10 @@ class ArgumentError(UserError):
         self.flags = "\n".join(f"--{name.replace('_', '-')} {what}" for name, what in wrong)
 
 
+class DamagedCheckpoint(UserError):
+    """A checkpoint that is damaged, incomplete or unreadable."""
+
+
 class NonFiniteLoss(RuntimeError):
     """A loss or gradient became NaN or infinite. The message says where, and what to try."""
 

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from jaxseg.base.config import Config, Data, Model, Optimization, Run, flag
 from jaxseg.base.errors import UserError
+from jaxseg.base.files import is_utf8
 
 Rules = Iterator[tuple[bool, str]]
 """Pairs: whether a rule holds, and the message when it does not."""
@@ -28,6 +30,7 @@ FALLING = (
 def check(config: Config) -> None:
     """Raises `UserError` naming every invalid setting, one a line."""
     rules = [
+        *path_rules(config),
         *data_rules(config.data),
         *augmentation_rules(config),
         *model_rules(config.model),
@@ -37,6 +40,14 @@ def check(config: Config) -> None:
     ]
     if wrong := [message for holds, message in rules if not holds]:
         raise UserError("\n".join(wrong))
+
+
+def path_rules(config: Config) -> Rules:
+    """Rules of all files and folders: the run's files name them."""
+    for group in (config.data, config.run):
+        for name, value in vars(group).items():
+            if isinstance(value, Path):
+                yield is_utf8(value), f"{flag(name)} is {value}; its name is not UTF-8, rename it"
 
 
 def data_rules(d: Data) -> Rules:

@@ -5,11 +5,26 @@ import os
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True, markup=False)  # without markup, as a folder may be called [red]
+from jaxseg.base.files import naming
+
+
+class _Console(Console):
+    """A console whose errors name it. rich's own would exit with 1 where its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+    def print(self, *what, **how) -> None:
+        with naming(Path("standard output")):
+            super().print(*what, **how)
+
+
+console = _Console(highlight=False, soft_wrap=True, markup=False)  # without markup, as a folder may be called [red]
 
 
 def greet() -> None:

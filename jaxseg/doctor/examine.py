@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from jaxseg.data.find.folders import Split
 from jaxseg.data.read.samples import Reading
 from jaxseg.doctor import class_findings, duplicates, findings, mask_findings, values
 from jaxseg.doctor.classes import ClassMap
-from jaxseg.doctor.facts import MaskFacts
+from jaxseg.doctor.facts import MaskFacts, chosen
 from jaxseg.doctor.findings import Finding, Sides, count, usual_channels
 from jaxseg.doctor.survey import Facts, survey
 
@@ -170,7 +171,14 @@ def _reading(labels: ClassMap, sides: Sides) -> Reading:
         normalize=settings.normalize,
         mean=mean,
         std=std,
+        order=channel_order([image.color for image in images], settings.channels),
     )
+
+
+def channel_order(colored: Sequence[bool], asked: tuple[int, ...] | None) -> Literal["bgr", "bands"]:
+    """Order of the channels of images, some of which are color pictures, with --channels `asked`."""
+    blue_green_red = asked is None or chosen(4, True, asked)[:3] == [0, 1, 2]
+    return "bgr" if any(colored) and blue_green_red else "bands"
 
 
 def _part(facts: Sequence[Facts], labels: ClassMap | None, reading: Reading, settings: Data) -> Part:

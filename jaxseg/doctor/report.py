@@ -226,7 +226,7 @@ def _flags(asked: Check) -> list[tuple[str, ...]]:
     return [*result, ("--seed", str(asked.seed))] if asked.seed != Check.seed else result
 
 
-def as_finding(error: UserError | OSError) -> Finding:
+def as_finding(error: UserError) -> Finding:
     """Converts an error to a finding, for `tell`."""
     if isinstance(error, DataError):
         return Finding("error", error.headline, tuple(error.problems), error.advice)

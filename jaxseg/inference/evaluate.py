@@ -1,13 +1,13 @@
 """Scores a run on images with masks: the body of `jaxseg.evaluate`."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.base import cli, config, terminal
 from jaxseg.base.config import Config, Data, flag
 from jaxseg.base.errors import DataError, UserError
+from jaxseg.base.files import try_writing
 from jaxseg.base.options import Evaluation, loading
 from jaxseg.base.terminal import command, console
 from jaxseg.data.find.folders import Split, find_pairs, find_split
@@ -19,6 +19,7 @@ from jaxseg.inference import results
 from jaxseg.inference.predictor import Predictor, load
 from jaxseg.inference.progress import ImageBar
 from jaxseg.inference.scores import Scores
+from jaxseg.runs.record import read_split
 
 WHERE = {
     "data", "images", "masks", "val_images", "val_masks", "image_suffix", "mask_suffix", "train_list", "val_list",
@@ -35,8 +36,6 @@ def evaluate(options: Evaluation) -> Path:
     """
     options = check(options)
     saved = config.load(options.run)
-    predictor = load(options.run, **loading(options))
-    reading = predictor.reading
     own = is_own(options.data, saved.data)
     split = options.split or ("validation" if own else "all")
     name = place(options.data).resolve().name if not own else "test" if split == "test" else ""
@@ -44,6 +43,12 @@ def evaluate(options: Evaluation) -> Path:
     files = results.targets(out)
     if there := [str(file) for file in files if file.exists() and not options.overwrite]:
         raise DataError(f"-o {out}: results are there.", there, "Give --overwrite to replace them, or another -o.")
+    try:
+        try_writing(out)
+    except OSError as error:
+        raise UserError(f"-o {out}: cannot be written to ({error.strerror or error}). Give another -o.") from None
+    predictor = load(options.run, **loading(options))
+    reading = predictor.reading
     if split == "test":
         pairs = test_pairs(saved.data if own else options.data)
     else:
@@ -52,10 +57,10 @@ def evaluate(options: Evaluation) -> Path:
     terminal.greet()
     console.print(f"{len(pairs)} images with masks ({split}), classes {', '.join(reading.labels.names)}")
     scores = score(pairs, reading, predictor, options.worst)
-    about = {"run": options.run.as_posix(), "checkpoint": options.checkpoint, "split": split}
+    about = {"run": options.run.as_posix(), "checkpoint": predictor.checkpoint, "split": split}
     about |= {"tile": options.tile, "overlap": options.overlap, "tta": options.tta}
     results.write(out, scores, about)
-    results.tell(scores, f"{split}, {options.checkpoint} checkpoint")
+    results.tell(scores, f"{split}, {predictor.checkpoint} checkpoint")
     console.print("\n".join(["", *(str(file) for file in files if file.exists())]))
     return out
 
@@ -103,11 +108,7 @@ def own_pairs(options: Evaluation, saved: Config, split: str) -> list[Pair]:
     Raises UserError when split.json cannot be read, DataError when images are missing.
     """
     path = options.run / "split.json"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        parts = {part: list(kept[part]) for part in ("training", "validation")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give the FOLDER to evaluate on") from None
+    parts = read_split(path, "give the FOLDER to evaluate on")
     try:
         found = find_split(given_or_made_up(saved.data), saved.run.seed, all_train=saved.run.overfit > 0)
     except DataError as error:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxseg.base import terminal
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, UserError
+from jaxseg.base.files import try_writing
 from jaxseg.base.options import Prediction, loading
 from jaxseg.base.terminal import console
 from jaxseg.data.read.mapped import open_tile
@@ -40,13 +41,14 @@ def predict(options: Prediction) -> list[Path]:
         skip_existing=options.skip_existing,
         skip_bad=options.on_bad_file == "skip",
     )
+    try:
+        try_writing(options.out)
+    except OSError as error:
+        raise UserError(f"-o {options.out}: cannot be written to ({error.strerror or error})") from None
     predictor = load(options.run, **loading(options))
     reading = predictor.reading
     writer = Writer(reading.labels, options.values)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"-o {options.out}: cannot be made ({error.strerror or error})") from None
+    options.out.mkdir(parents=True, exist_ok=True)
     terminal.greet()
     console.print(f"{len(jobs)} image{'s' * (len(jobs) != 1)}, classes {', '.join(reading.labels.names)}")
     images, done = len(jobs) + len(bad), []

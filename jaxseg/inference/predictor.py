@@ -60,6 +60,9 @@ class Predictor:
     (40, 50)
     """
 
+    checkpoint: str | None = None
+    """Checkpoint that `load` took: "best" or "last"."""
+
     def __init__(
         self,
         net: UNet,
@@ -179,14 +182,15 @@ def load(
     """Loads the network of a trained run, ready to predict.
 
     - `run`: folder of the run
-    - `checkpoint`: "best" validation mIoU, or "last"; averaged weights where the run averages them (`--ema`)
+    - `checkpoint`: "best" validation mIoU, or "last"; averaged weights where the run averages them (`--ema`). If it is
+      damaged the other one is taken, with a line on stderr
     - `tile`, `overlap`, `batch_size`, `tta`: see `Predictor`
 
     Raises UserError, a ValueError, when the folder is no run, or its checkpoint is missing, damaged or of a newer
     version; ArgumentError as `Predictor` does.
     """
     net, description = load_model(Path(run), checkpoint)
-    return Predictor(
+    predictor = Predictor(
         net,
         Reading.from_dict(description["reading"]),
         tile=tile,
@@ -195,6 +199,8 @@ def load(
         tta=tta,
         sides=description.get("tile") or (),
     )
+    predictor.checkpoint = description["checkpoint"]
+    return predictor
 
 
 class _Axis(NamedTuple):

@@ -1,18 +1,24 @@
 """PyTorch state_dict <-> Flax, for U-Nets with milesial's names. A table of rules; a key that fits none is an error.
 
-from_torch(net, read_pth(Path("unet.pth")))
-model.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(net).items()})
+    from_torch(net, read_pth(Path("unet.pth")), "rgb")
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(net, "rgb").items()})
+
+Networks here read color pictures as blue, green, red, as the article does. Most of PyTorch's, such as milesial's, read
+red, green, blue. "rgb" turns the weights of the first convolution between the two; "bgr" copies them as they are.
 """
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxseg.base.errors import UserError
+
+Colors = Literal["bgr", "rgb"]
+FIRST = "inc.double_conv.0.weight"  # (out, in, h, w); its inputs are the image's channels
 
 # Flax path -> PyTorch name by the first match; then each leaf: PyTorch's name, and the Flax axes in PyTorch's order.
 PATHS = [
@@ -63,10 +69,13 @@ def torch_name(path: tuple) -> tuple[str, tuple[int, ...]]:
     raise KeyError(f"no rule for {name!r}")
 
 
-def to_torch(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
+def to_torch(tree: nnx.Module | nnx.State, channels: Colors = "bgr") -> dict[str, np.ndarray]:
     """Copies the arrays of a U-Net into NumPy arrays under PyTorch's names, in PyTorch's layout.
 
-    `tree` is a U-Net, or a State with its paths, such as its gradients. Raises KeyError for a path that no rule knows.
+    - `tree`: U-Net, or a State with its paths, such as its gradients
+    - `channels`: order of the colors that PyTorch will feed; "bgr" is that of `tree` and copies every array as it is
+
+    Raises KeyError for a path that no rule knows.
 
     >>> from jaxseg.nn.unet import UNet
     >>> state = to_torch(UNet((4, 8), in_channels=3, classes=2, rngs=nnx.Rngs(0)))
@@ -78,11 +87,15 @@ def to_torch(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
     for path, variable in nnx.to_flat_state(state):
         name, axes = torch_name(path)
         out[name] = np.array(variable[...]).transpose(axes)
-    return out
+    return turned(out) if channels == "rgb" else out
 
 
-def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
-    """Copies PyTorch weights (tensors or arrays) into `net`, cast to the dtypes of `net`.
+def from_torch(net: nnx.Module, state_dict: Mapping[str, object], channels: Colors = "bgr") -> None:
+    """Copies PyTorch weights into `net`, cast to the dtypes of `net`.
+
+    - `net`: U-Net, which reads colors as blue, green, red
+    - `state_dict`: tensors or arrays by name
+    - `channels`: order of the colors that these weights were trained on; "bgr" copies every array as it is
 
     Raises UserError, a ValueError, listing every missing key, every unknown key and every shape that differs. `net` is
     then unchanged.
@@ -94,6 +107,7 @@ def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
     True
     """
     given = {name: np.asarray(value) for name, value in state_dict.items() if not UNUSED.search(name)}
+    given = turned(given) if channels == "rgb" else given
     problems, named, fitting = [], set(), []
     for path, variable in nnx.to_flat_state(nnx.state(net)):
         name, axes = torch_name(path)
@@ -114,31 +128,15 @@ def from_torch(net: nnx.Module, state_dict: Mapping[str, object]) -> None:
         variable[...] = jnp.array(array, variable.dtype, copy=True)  # without a copy JAX would share PyTorch's memory
 
 
-def read_pth(path: Path) -> dict[str, object]:
-    """Reads the state_dict in a PyTorch file as NumPy arrays, floats as float32.
+def turned(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the weights with the first three channels of the image in reverse order: RGB for BGR, and back.
 
-    Drops `DataParallel`'s prefix "module.".
-
-    Raises UserError, a ValueError, if PyTorch is not installed, the file is missing or holds something else.
-
-    >>> state = read_pth(Path("unet.pth"))  # doctest: +SKIP
+    A fourth channel is alpha and stays. Networks of any other number of channels read no colors and stay as they are.
     """
-    try:
-        import torch
-    except ImportError:
-        raise UserError(f"{path}: reading it needs PyTorch: pip install torch") from None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # pickle's, zipfile's and torch's own
-        reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{path}: not a file of torch.save(model.state_dict(), ...) ({reason})") from None
-    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: holds no state_dict; save one with torch.save(model.state_dict(), {path.name!r})")
-    tensors = {name: x.float() if x.is_floating_point() else x for name, x in state.items() if torch.is_tensor(x)}
-    given = state | {name: tensor.numpy() for name, tensor in tensors.items()}
-    return {name.removeprefix("module."): value for name, value in given.items()}
+    kernel = state.get(FIRST)
+    if kernel is None or kernel.ndim != 4 or kernel.shape[1] not in (3, 4):
+        return dict(state)
+    return {**state, FIRST: np.ascontiguousarray(kernel[:, [2, 1, 0, 3][: kernel.shape[1]]])}
 
 
 def architecture(state: Mapping[str, object]) -> dict[str, object]:
@@ -149,7 +147,7 @@ def architecture(state: Mapping[str, object]) -> dict[str, object]:
     >>> found["--widths"], found["--upsample"], found["channels"], found["classes"]
     ([4, 8], 'transpose', 3, 2)
     """
-    names = ["inc.double_conv.0.weight", *(f"down{i}.maxpool_conv.1.double_conv.0.weight" for i in range(1, 20))]
+    names = [FIRST, *(f"down{i}.maxpool_conv.1.double_conv.0.weight" for i in range(1, 20))]
     kernels = [np.asarray(state[name]) for name in names if name in state]
     if not kernels or "outc.conv.weight" not in state:
         return {}

@@ -1,23 +1,35 @@
 """Checkpoints of a run, `checkpoints/last` and `checkpoints/best`: enough to resume it, or to predict without flags.
 
-A checkpoint is an Orbax folder named after its step. A new one is written beside the old one and committed by a
-rename. Only then is the old one removed, so a killed run always leaves a complete one. Another kind of device can read
-it.
+A checkpoint is a folder named after its step, see `orbax_folder`. A new one is written beside the old one and committed
+by a rename. Only then is the old one removed, so a killed run always leaves a complete one. Each file has its digest:
+where one of the two checkpoints is damaged, the other is read instead, with a line on stderr. Another kind of device
+can read it.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flax import nnx
 
 from jaxseg import __version__
-from jaxseg.base import config
+from jaxseg.base import cli, config
 from jaxseg.base.config import Config
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import DamagedCheckpoint, UserError
+from jaxseg.base.terminal import console
 from jaxseg.learn import optimizers, schedules
 from jaxseg.nn import torch_weights, unet
+from jaxseg.nn.pth import read_pth
+from jaxseg.nn.torch_weights import Colors
+from jaxseg.runs.differences import identity, table
+from jaxseg.runs.disk_errors import writing
+
+OTHER = {"last": "best", "best": "last"}
+"""The two checkpoints of a run, each with the one that is read if it is damaged."""
+ONE_START = {"out", "overwrite", "resume", "load", "preset"}
+"""Settings that say how a run was started, not how it is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +57,19 @@ class Checkpoints:
     - `description`: data of the run: {"classes": names in order, "in_channels": int, "reading": `Reading.to_dict()`,
       "tile": [h, w] of the training samples}
 
-    Raises UserError when the path has one of `[]*?`, which Orbax cannot use.
+    Raises UserError when the path has one of `[]*?`, which Orbax cannot use, or when its folders cannot be made.
     """
 
     def __init__(self, run: Path, settings: Config, description: dict):
         saved = {"config": json.loads(config.dumps(settings)), "description": json.loads(json.dumps(description))}
         self._meta = {"jaxseg": __version__, **saved}
-        self._places = {which: _place(run, which) for which in ("last", "best")}
-        for place in self._places.values():
-            place.mkdir(parents=True, exist_ok=True)
-        self._folders = {}
+        self._folders = {which: _place(run, which) for which in OTHER}
+        for place in self._folders.values():
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{place}: cannot be made ({error.strerror})") from None
+        self._whole: dict[str, int] = {}  # steps of the checkpoints that this process has written or read
 
     def save(self, which: str, step: int, net: nnx.Module, optimizer: nnx.Optimizer, progress: Progress) -> None:
         """Writes a checkpoint, unless it is there with this step already.
@@ -63,34 +78,78 @@ class Checkpoints:
         - `step`: number of finished steps
         - `net`, `optimizer`: what to save
         - `progress`: position of the run
+
+        Raises OSError when it cannot be written; the checkpoint before is then kept.
         """
-        if self._folder(which).step == step:
+        if self._whole.get(which) == step:
             return
         meta = self._meta | {"progress": dataclasses.asdict(progress)}
-        self._folder(which).save(step, meta, {"model": _arrays(net), "optimizer": _arrays(optimizer)})
+        trees = {"model": _arrays(net), "optimizer": _arrays(optimizer)}
+        with writing(self._folders[which], trees):
+            _open(self._folders[which]).save(step, meta, trees)
+        self._whole[which] = step
 
     def restore(self, which: str, net: nnx.Module, optimizer: nnx.Optimizer) -> Progress:
         """Loads checkpoint `which`, "last" or "best", into `net` and `optimizer`, and returns the run's position.
 
-        Raises UserError when there is none, when it cannot be read, or when it was made with another architecture,
-        class map or optimizer. Then nothing is changed.
+        Raises UserError when there is none or when it was made with another architecture, class map or optimizer, and
+        DamagedCheckpoint when it cannot be read. Then nothing is changed.
         """
-        folder = self._folder(which)
+        folder = _open(self._folders[which])
         meta = folder.meta()
-        if differences := _table("run has", _identity(meta), "now", _identity(self._meta)):
+        if differences := table("run has", identity(meta), "now", identity(self._meta)):
             raise UserError(f"{folder.path}: was made with other settings and cannot be resumed:\n{differences}")
         _restore(folder, model=net, optimizer=optimizer)
+        self._whole[which] = folder.step
         return Progress(**meta["progress"])
 
-    def close(self) -> None:
-        """Ends Orbax's threads."""
-        for folder in self._folders.values():
-            folder.close()
+    def resume(self, net: nnx.Module, optimizer: nnx.Optimizer) -> Progress | None:
+        """Loads the newest checkpoint, or the other one with a line on stderr if it is damaged. It becomes the last.
 
-    def _folder(self, which: str):
-        if which not in self._folders:
-            self._folders[which] = _open(self._places[which])
-        return self._folders[which]
+        Returns the run's position, without `best` if checkpoint "best" is damaged; None when there is no checkpoint.
+        Raises UserError as `restore` does, and when none is whole.
+        """
+        folders = {which: _open(folder) for which, folder in self._folders.items()}
+        steps = {which: folder.step for which, folder in folders.items()}
+        for which, folder in folders.items():
+            folder.clean(steps[which])
+        newest = sorted((which for which in steps if steps[which] is not None), key=lambda which: -steps[which])
+        if not newest:
+            return None
+
+        def read(which: str) -> Progress:
+            self._check_settings(which)
+            return self.restore(which, net, optimizer)
+
+        taken, progress = _first_whole(newest, read)
+        if taken == "best":  # the last one is damaged, or older as a kill came between the two
+            self.save("last", steps["best"], net, optimizer, progress)
+            return progress
+        if progress.best is None:
+            return progress
+        try:
+            folders["best"].check()
+        except UserError as error:
+            print(f"warning: {error}; the best weights so far are lost", file=sys.stderr)
+            return dataclasses.replace(progress, best=None)
+        return progress
+
+    def _check_settings(self, which: str) -> None:
+        """Raises UserError when config.json has other settings than the checkpoint, unless they may change."""
+        folder = self._folders[which]
+        saved, now = (config.from_dict(x["config"]) for x in (_open(folder).meta(), self._meta))
+        rows = [row for row in cli.differences(saved, now) if row[0] not in cli.MAY_CHANGE | ONE_START]
+        if rows:
+            raise UserError(
+                f"{folder.parents[1] / 'config.json'}: has other settings than the run was trained with:\n"
+                + config.two_columns([(config.flag(name), *values) for name, *values in rows], "trained", "config.json")
+                + "\nRestore them, or start a new run (--load takes the weights along)."
+            )
+
+
+def has_checkpoint(run: Path) -> bool:
+    """True if a run has a checkpoint, whole or damaged."""
+    return any(_open(_place(run, which)).step is not None for which in OTHER)
 
 
 def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:
@@ -99,44 +158,76 @@ def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:
     - `run`: folder of the run
     - `which`: "best" or "last"
 
+    If it is damaged the other one is taken, and a line on stderr says so: `description["checkpoint"]` is the one taken.
     The weights are the averaged ones if the run averages them (--ema). Raises UserError when `run` is no run, or its
-    checkpoint is missing, damaged or of a newer version.
+    checkpoints are missing, damaged or of a newer version.
     """
-    with _open(_place(run, which, there=True)) as folder:
-        meta = folder.meta()
+    folders = {name: _open(_place(run, name)) for name in (which, OTHER[which])}
+    _place(run, which, there=True)
+    if folders[which].step is None and folders[OTHER[which]].step is not None:
+        raise UserError(f"{folders[which].path}: no checkpoint in it; give --checkpoint {OTHER[which]}")
+    there = [name for name in folders if name == which or folders[name].step is not None]
+    taken, (net, description) = _first_whole(there, lambda name: _steadily(folders[name]))
+    return net, description | {"checkpoint": taken}
+
+
+def _steadily(folder) -> tuple[unet.UNet, dict]:
+    """Loads a network, once more when a run that is being trained replaced its checkpoint meanwhile."""
+    while True:
+        step = folder.step
         try:
-            settings, description = config.from_dict(meta["config"]), meta["description"]
-        except UserError as error:
-            raise UserError(
-                f"{folder.path}: was written by jaxseg {meta['jaxseg']}, and this one, {__version__}, does not "
-                f"know its settings ({error}). Read it with the version that wrote it."
-            ) from None
-        classes = len(description["classes"])
-        net = unet.unet_from(settings.model, in_channels=description["in_channels"], classes=classes, seed=0)
-        if settings.optimization.ema is None:
-            _restore(folder, model=net)
-        else:  # the averaged weights are in the optimizer's state
-            tx = optimizers.optimizer_from(settings.optimization, schedules.constant(0.0))
-            optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
-            _restore(folder, model=net, optimizer=optimizer)
-            nnx.update(net, nnx.to_pure_dict(nnx.state(optimizers.averaged(net, optimizer))))
+            return _network(folder)
+        except DamagedCheckpoint:
+            if folder.step == step:
+                raise
+
+
+def _network(folder) -> tuple[unet.UNet, dict]:
+    """The network of a checkpoint in evaluation mode, and the run's description."""
+    meta = folder.meta()
+    try:
+        settings, description = config.from_dict(meta["config"]), meta["description"]
+    except UserError as error:
+        raise UserError(
+            f"{folder.path}: was written by jaxseg {meta['jaxseg']}, and this one, {__version__}, does not "
+            f"know its settings ({error}). Read it with the version that wrote it."
+        ) from None
+    classes = len(description["classes"])
+    net = unet.unet_from(settings.model, in_channels=description["in_channels"], classes=classes, seed=0)
+    if settings.optimization.ema is None:
+        _restore(folder, model=net)
+    else:  # the averaged weights are in the optimizer's state
+        tx = optimizers.optimizer_from(settings.optimization, schedules.constant(0.0))
+        optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
+        _restore(folder, model=net, optimizer=optimizer)
+        nnx.update(net, nnx.to_pure_dict(nnx.state(optimizers.averaged(net, optimizer))))
     return unet.evaluation(net), description
 
 
-def load_weights(net: unet.UNet, path: Path) -> None:
+def load_weights(net: unet.UNet, path: Path, channels: Colors = "rgb", reads: str | None = "bgr") -> None:
     """Loads weights into `net`: the best ones of a run's folder, or those of a PyTorch file with milesial's names.
 
-    Raises UserError when there are none, or when they belong to another network, with the differences side by side.
-    Then nothing is changed.
+    - `net`: network to change
+    - `path`: folder of a run, or file
+    - `channels`: order of the colors that the file's network was trained on; a run's is known
+    - `reads`: what `net` reads: "bgr" for color pictures; other channels are taken in the file's order
+
+    The colors of the file's first convolution are reversed where their order differs from that of `net`, and a line
+    says so. Raises UserError when there are no weights, or when they belong to another network, with the differences
+    side by side. Then nothing is changed.
     """
-    state = torch_weights.to_torch(load_model(path)[0]) if path.is_dir() else torch_weights.read_pth(path)
+    state = torch_weights.to_torch(load_model(path)[0]) if path.is_dir() else read_pth(path)
     given, wanted = torch_weights.architecture(state), torch_weights.architecture(torch_weights.to_torch(net))
-    if given and (differences := _table("there", given, "here", wanted)):
+    if given and (differences := table("there", given, "here", wanted)):
         raise UserError(f"{path}: holds the weights of another network:\n{differences}")
+    here: Colors = "bgr" if path.is_dir() or reads != "bgr" else channels
     try:
-        torch_weights.from_torch(net, state)
+        torch_weights.from_torch(net, state, here)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    if here == "rgb" and wanted["channels"] in (3, 4):
+        what = "trained on red, green, blue, which is turned here to blue, green, red"
+        console.print(f"load  {path}: taken as {what}; if not so, --load-channels bgr")
 
 
 # Orbax ----------------------------------------------------------------------------------------------------------------
@@ -158,6 +249,25 @@ def _place(run: Path, which: str, there: bool = False) -> Path:
     return folder
 
 
+def _first_whole(names: Sequence[str], read: Callable) -> tuple[str, object]:
+    """Returns the first of the checkpoints `names` that is not damaged, and what `read` makes of its name.
+
+    Prints a line on stderr when it is not the first. Raises UserError naming all when none is whole.
+    """
+    errors: list[DamagedCheckpoint] = []
+    for which in names:
+        try:
+            result = read(which)
+        except DamagedCheckpoint as error:
+            errors.append(error)
+            continue
+        if errors:
+            print(f"warning: {errors[0]}; checkpoints/{which} is taken instead", file=sys.stderr)
+        return which, result
+    advice = "There is no other one: restore it from a copy, or start the run again."
+    raise DamagedCheckpoint("\n".join([*map(str, errors), advice]))
+
+
 def _open(folder: Path):
     from jaxseg.runs.orbax_folder import OrbaxFolder  # a quarter of a second to import: not before the first step
 
@@ -173,40 +283,3 @@ def _restore(folder, **objects: nnx.Module | nnx.Optimizer) -> None:
     restored = folder.restore({name: _arrays(thing) for name, thing in objects.items()})
     for name, thing in objects.items():
         nnx.update(thing, restored[name])
-
-
-# Differences ----------------------------------------------------------------------------------------------------------
-
-
-def _identity(meta: Mapping) -> dict[str, object]:
-    """Settings that a resumed run cannot change: how files are read, architecture, and the optimizer's state."""
-    settings, description = config.from_dict(meta["config"]), meta["description"]
-    model, optimization = settings.model, settings.optimization
-    fixed = {name: getattr(model, name) for name in ("widths", "upsample", "conv_bias")}
-    fixed |= {name: getattr(optimization, name) for name in ("optimizer", "momentum", "clip_norm", "ema")}
-    flags = {f"--{name.replace('_', '-')}": value for name, value in fixed.items()}
-    flags["--schedule plateau"] = optimization.schedule == "plateau"
-    names = {"classes": "class names", "in_channels": "channels"}
-    reading = dict(description.get("reading", {}))
-    labels = reading.pop("labels", {})
-    return (
-        {label: description[key] for key, label in names.items() if key in description}
-        | {f"labels: {name}": value for name, value in labels.items()}
-        | {f"images: {name}": value for name, value in reading.items()}
-        | flags
-    )
-
-
-def _table(left: str, a: Mapping, right: str, b: Mapping) -> str:
-    """Formats the differences in keys that both have, in two columns; empty if there are none."""
-    rows = [("", left, right)]
-    rows += [(name, _text(a[name]), _text(b[name])) for name in a if name in b and a[name] != b[name]]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join(f"  {line}" for line in lines) if len(rows) > 1 else ""
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return "-" if value is None else str(value)

@@ -1,61 +1,183 @@
-"""Creates or reopens the folder of a run, without overwriting anything that is no run."""
+"""Makes or reopens the folder of a run, locked against other processes. Deletes only what a run wrote."""
 
+import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
+import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jaxseg.base import config as settings
 from jaxseg.base.config import Config
 from jaxseg.base.errors import UserError
+from jaxseg.base.files import replace, try_writing
+from jaxseg.base.terminal import console
+from jaxseg.runs import lock
+from jaxseg.runs.record import check_split
+
+WRITTEN = (
+    "config.json", "split.json", "log.jsonl", "README.md", "curves.png", "samples/batch.png",
+    "samples/predictions.png", "tensorboard/events.out.tfevents.*", "checkpoints/best", "checkpoints/last",
+    "evaluation*/metrics.json", "evaluation*/per_image.csv", "evaluation*/confusion.png", "evaluation*/worst.png",
+    ".*-*.tmp", "*/.*-*.tmp",
+)  # fmt: skip
+"""What jaxseg writes into the folder of a run without being told where. The first is deleted last."""
 
 
-def open_run(config: Config, split: dict[str, list[str]]) -> Path:
-    """Makes the folder of a run with config.json and split.json, or reopens that of `--resume`, and returns it.
+def check_target(config: Config) -> None:
+    """Raises UserError when the folder of the run cannot be used, or another process is writing it.
+
+    `open_run` looks again; this look comes before data are read.
+    """
+    run = config.run.resume or config.run.out
+    if not config.run.dry_run:
+        try_target(config)
+    if run is None or not run.exists():
+        return
+    if not run.is_dir():
+        raise UserError(f"--out {run}: is a file; give a folder")
+    lock.refuse_if_locked(run)
+    if config.run.resume is None and not is_new(run):
+        check_overwrite(run, config.run.overwrite)
+        check_inputs(run, named(config))
+
+
+def try_target(config: Config) -> None:
+    """Raises UserError if the folder of the run cannot be written."""
+    if config.run.resume is not None:
+        target, name = config.run.resume, f"--resume {config.run.resume}"
+        advice = "Copy the run to a folder that can be written, and resume the copy"
+    else:
+        target = config.run.out or Path("runs")
+        name, advice = f"--out {target}", "Make room, or give another --out"
+    try:
+        try_writing(target)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be written ({error.strerror or error}). {advice}.") from None
+
+
+@contextlib.contextmanager
+def open_run(config: Config, split: dict[str, object], files: Iterable[Path] = ()) -> Iterator[Path]:
+    """Makes the folder of a run with config.json and split.json, or reopens that of `--resume`, in a `with` statement.
 
     - `config`: settings of the run; a resumed run's config.json is updated with them
-    - `split`: names of the images, by "training" and "validation"
+    - `split`: images of the run, see `record.of_split`
+    - `files`: images and masks of the run
 
-    Raises UserError when the folder is not empty (without --overwrite), when it is no run, when it cannot be made, or
-    when a resumed run would read other images than before.
+    Yields the folder, locked. Raises UserError when another process writes it, when it is not empty (without
+    --overwrite), when it is no run or holds what this run reads, when it cannot be written, or when a resumed run would
+    read other images than before.
     """
-    if config.run.resume is not None:
-        run = config.run.resume
-        check_split(run / "split.json", split)
-        kept = dataclasses.replace(
-            config, run=dataclasses.replace(config.run, resume=None, out=settings.load(run).run.out)
-        )
-        settings.save(kept, run / "config.json")
-        return run
-    run = config.run.out or Path("runs") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        if not config.run.overwrite:
-            raise UserError(f"--out {run}: is not empty. Give another folder, or --overwrite to delete its contents.")
-        if not (run / "config.json").is_file():
-            raise UserError(f"--out {run}: has no config.json, so it is no run, and --overwrite will not delete it.")
-        shutil.rmtree(run)
+    run = config.run.resume or config.run.out or new_folder(Path("runs"))
+    check_target(config)
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        if config.run.resume is None:
+            run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {run}: cannot be made ({error.strerror or error})") from None
-    (run / "split.json").write_text(json.dumps(split, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with lock.locked(run):
+        try:
+            if config.run.resume is not None:
+                reopen(run, config, split)
+            else:
+                begin(run, config, split, files)
+        except OSError as error:
+            raise UserError(f"{error.filename or run}: cannot be written ({error.strerror or error})") from None
+        yield run
+
+
+def reopen(run: Path, config: Config, split: dict[str, object]) -> None:
+    """Checks a run that goes on, and updates its config.json. Arguments and errors as in `open_run`."""
+    paths = [run, *(path for name in WRITTEN for path in run.glob(name)), run / "samples", run / "tensorboard"]
+    if closed := [str(path) for path in paths if path.exists() and not os.access(path, os.W_OK)]:
+        raise UserError(
+            f"--resume {run}: cannot be written: {', '.join(closed)}. Change their permissions, or copy it."
+        )
+    check_split(run / "split.json", split)
+    before = settings.load(run).run
+    kept = dataclasses.replace(config.run, resume=None, out=before.out, load=before.load)
+    settings.save(dataclasses.replace(config, run=kept), run / "config.json")
+
+
+def begin(run: Path, config: Config, split: dict[str, object], files: Iterable[Path]) -> None:
+    """Empties the folder of a run if it may be, and writes split.json and config.json into it."""
+    if not is_new(run):
+        check_overwrite(run, config.run.overwrite)
+        check_inputs(run, [*named(config), *files])
+        empty(run)
+    replace(
+        run / "split.json", (json.dumps(split, indent=1, ensure_ascii=False) + "\n").encode(errors="surrogateescape")
+    )
     settings.save(config, run / "config.json")
-    return run
 
 
-def check_split(path: Path, split: dict[str, list[str]]) -> None:
-    """Raises UserError unless `split` has the same images as split.json at `path`, or when that cannot be read."""
+def new_folder(root: Path) -> Path:
+    """Makes a folder for a run in `root`, named after date and time; -2, -3 tell apart those of one second."""
+    name = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in itertools.count(1):
+        run = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{run}: cannot be made ({error.strerror or error}); give --out") from None
+    raise AssertionError
+
+
+def is_new(run: Path) -> bool:
+    """True if `run` is empty, or was killed before its config.json was there."""
+    return all(path.name in (lock.NAME, "split.json") or path.suffix == ".tmp" for path in run.iterdir())
+
+
+def check_overwrite(run: Path, overwrite: bool) -> None:
+    """Raises UserError unless `overwrite` is given and `run` is the folder of a run."""
+    if not (run / "config.json").is_file():
+        advice = ", and --overwrite will not delete it" if overwrite else ""
+        raise UserError(
+            f"--out {run}: is not empty, and has no config.json, so it is no run{advice}. Give another folder."
+        )
+    if not overwrite:
+        raise UserError(f"--out {run}: is not empty. Give another folder, or --overwrite to delete the run in it.")
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        before = {part: set(saved[part]) for part in split}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); without it the run cannot be resumed") from None
-    problems = []
-    for part, names in split.items():
-        gone, new = (sorted(a - b) for a, b in ((before[part], set(names)), (set(names), before[part])))
-        problems += [f"{part}: {len(gone)} images are missing, such as {gone[0]}"] if gone else []
-        problems += [f"{part}: {len(new)} images are new, such as {new[0]}"] if new else []
-    if problems:
-        found = "\n".join(f"  {problem}" for problem in problems)
-        raise UserError(f"the data changed since the run began ({path}):\n{found}\nRestore it, or start a new run.")
+        settings.load(run)
+    except UserError as error:
+        raise UserError(f"--out {run}: --overwrite deletes runs only, and this is none of jaxseg's: {error}") from None
+
+
+def named(config: Config) -> list[Path]:
+    """Returns the folders, lists and weights that the settings name."""
+    d = config.data
+    paths = (d.data, d.images, d.masks, d.val_images, d.val_masks, d.train_list, d.val_list, config.run.load)
+    return [path for path in paths if path is not None]
+
+
+def check_inputs(run: Path, inputs: Iterable[Path]) -> None:
+    """Raises UserError naming `inputs` that lie in `run`."""
+    inside = [path for path in dict.fromkeys(inputs) if run.resolve() in (path.resolve(), *path.resolve().parents)]
+    if inside:
+        more = f" and {len(inside) - 3} more" * (len(inside) > 3)
+        raise UserError(
+            f"--overwrite: {run} holds what this run reads: {', '.join(map(str, inside[:3]))}{more}. "
+            "Give another --out, or move them out of it."
+        )
+
+
+def empty(run: Path) -> None:
+    """Deletes what jaxseg wrote into `run`, config.json last. Prints what else is left there."""
+    for name in reversed(WRITTEN):
+        for path in run.glob(name):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    for name in ("samples", "tensorboard", "checkpoints", "evaluation*"):
+        for folder in run.glob(name):
+            with contextlib.suppress(OSError):  # not empty, or not a folder
+                folder.rmdir()
+    if left := sorted(path.name for path in run.iterdir() if path.name != lock.NAME):
+        console.print(f"--overwrite left alone what jaxseg did not write: {', '.join(left)} in {run}", style="yellow")

@@ -5,16 +5,18 @@ Training and validation are shown together, with the gap between them: the artic
 
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.base.errors import UserError
-from jaxseg.base.files import replace
+from jaxseg.base.files import append
+from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import PALETTE
 from jaxseg.runs.curves import draw_curves
 from jaxseg.runs.pictures import draw_samples, write_png
+from jaxseg.runs.record import restore_log
+from jaxseg.runs.tensorboard import Events
 
 __all__ = ["PALETTE", "Tracker"]
 
@@ -26,28 +28,38 @@ class Tracker:
     """Logs a run. Use it in a `with` statement.
 
     - `run`: folder of the run, made if it does not exist
-    - `resume_step`: step of the restored checkpoint; later entries of the log are removed
+    - `resume_step`: number of finished steps of a run that goes on; later ones are hidden in TensorBoard
+    - `resume_epoch`: number of its finished epochs; later ones are removed from the log
     - `class_names`: names for the curves
 
-    Raises `UserError` if the folder holds a log and `resume_step` is None, or if the log cannot be read.
+    All scalars and pictures have as step the number of steps that were finished by then. Raises `UserError` if the
+    folder holds a log and `resume_step` is None, or if the log is damaged, see `restore_log`. Raises OSError when
+    log.jsonl cannot be written. When events or pictures cannot be written, says so once and goes on.
     """
 
-    def __init__(self, run: Path, *, resume_step: int | None = None, class_names: Sequence[str] | None = None):
+    def __init__(
+        self,
+        run: Path,
+        *,
+        resume_step: int | None = None,
+        resume_epoch: int = 0,
+        class_names: Sequence[str] | None = None,
+    ):
         self.run, self.class_names = Path(run), class_names
         (self.run / "samples").mkdir(parents=True, exist_ok=True)
-        self.epochs = restore_log(self.run / "log.jsonl", resume_step)
-        self._log = (self.run / "log.jsonl").open("a", encoding="utf-8", newline="\n")
-        self._writer = _summary_writer()(
-            str(self.run / "tensorboard"),
-            # TensorBoard hides earlier files' events from this step on; it reads files in the order of their names.
-            purge_step=None if resume_step is None else resume_step + 1,
-            # tensorboardX names files by the second, and would overwrite one begun in the same second.
-            filename_suffix=f".{time.time_ns()}",
-        )
+        path = self.run / "log.jsonl"
+        if resume_step is None and path.exists() and path.stat().st_size:
+            raise UserError(f"{path} is the log of an earlier run: resume that run, or choose another folder.")
+        self.epochs, removed = restore_log(path, resume_epoch)
+        # an epoch that --steps ended within is logged again when more steps go on there: TensorBoard has this step
+        self._shown = {record["step"] for record in removed} & {resume_step}
+        append(path, "")
+        # TensorBoard hides earlier files' events from this step on; it reads files in the order of their names.
+        self._events = Events(self.run / "tensorboard", purge_step=resume_step and resume_step + 1)
         lines = {name: ["Multiline", [f"{name}/train", f"{name}/validation"]] for name in BOTH}
         gaps = {"gaps": ["Multiline", [f"{name}/gap" for name in BOTH]]}
-        self._writer.add_custom_scalars({"training and validation": lines | gaps})
-        self._drawn, self._next_drawing = len(self.epochs), 0.0
+        self._events.charts({"training and validation": lines | gaps})
+        self._drawn, self._next_drawing, self._warned = len(self.epochs), 0.0, False
 
     def __enter__(self) -> "Tracker":
         return self
@@ -56,10 +68,13 @@ class Tracker:
         self.close()
 
     def steps(self, records: list[dict]) -> None:
-        """Logs steps, {"step", "loss", "learning_rate", "grad_norm"} each, as TensorBoard scalars."""
+        """Logs steps, {"step", "loss", "learning_rate", "grad_norm"} each, as TensorBoard scalars.
+
+        "step" counts from 0, as in messages. TensorBoard's is one more: the steps finished by then, as for epochs.
+        """
         for record in records:
             for name in ("loss", "learning_rate", "grad_norm"):
-                self._scalar(f"step/{name}", record[name], int(record["step"]))
+                self._scalar(f"step/{name}", record[name], int(record["step"]) + 1)
 
     def epoch(self, record: dict) -> None:
         """Logs an epoch as a line of log.jsonl and TensorBoard scalars, and draws curves.png if there is time.
@@ -74,9 +89,15 @@ class Tracker:
         NaN and infinities are written as null.
         """
         record = _plain(record)
-        self._log.write(json.dumps(record, allow_nan=False) + "\n")
-        self._log.flush()
+        append(self.run / "log.jsonl", json.dumps(record, allow_nan=False) + "\n")  # before the epoch's checkpoint
         self.epochs.append(record)
+        if record["step"] not in self._shown:
+            self._epoch_scalars(record)
+        self._events.flush()
+        if time.monotonic() >= self._next_drawing:
+            self._draw()
+
+    def _epoch_scalars(self, record: dict) -> None:
         step = record["step"]
         for name in BOTH:
             self._scalar(f"{name}/train", record["train"][name], step)
@@ -86,9 +107,6 @@ class Tracker:
             self._scalar(f"iou/class_{number}", iou, step)
         for name in ("learning_rate", "images_per_second", "seconds", "waited"):
             self._scalar(f"epoch/{name}", record.get(name), step)
-        self._writer.flush()
-        if time.monotonic() >= self._next_drawing:
-            self._draw()
 
     def pictures(self, name: str, step: int, *samples, **how) -> Path:
         """Draws samples into samples/`name`.png and TensorBoard, and returns the path of the PNG.
@@ -99,26 +117,32 @@ class Tracker:
         """
         canvas = draw_samples(*samples, **how)
         path = self.run / "samples" / f"{name}.png"
-        write_png(path, canvas)
-        self._writer.add_image(f"samples/{name}", canvas, step, dataformats="HWC")
+        self._picture(path, canvas)
+        self._events.image(f"samples/{name}", canvas, step)
         return path
 
     def close(self) -> None:
         """Draws the curves if they are out of date, and closes the files. Calling it again does nothing."""
-        if self._log.closed:
-            return
-        self._log.close()
-        self._writer.close()
+        self._events.close()
         if self._drawn < len(self.epochs):
             self._draw()
 
     def _scalar(self, tag: str, value, step: int) -> None:
         if value is not None and math.isfinite(value):
-            self._writer.add_scalar(tag, float(value), step)
+            self._events.scalar(tag, float(value), step)
+
+    def _picture(self, path: Path, canvas) -> None:
+        try:
+            write_png(path, canvas)
+        except OSError as error:
+            if not self._warned:
+                why = f"{path}: cannot be written ({error.strerror or error})"
+                console.print(f"{why}; the run goes on without pictures", style="yellow")
+            self._warned = True
 
     def _draw(self) -> None:
         began = time.monotonic()
-        write_png(self.run / "curves.png", draw_curves(self.epochs, self.class_names))
+        self._picture(self.run / "curves.png", draw_curves(self.epochs, self.class_names))
         ended = time.monotonic()
         self._drawn, self._next_drawing = len(self.epochs), ended + (ended - began) / DRAWING
 
@@ -129,42 +153,6 @@ def gap(record: dict, name: str) -> float | None:
     if train is None or validation is None:
         return None
     return validation - train if name == "loss" else train - validation
-
-
-def restore_log(path: Path, resume_step: int | None) -> list[dict]:
-    """Returns the epochs of log.jsonl up to `resume_step`. Removes later ones, and a last line cut short by a crash.
-
-    Raises `UserError` if there are epochs and `resume_step` is None, or if a line before the last is no JSON.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if lines and resume_step is None:
-        raise UserError(f"{path} is the log of an earlier run: resume that run, or choose another folder.")
-    epochs = []
-    for number, line in enumerate(lines, 1):
-        try:
-            epochs.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise UserError(
-                    f"{path}, line {number}: expected JSON, found {line[:60]!r}. Fix or remove the line."
-                ) from None
-    kept = [record for record in epochs if record["step"] <= resume_step]
-    if lines:
-        replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-    return kept
-
-
-def _summary_writer() -> type:
-    """tensorboardX's `SummaryWriter`, imported (0.2 s) without torch, which it would load if installed (2 s)."""
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hide:
-            del sys.modules["torch"]
-    return SummaryWriter
 
 
 def _plain(value):

@@ -1,9 +1,13 @@
-"""Advice on common troubles of training: not enough memory, one class everywhere, steps that wait for data."""
+"""Advice on common troubles of training: not enough memory or disk, one class everywhere, steps that wait for data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from jaxseg.base.config import Config, Optimization
-from jaxseg.base.errors import is_about_memory
+from jaxseg.base.doors import reason
+from jaxseg.base.errors import UserError, is_about_memory
+from jaxseg.base.terminal import command
 
 EVALUATIONS = 3  # with one class only, until a warning
 LONG = 0.05  # share of the time that steps may wait for data
@@ -37,6 +41,19 @@ def against_imbalance(optimization: Optimization) -> str:
     tries = ["--class-weights auto"] * (optimization.class_weights is None)
     tries += ["--loss dice_ce"] * (optimization.loss in ("cross_entropy", "mse", "hinge"))
     return f"Try {' or '.join(tries)}" if tries else "Try --class-weights inverse, or a lower --learning-rate"
+
+
+@contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Turns an OSError, such as that of a full disk, into a UserError with what is kept of a run and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        last = run / "checkpoints/last"
+        steps = [int(path.name) for path in last.iterdir() if path.name.isdigit()] if last.is_dir() else []
+        kept = f"The checkpoint after {max(steps)} steps is kept" if steps else "There is no checkpoint yet"
+        go_on = command("jaxseg.train", "--resume", run)
+        raise UserError(f"{reason(error)}\n{kept}. Once this is fixed, go on with\n  {go_on}") from error
 
 
 def one_class_only(

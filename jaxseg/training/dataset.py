@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -58,9 +59,15 @@ class Dataset:
         return self.crop or self.found.training.sizes[0]
 
     @property
-    def split_names(self) -> dict[str, list[str]]:
-        """Names of the images, by "training" and "validation", for split.json."""
-        return {"training": self.found.split.training_names, "validation": self.found.split.validation_names}
+    def samples(self) -> int:
+        """Number of training samples in an epoch."""
+        return self.found.training.pairs * self.config.data.crops
+
+    @property
+    def files(self) -> list[Path]:
+        """Images and masks of the run."""
+        split = self.found.split
+        return [path for pair in (*split.training, *split.validation) for path in (pair.image, pair.mask)]
 
     @property
     def description(self) -> dict:
@@ -221,10 +228,11 @@ def check_sizes(dataset: Dataset) -> None:
     sizes = {(h, w), *found.validation.sizes} if len(set(found.validation.sizes)) == 1 else {(h, w)}
     if small := [f"{width}x{height}" for height, width in sorted(sizes) if min(height, width) < least]:
         raise UserError(f"images of {', '.join(small)} are too small: {levels} --widths need {least} pixels a side")
-    samples = found.training.pairs * config.data.crops
-    if (h // least) * (w // least) == 1 and 1 in (o.batch_size // o.accumulate, samples % o.batch_size):
+    samples, part = dataset.samples, o.batch_size // o.accumulate
+    if (h // least) * (w // least) == 1 and 1 in (part, samples % part):  # the last micro-batch has the rest
+        parts = f" in {o.accumulate} micro-batches" * (o.accumulate > 1)
         raise UserError(
-            f"a batch of 1 tile leaves BatchNorm one value per channel at the deepest level ({w}x{h} tiles, "
-            f"{levels} --widths, {samples} tiles in batches of {o.batch_size}). "
-            "Use fewer --widths or another --batch-size."
+            f"a micro-batch of 1 tile leaves BatchNorm one value per channel at the deepest level ({w}x{h} tiles, "
+            f"{levels} --widths, {samples} tiles in batches of {o.batch_size}{parts}). "
+            "Use fewer --widths, or another --batch-size or --accumulate."
         )

@@ -1,8 +1,10 @@
 """Trains: data, steps, log, evaluation, checkpoints."""
 
+import contextlib
 import dataclasses
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ from flax import nnx
 from jaxseg.base import config as settings
 from jaxseg.base import terminal
 from jaxseg.base.config import Config, Optimization
-from jaxseg.base.errors import OutOfMemory, Stopped
+from jaxseg.base.errors import OutOfMemory, Stopped, UserError
 from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import to_device
@@ -22,8 +24,9 @@ from jaxseg.learn.plan import make_plan
 from jaxseg.learn.step import unit
 from jaxseg.nn import unet
 from jaxseg.runs import readme
-from jaxseg.runs.checkpoint import Checkpoints, Progress, load_weights
-from jaxseg.runs.folder import open_run
+from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_weights
+from jaxseg.runs.folder import check_target, open_run
+from jaxseg.runs.record import of_split
 from jaxseg.runs.tracker import Tracker
 from jaxseg.training import advice, report
 from jaxseg.training.dataset import Dataset, open_data
@@ -38,33 +41,37 @@ def fit(config: Config) -> Path | None:
 
     Returns None after a dry run (`config.run.dry_run`). Raises:
 
-    - UserError, a ValueError: invalid settings or files; the message names all of them
+    - UserError, a ValueError: invalid settings or files, and a disk that is full; the message names all of them
     - NonFiniteLoss, OutOfMemory: the loss became NaN or infinite, or memory was not enough; the message says what to
       try
     - Stopped: a signal ended the run after everything was saved
     """
     check(config)
+    check_target(config)
     terminal.greet()
     if config.optimization.class_weights:
         class_weights.check(config.optimization.class_weights)
     data = open_data(config)
     try:
-        return _fit(config, data)
+        with contextlib.ExitStack() as held:
+            return _fit(config, data, held)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if (message := advice.out_of_memory(error, config, data.tile)) is None:
             raise
         raise OutOfMemory(message) from error
 
 
-def _fit(config: Config, data: Dataset) -> Path | None:
+def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | None:
+    """Trains. `held` keeps the run's folder locked until it is closed."""
     began, o = time.monotonic(), config.optimization
+    before = config if config.run.resume is None else settings.load(config.run.resume)
     training, validation = data.pipelines(config.run.seed, config.data.workers)
     plan = make_plan(o, len(training))
     net = unet.unet_from(
         config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed
     )
-    if config.run.load is not None:
-        load_weights(net, config.run.load)
+    if before.run.load is not None and not (config.run.resume and has_checkpoint(config.run.resume)):
+        load_weights(net, before.run.load, before.run.load_channels, data.reading.order)
     optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, plan.schedule), wrt=nnx.Param)
     parts = step_parts(config, data)
     batch = next(training.epoch())
@@ -73,24 +80,28 @@ def _fit(config: Config, data: Dataset) -> Path | None:
         console.print("dry run: no step was taken, nothing was written")
         return None
 
-    before = config if config.run.resume is None else settings.load(config.run.resume)
-    run = open_run(config, data.split_names)
+    split = of_split(data.found.split, config.data.workers)
+    run = held.enter_context(open_run(config, split, data.files))
     checkpoints = Checkpoints(run, config, data.description)
-    progress = checkpoints.restore("last", net, optimizer) if config.run.resume else Progress()
+    progress = (checkpoints.resume(net, optimizer) if config.run.resume else None) or Progress()
     start = progress.epoch * plan.epoch_steps + progress.batch
     if config.run.resume:
         report.tell_resumed(plan, make_plan(before.optimization, plan.epoch_steps), progress, start)
     console.print(f"run   {run}")
-    # an epoch stopped after its last step is evaluated, logged and saved again
-    logged = start - bool(progress.batch) if config.run.resume else None
 
     train_step = compile_train_step(net, optimizer, schedule=plan.schedule, seed=config.run.seed, **parts)
     eval_step = compile_eval_step(optimizers.averaged(net, optimizer), loss=parts["loss"], normalize=parts["normalize"])
+    # an epoch stopped after its last step is evaluated, logged and saved again
+    tracked = {"resume_step": start, "resume_epoch": progress.epoch} if config.run.resume else {}
     with (
-        Tracker(run, resume_step=logged, class_names=data.classes) as tracker,
-        Bar(plan.steps, start, o.batch_size) as bar,
+        advice.resumable(run),
+        Tracker(run, **tracked, class_names=data.classes) as tracker,
+        Bar(plan.steps, start, o.batch_size, data.samples) as bar,
         Signals() as signals,
     ):
+        if (best := last_as_best(progress, tracker.epochs)) is not None:
+            progress = dataclasses.replace(progress, best=best)
+            checkpoints.save("best", start, net, optimizer, progress)
         for epoch in range(progress.epoch, plan.epochs):
             if is_exhausted(o, progress):
                 console.print(f"early  no better mIoU for {o.early_stopping} epochs")
@@ -110,7 +121,10 @@ def _fit(config: Config, data: Dataset) -> Path | None:
                 progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
             if signals.received:
                 checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
-                console.print("stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run))
+                with contextlib.suppress(OSError):  # the terminal may have gone
+                    console.print(
+                        "stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run)
+                    )
                 raise Stopped(signals.received)
 
             record = {
@@ -138,7 +152,8 @@ def _fit(config: Config, data: Dataset) -> Path | None:
                     console.print(warning, style="yellow")
             for which in ["best"] * best + ["last"]:
                 checkpoints.save(which, end, net, optimizer, progress)
-        checkpoints.close()
+        if progress.best is None:
+            raise UserError(f"{run}: has no best epoch, and its checkpoint is lost; train on with more --epochs")
         picture = report.save_predictions(tracker, run, data, progress.best)
     images = validation.pairs[0].image.parent
     readme.write(run, config, data.description, progress.best, images)
@@ -163,6 +178,17 @@ def step_parts(config: Config, data: Dataset) -> dict:
         "augment": None if config.run.overfit else augment.augment_from(config.augmentation, unit),
         "accumulate": o.accumulate,
     }
+
+
+def last_as_best(progress: Progress, epochs: Sequence[dict]) -> dict | None:
+    """Returns the record of the last epoch when the best weights were lost and the last ones end it; else None.
+
+    - `progress`: position of the resumed run; without `best` after the first epoch only if they were lost
+    - `epochs`: lines of log.jsonl up to there
+    """
+    if progress.best is not None or not progress.epoch or progress.batch or not epochs:
+        return None
+    return epochs[-1] if epochs[-1]["validation"]["miou"] is not None else None
 
 
 def is_better(record: dict, best: dict) -> bool:

@@ -37,6 +37,9 @@ def tell(config: Config, data: Dataset, net: unet.UNet, plan: Plan, batch: Batch
         f"plan  {plan.epochs} epochs, {plan.steps:,} steps of {o.batch_size}, {o.loss}, {o.optimizer}, "
         f"learning rate {o.learning_rate:g}, {o.schedule}"
     )
+    if (empty := o.batch_size - data.samples) > 0:
+        what = f"only {data.samples} tiles for --batch-size {o.batch_size}: {empty} places of each step are empty"
+        console.print(f"      {what}; try --batch-size {data.samples}", style="yellow")
     x = np.asarray(normalization(data.reading)(batch["image"][batch["valid"]]))
     mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
     shown = [" ".join(f"{value:.3g}" for value in values[:12]) for values in (mean, std)]
@@ -51,6 +54,9 @@ def tell_resumed(plan: Plan, before: Plan, progress: Progress, start: int) -> No
     - `progress`: position of the run
     - `start`: number of the next step, from 0
     """
+    if start == 0:
+        console.print("resumed from the beginning: the run was stopped before its first checkpoint")
+        return
     if start >= plan.steps:
         longer = f"--epochs {2 * plan.epochs}"
         console.print(f"resumed after its end, epoch {progress.epoch}; {longer} would continue it")

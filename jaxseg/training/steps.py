@@ -17,16 +17,19 @@ WHAT_TO_TRY = "Try a tenth of --learning-rate, more --warmup-epochs, or --precis
 
 
 class Signals:
-    """Notes the first Ctrl-C or SIGTERM in `received` inside a `with` statement; a second one is not caught.
+    """Notes the first Ctrl-C, SIGTERM or SIGHUP in `received` inside a `with` statement; a second one is not caught.
 
-    Outside the main thread signals cannot be caught, so nothing is noted.
+    A SIGHUP that is ignored, as under nohup, stays so. Outside the main thread signals cannot be caught, so nothing is
+    noted.
     """
 
     received = 0
 
     def __enter__(self):
         catches = threading.current_thread() is threading.main_thread()  # Python allows no other thread
-        numbers = (signal.SIGINT, signal.SIGTERM) if catches else ()
+        numbers = [signal.SIGINT, signal.SIGTERM] if catches else []
+        if catches and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)  # the terminal has gone; Windows has none
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxseg.base.errors import DataError, problem
+from jaxseg.base.files import is_utf8
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".gif", ".npy"}
@@ -44,7 +45,7 @@ def list_both(images: Path, masks: Path) -> tuple[list[Entry], list[Entry], list
     """Lists image files, mask files, and notes on skipped subfolders. Files are sorted by relative path.
 
     Subfolders are searched if the two folders share a subfolder name. Raises DataError for a missing folder, a folder
-    without images, and broken symbolic links.
+    without images, broken symbolic links, and names that are not UTF-8.
     """
     roots = list(dict.fromkeys((images, masks)))
     why = {root: "not a folder" if root.exists() else "no such folder" for root in roots if not root.is_dir()}
@@ -61,6 +62,9 @@ def list_both(images: Path, masks: Path) -> tuple[list[Entry], list[Entry], list
             if sub.name.casefold() not in LEFT_ALONE and (count := sum(1 for _ in entries(sub))):
                 notes.append(f"{sub}: its {count} images are skipped because {other} has no folder of that name")
     found = {root: sorted(entries(root, deep), key=_path_below) for root in roots}
+    if odd := [entry.path for root in roots for entry in found[root] if not is_utf8(entry.path.relative_to(root))]:
+        advice = "Rename them; convmv -f latin1 -t utf8 -r --notest FOLDER does it for names in Latin-1."
+        raise DataError("Cannot read the tiles.", [f"{path}: its name is not UTF-8" for path in odd], advice)
     if not found[images]:
         held, known = contents(images), f"Known extensions: {' '.join(sorted(EXTENSIONS))}"
         if held == "no files":

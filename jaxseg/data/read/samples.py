@@ -7,7 +7,7 @@ reads it; in masks gray 255 is class 1 and all else class 0.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -55,6 +55,9 @@ class Reading:
     """Mean of each channel, in the array's order, of values divided by `FULL`."""
     std: tuple[float, ...] = ()
     """Standard deviation of each channel, likewise."""
+    order: Literal["bgr", "bands"] | None = None
+    """First three channels: blue, green, red of color pictures, or bands of the file. None if not known, as for runs of
+    earlier versions."""
 
     def to_dict(self) -> dict[str, Any]:
         """Converts to a dictionary that JSON can write."""
@@ -102,7 +105,7 @@ def convert(
 
     `path` names the file in a DataError.
     """
-    array = _typed(_channels(pixels, path, reading), path, reading)
+    array = _typed(_channels(_ordered(pixels, path, reading), path, reading), path, reading)
     nodata = reading.nodata if reading.nodata is not None else pixels.nodata
     bands = reading.bands or range(1, array.shape[2] + 1)
     alpha = bands.index(4) if pixels.alpha is not None and 4 in bands else None
@@ -145,6 +148,21 @@ def read_sample(pair: Pair, reading: Reading = ARTICLE_READING) -> dict[str, np.
     if has_data.strides != (0, 0) and not has_data.all():  # strides 0: one True for all pixels, on which `all` is slow
         mask[~has_data] = IGNORE_INDEX
     return {"image": image, "mask": mask}
+
+
+def _ordered(pixels: Pixels, path: Path, reading: Reading) -> Pixels:
+    """Brings a color picture into the order of bands, where a network reads bands. Raises DataError for the reverse."""
+    array = pixels.array
+    if reading.order == "bands" and pixels.color:
+        opaque = reading.bands is None and reading.channels == 3 and is_opaque(array)
+        return dataclasses.replace(
+            pixels, array=array[..., [2, 1, 0, 3][: 3 if opaque else array.shape[2]]], color=False
+        )
+    plain = not pixels.color and array.shape[2] > 1
+    if reading.order == "bgr" and plain and (reading.bands or (1, 2, 3))[:3] == (1, 2, 3):
+        advice = "Save it as an RGB picture; a TIFF says so in its tag PhotometricInterpretation."
+        raise problem(path, "holds plain bands; expected a color picture, as in training", advice)
+    return pixels
 
 
 def _channels(pixels: Pixels, path: Path, reading: Reading) -> np.ndarray:

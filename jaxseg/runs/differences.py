@@ -1,0 +1,39 @@
+"""Differences between what a checkpoint holds and what is asked of it, as tables for messages."""
+
+from collections.abc import Mapping
+
+from jaxseg.base import config
+
+
+def identity(meta: Mapping) -> dict[str, object]:
+    """Settings that a resumed run cannot change: how files are read, architecture, and the optimizer's state."""
+    settings, description = config.from_dict(meta["config"]), meta["description"]
+    model, optimization = settings.model, settings.optimization
+    fixed = {name: getattr(model, name) for name in ("widths", "upsample", "conv_bias")}
+    fixed |= {name: getattr(optimization, name) for name in ("optimizer", "momentum", "clip_norm", "ema")}
+    flags = {f"--{name.replace('_', '-')}": value for name, value in fixed.items()}
+    flags["--schedule plateau"] = optimization.schedule == "plateau"
+    names = {"classes": "class names", "in_channels": "channels"}
+    reading = dict(description.get("reading", {}))
+    labels = reading.pop("labels", {})
+    return (
+        {label: description[key] for key, label in names.items() if key in description}
+        | {f"labels: {name}": value for name, value in labels.items()}
+        | {f"images: {name}": value for name, value in reading.items()}
+        | flags
+    )
+
+
+def table(left: str, a: Mapping, right: str, b: Mapping) -> str:
+    """Formats the differences in keys that both have, in two columns; empty if there are none."""
+    rows = [("", left, right)]
+    rows += [(name, _text(a[name]), _text(b[name])) for name in a if name in b and a[name] != b[name]]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join(f"  {line}" for line in lines) if len(rows) > 1 else ""
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return "-" if value is None else str(value)
