@@ -361,6 +361,14 @@ def test_alpha_is_never_compared_with_nodata(asked, alpha, opaque, tmp_path):
         assert image[0, 0, alpha] == array[0, 0, 3]
 
 
+def test_float_alpha_of_the_nodata_value_stays(tmp_path):
+    array = np.dstack([picture() / 512, np.ones((6, 8))]).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", extrasamples=["unassalpha"])
+    image, has_data = samples.read_tile(tmp_path / "a.tif", Reading(channels=4, dtype="float32", nodata=1.0))
+    assert has_data.all()
+    assert (image[..., 3] == 1).all()
+
+
 def test_fourth_signed_band_of_a_color_tiff_is_compared_with_nodata(tmp_path):
     array = bands(4, "int16")
     array[1, 2, 3] = array[3, 4] = -9999
