@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from image_files import write
 from PIL import Image
 
@@ -162,6 +163,20 @@ def test_flags_that_fix_all_errors_are_verified_and_printed(fields, capsys):
     assert line[3:] == f"--data {fields} --binarize 128 --on-bad-file skip --seed 3".split()
     assert check.main(line[3:]) == 0
     assert "1 pair left out" in capsys.readouterr().out
+
+
+def test_pasted_command_repeats_the_first_advice(fields, capsys):
+    for path in [*(fields / "Ltrain").iterdir(), *(fields / "Lval").iterdir()]:
+        values = (read(path) // 255).astype(np.int16)
+        values[:4] = -1
+        tifffile.imwrite(path.with_suffix(".tif"), values)
+        path.unlink()
+    assert check.main([str(fields)]) == 2
+    printed = capsys.readouterr().out
+    assert "--ignore-index -1, if they mean no data" in printed
+    line = shlex.split(printed.splitlines()[-1])
+    assert line[3:] == f"--data {fields} --ignore-index -1".split()
+    assert check.main(line[3:]) == 0
 
 
 def test_flags_that_fix_only_some_errors_are_not_printed(fields, capsys):

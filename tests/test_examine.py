@@ -311,6 +311,15 @@ in_color = spoilt(lambda m: m)
 in_gray = spoilt(lambda m: (m[..., 1] // 255 * 120 + m[..., 0] // 255 * 240).astype(np.uint8))
 
 
+def colored_objects(root):
+    rng = np.random.default_rng(0)
+    for path in sorted(root.glob("L*/*")):
+        mask = np.zeros((SIDE, SIDE, 3), np.uint8)
+        for y, x in ((y, x) for y in range(0, 48, 12) for x in range(0, 48, 12)):
+            mask[y + 2 : y + 9, x + 2 : x + 9] = rng.integers(50, 256, 3)
+        write(path, mask)
+
+
 def numbered(root):
     rng = np.random.default_rng(0)
     for path in sorted(root.glob("L*/*")):
@@ -448,6 +457,7 @@ FAULTS = {
     negative: ({}, "error", "negative values: -1 (8.33 %)", ["Ltrain/t0_mask.tif: -1 (192"], "--ignore-index -1, if"),
     in_color: ({}, "error", "distinct colors", [], "--labels '#000000' '#00ff01' '#fd0200' --snap-colors"),
     in_gray: ({}, "error", "within 4 of {0, 120, 240}", [], "Give --labels 0 120 240 --snap-colors"),
+    colored_objects: ({}, "error", "192 objects by 192 colors", ["Ltrain/t0_mask.png: 16"], "--binarize 1, if all"),
     numbered: ({}, "error", "number their objects", ["Ltrain/t0_mask.png: "], "--binarize 1, if all"),
     all_empty: ({}, "error", "one class only", [], "right masks"),
     training_empty: ({}, "error", "training masks hold one class only, background", [], "right masks"),

@@ -93,28 +93,30 @@ def _flat(facts: Sequence[Facts], color: bool) -> dict[int, int] | None:
 
 
 def numbered_objects(sides: Sides, facts: Sequence[Facts]) -> Finding | None:
-    """Returns an error if gray masks number their objects, so that the numbers are no classes; else None.
+    """Returns an error if masks number or color their objects, so that these are no classes; else None.
 
-    Nearly every number is a single piece then. Masks count from 1, each to another number; or many numbers occur in
-    one mask only.
+    Nearly every number is a single piece then. Masks count from 1, each to another number; or many numbers or colors
+    occur in one mask only.
     """
     held = [{v for v in f.mask.values if v > 0} for f in facts]
-    if any(f.mask.color or min(f.mask.values) < 0 for f in facts):
+    if any(min(f.mask.values) < 0 for f in facts):
         return None
+    color = any(f.mask.color for f in facts)
     objects = sum(map(len, held))
     most, distinct = max(map(max, filter(None, held)), default=0), len(set().union(*held))
     lengths = {len(values) for values in held}
     counted = sum(values == set(range(1, len(values) + 1)) for values in held) >= 0.9 * len(held)
-    counted = counted and len(lengths) >= 3 and distinct >= 4
+    counted = counted and not color and len(lengths) >= 3 and distinct >= 4
     own = len(held) >= 3 and distinct > MOST_FOUND and distinct >= 0.9 * objects
     pieces = [f.mask.whole for f in facts if len(f.mask.values) > 2]
     among = sum(len(values) for f, values in zip(facts, held) if len(f.mask.values) > 2)
     if not (counted or own) or sum(pieces) < 0.9 * among:
         return None
-    what = f"masks number their objects (instances): {objects:,} numbers up to {most}, each a single piece"
-    advice = "Give one of\n  --binarize 1, if all objects are of one class"
-    if most < MOST_CLASSES:
-        advice += f"\n  --classes {most + 1}, if the numbers are classes after all"
+    numbers = f"{distinct:,} colors" if color else f"numbers up to {most}"
+    what = f"masks number their objects (instances): {objects:,} objects by {numbers}, each a single piece"
+    advice = "Give --binarize 1, if all objects are of one class."
+    if most < MOST_CLASSES and not color:
+        advice = f"Give one of\n  {advice[5:-1]}\n  --classes {most + 1}, if the numbers are classes after all"
     files = tuple(f"{sides.name(f.pair.mask)}: {count(len(v), 'object')}" for f, v in zip(facts, held) if v)
     return Finding("error", what, files, advice, ("--binarize", "1"))
 

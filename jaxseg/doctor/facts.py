@@ -58,7 +58,7 @@ class MaskFacts:
     palette: tuple[int, ...]  # colors of the values, 0xRRGGBB, if they are palette indices; else ()
     between: tuple[int, ...]  # pixels between a lower and a higher neighbor; 0 unless gray with 3 to 64 values
     flat: tuple[int, ...]  # pixels like their neighbors; () for class numbers, two values or few colors
-    whole: int  # values above 0 whose pixels form one piece; 0 unless gray with 3 values or more
+    whole: int  # values above 0 whose pixels form one piece; 0 with fewer than 3 values
     outline: tuple[int, ...]  # `shapes.outline`; () unless gray with 255 and two values or more besides
     block: int  # borders lie only on multiples of this many pixels
     shift: tuple[int, ...]  # rows and columns from its borders to the image's edges; () with too few borders
@@ -173,7 +173,7 @@ def mask_facts(
         palette=() if palette is None else tuple(_hex(palette, value) for value in counts),
         between=tuple(between.get(value, 0) for value in counts),
         flat=tuple(flat.get(value, 0) for value in counts) if levels else (),
-        whole=shapes.whole_pieces(values) if several and not color else 0,
+        whole=shapes.whole_pieces(values) if several else 0,
         outline=shapes.outline(values) if several and not color and shapes.VOID in counts else (),
         block=block,
         shift=() if image is None else _shift(image, values),
