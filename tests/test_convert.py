@@ -127,7 +127,7 @@ def test_coco_polygons_become_masks_with_names(tmp_path, capsys):
     expected = boxed(10, 12, v1=(2, 6, 2, 6), v2=(4, 5, 4, 5)) + boxed(10, 12, v1=(8, 10, 8, 10), v2=(0, 5, 9, 10))
     assert (read(tmp_path / "masks/a.png") == expected).all()
     assert (tmp_path / "classes.txt").read_text() == "background\nhouse\ntree\n"
-    for part in ("values 0 background, 1 house, 2 tree", "larger objects first", "1 box", "jaxseg.check --images"):
+    for part in ("values 0 background, 1 house, 2 tree", "larger objects first", "1 box", f"jaxseg.check {tmp_path}"):
         assert part in said
     code, said = run(capsys, tmp_path)
     assert code == 2
@@ -211,6 +211,17 @@ def test_ambiguous_and_doubly_annotated_images_are_all_named(tmp_path, capsys):
     assert code == 2
     assert "its image a.png may be any of" in said
     assert "b.png: is annotated twice" in said
+
+
+def test_next_command_names_training_and_validation(tmp_path, capsys):
+    for name, split in (("a", "train"), ("b", "valid")):
+        image(tmp_path / f"{split}/{name}.png")
+        entry = [{"id": 7, "file_name": f"{name}.png", "height": 10, "width": 12}]
+        coco(tmp_path / f"{split}/_annotations.coco.json", [{"segmentation": [SQUARE]}], images=entry)
+    masks = tmp_path / "masks"
+    folders = f"--images {tmp_path / 'train'} --masks {masks / 'train'}"
+    folders += f" --val-images {tmp_path / 'valid'} --val-masks {masks / 'valid'}"
+    assert f"jaxseg.check {folders}" in " ".join(run(capsys, tmp_path)[1].split())
 
 
 def test_missing_images_are_told_or_refused_if_all_are_missing(tmp_path, capsys):

@@ -1,7 +1,6 @@
 """Writes masks of all annotation files in a folder: the body of `jaxseg.convert_labels`."""
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,9 +13,8 @@ from jaxseg.base.options import Conversion
 from jaxseg.base.terminal import command, console
 from jaxseg.data.convert import read
 from jaxseg.data.convert.draw import Shape, draw
+from jaxseg.data.convert.places import Images, common, mask_path, where
 from jaxseg.data.find.annotations import CONVERTED, WAYS, kind_of
-from jaxseg.data.find.layouts import WORDS
-from jaxseg.data.find.listing import list_images, nfc
 from jaxseg.data.read.images import read_pixels
 from jaxseg.data.read.masks import MOST_CLASSES
 
@@ -65,49 +63,19 @@ def convert(options: Conversion) -> list[Path]:
             names_file.parent.mkdir(parents=True, exist_ok=True)
             replace(names_file, text.encode())
     except OSError as error:
-        where = f"{error.filename or job.target}: cannot be written ({error.strerror or error})"
-        raise UserError(f"{where}. Masks written before are complete; remove them before the next try.") from None
+        what = f"{error.filename or job.target}: cannot be written ({error.strerror or error})"
+        raise UserError(f"{what}. Masks written before are complete; remove them before the next try.") from None
     tell(kind, jobs, annotated, numbers, None if there else names_file)
     for note in notes:
         console.print(note, style="yellow")
-    console.print(
-        "  " + command("jaxseg.check", "--images", common(job.image for job in jobs), "--masks", common(targets))
-    )
+    console.print("  " + command("jaxseg.check", *where([(job.image, job.target) for job in jobs], root)))
     return targets
 
 
 def same_names(file: Path, text: str, kind: str) -> bool:
     """True if a classes.txt holds the lines of `text`, or for YOLO those without the background."""
-    held = file.read_text(encoding="utf-8-sig").split()
+    held = file.read_text(encoding="utf-8-sig", errors="replace").split()
     return held == text.split() or (kind == "YOLO" and held == text.split()[1:])
-
-
-def common(files: Iterable[Path]) -> Path:
-    """Folder that all files lie in or below."""
-    return Path(os.path.commonpath([file.parent for file in files]))
-
-
-class Images:
-    """Image files below a folder, found by path or by name."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.files = [f for f in list_images(root, recursive=True) if "masks" not in f.relative_to(root).parts]
-        self.by_name: dict[str, list[Path]] = {}
-        for file in self.files:
-            for key in {nfc(file.name), nfc(file.stem)}:
-                self.by_name.setdefault(key, []).append(file)
-
-    def find(self, name: str, near: Path) -> list[Path]:
-        """Images that `name` in an annotation file in folder `near` may mean."""
-        if (near / name).is_file():
-            return [near / name]
-        parts = name.replace("\\", "/").split("/")
-        found = self.by_name.get(nfc(parts[-1]), [])
-        ending = [file for file in found if file.as_posix().endswith("/" + "/".join(parts))]
-        found = ending or found
-        beside = [file for file in found if near in file.parents or file.parent.parent == near.parent]
-        return beside if len(found) > 1 and beside else found
 
 
 def annotation_files(options: Conversion) -> tuple[list[Path], str]:
@@ -211,17 +179,6 @@ def plan(
     return jobs, problems, notes
 
 
-def mask_path(image: Path, root: Path, out: Path | None) -> Path:
-    """Path of an image's mask: in `out`, or else in masks/ beside its folder images/, or else in masks/ of `root`."""
-    parts = list(image.relative_to(root).with_suffix(".png").parts)
-    at = next((i for i, part in enumerate(parts[:-1]) if part.casefold() in WORDS["images"].split("|")), None)
-    if out is not None:
-        return out.joinpath(*(part for i, part in enumerate(parts) if i != at))
-    if at is None:
-        return root.joinpath("masks", *parts)
-    return root.joinpath(*parts[:at], "masks", *parts[at + 1 :])
-
-
 def tell(
     kind: str,
     jobs: Sequence[Job],
@@ -236,7 +193,7 @@ def tell(
     classes = [f"{n} {name}" for name, n in numbers.items() if 0 < n < IGNORED or name in used]
     console.print(f"values {', '.join(['0 background', *classes])}")
     order = "larger objects first" if kind == "COCO" else "in the order of the file"
-    console.print(f"Objects are drawn {order}; where they overlap, the later one covers the earlier one.")
+    console.print(f"Order of drawing: {order}; where objects overlap, the later one covers the earlier one.")
     if left := Counter(what for entry in annotated for what in entry.left_out):
         listed = ", ".join(f"{number} {what}" for what, number in left.items())
         console.print(f"left out, as they outline no object: {listed}", style="yellow")

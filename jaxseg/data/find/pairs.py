@@ -75,10 +75,8 @@ def match(images: Path, masks: Path, settings: Data, only: Collection[Path] | No
         counts = f"{len(image_files)} images in {images} have no mask ({len(mask_files)} masks in {masks}):"
         clash = f"{len(image_files)} images in {images} and {len(mask_files)} masks in {masks} do not pair up:"
         headline = f"{len(missed)} of {counts}" if missed else clash
-        advice = [
-            *annotations.found_in((masks, images), settings.data),
-            mismatches.advice(image_files, mask_files, rule),
-        ]
+        advice = annotations.found_in((masks, images), settings.data)
+        advice += [] if advice and not mask_files else [mismatches.advice(image_files, mask_files, rule)]
         unpaired = missed or surplus
         if unpaired and only is None and len(images_of.keys() & masks_of.keys()) >= len(unpaired):
             advice.append("--unpaired skip leaves out files that do not pair up.")
