@@ -822,7 +822,9 @@ def test_usually_ignored_value_is_named(layout, level):
     assert "--classes 151 --ignore-index 0." in next(conventions.usually_ignored(ade, layout, ())).advice
     assert discover(ade, False, Data(classes=151, ignore_index=(0,))).values == tuple(range(1, 151))
     for classes in (19, 21, 150):
-        assert conventions.void_is_known(dict.fromkeys([*range(classes), 255], 9), layout)
+        counts = dict.fromkeys([*range(classes), 255], 9)
+        assert conventions.void_is_known(counts, layout)
+        assert "mask value 255 is ignored, as" in next(conventions.usually_ignored(counts, "", ())).what
     assert not conventions.void_is_known({0: 9, 1: 9, 255: 9}, layout)
 
 

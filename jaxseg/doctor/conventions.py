@@ -51,9 +51,16 @@ def void_is_known(counts: Counts, layout: str) -> bool:
 def usually_ignored(counts: Counts, layout: str, ignored: Sequence[int]) -> Iterator[Finding]:
     """Yields what a data set like this usually ignores, if the masks hold it and it is not among `ignored`.
 
-    It is a warning if the layout is the data set's, and a note if only the number of classes is.
+    It is a warning if the layout is the data set's, and a note if only the number of classes is. A note says too that
+    255 is ignored because of it.
     """
     for convention in known(counts, layout):
+        if VOID in counts and VOID in convention.ignored and VOID not in ignored:
+            share = counts[VOID] / sum(counts.values())
+            what = (
+                f"mask value {VOID} is ignored, as {convention.name} does ({convention.meaning}; {share:.2%} of pixels)"
+            )
+            yield Finding("note", what, advice="If it is a class, name all with --labels.")
         held = [v for v in convention.ignored if v in counts and v not in ignored and v != VOID]
         if not held or max(v for v in counts if v != VOID) >= convention.classes:
             continue
