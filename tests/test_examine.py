@@ -824,7 +824,7 @@ def test_usually_ignored_value_is_named(layout, level):
     for classes in (19, 21, 150):
         counts = dict.fromkeys([*range(classes), 255], 9)
         assert conventions.void_is_known(counts, layout)
-        assert "mask value 255 is ignored, as" in next(conventions.usually_ignored(counts, "", ())).what
+        assert "mask value 255 is ignored, as in" in next(conventions.usually_ignored(counts, "", ())).what
     assert not conventions.void_is_known({0: 9, 1: 9, 255: 9}, layout)
 
 

@@ -339,9 +339,9 @@ def test_folders_that_are_missing_are_both_named(tmp_path):
 
 
 def test_a_folder_without_images_is_named_with_what_is_in_it_and_the_extensions_looked_for(tmp_path):
-    images = touch(tmp_path / "i", ".hidden.png", "a.npy", "b.npy", "sub/c.png")
+    images = touch(tmp_path / "i", ".hidden.png", "a.mat", "b.mat", "sub/c.png")
     found = error(images, touch(tmp_path / "m", "a.png"))
-    for part in (str(images), "2 of .npy", ".png", f"{images / 'sub'}: its 1 images"):
+    for part in (str(images), "2 of .mat", ".png", f"{images / 'sub'}: its 1 images"):
         assert part in str(found)
 
 
