@@ -58,7 +58,7 @@ def usually_ignored(counts: Counts, layout: str, ignored: Sequence[int]) -> Iter
         if VOID in counts and VOID in convention.ignored and VOID not in ignored:
             share = counts[VOID] / sum(counts.values())
             what = (
-                f"mask value {VOID} is ignored, as {convention.name} does ({convention.meaning}; {share:.2%} of pixels)"
+                f"mask value {VOID} is ignored, as in {convention.name} ({convention.meaning}; {share:.2%} of pixels)"
             )
             yield Finding("note", what, advice="If it is a class, name all with --labels.")
         held = [v for v in convention.ignored if v in counts and v not in ignored and v != VOID]
