@@ -8,12 +8,9 @@ import tifffile
 
 
 def write(path: Path, pixels: np.ndarray) -> Path:
-    """Writes pixels [h w] or BGR [h w c] as the suffix says, with the folders above.
-
-    More than 4 bands become a TIFF of plain bands.
-    """
+    """Writes pixels [h w] or BGR [h w c] as the suffix says, bands [h w c] into a .tif, with the folders above."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if pixels.ndim == 3 and pixels.shape[2] > 4:
+    if path.suffix == ".tif":
         tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
         return path
     path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())

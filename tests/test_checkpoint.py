@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxseg.runs.weights import load_weights
 
 from jaxseg.base import config, digests
 from jaxseg.base.config import Config, Model, Optimization
@@ -23,7 +24,7 @@ from jaxseg.learn import optimizers
 from jaxseg.learn.step import loss_fn
 from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
-from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_model, load_weights
+from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_model
 from jaxseg.runs.orbax_folder import OrbaxFolder
 
 SETTINGS = Config(model=Model(widths=(2, 4), upsample="bilinear", conv_bias=False))

@@ -249,7 +249,14 @@ def test_another_class_map_on_resume_is_refused_in_two_columns(folder, trains, t
     assert trains(folder, "-e", "2").code == 0
     for i in range(5):
         write(folder / f"masks/a{i}.png", mask(values=(0, 1, 2)))
-    found = command(train, "--resume", tmp_path / "run", "-e", "3")
+    again = ["--resume", tmp_path / "run", "-e", "3"]
+    found = command(train, *again)
+    assert found.code == 2
+    assert "4 masks have another content, such as" in found.words
+    split = tmp_path / "run/split.json"
+    names = {part: names for part, names in json.loads(split.read_text()).items() if part != "contents"}
+    split.write_text(json.dumps(names))  # as an earlier version wrote it
+    found = command(train, *again)
     assert found.code == 2
     assert "labels: values 0 255 0 1 2" in found.words
 
@@ -376,6 +383,30 @@ def test_the_doctor_and_the_evaluation_go_by_the_same_folder(folder, trains, tmp
     assert (tmp_path / "run/evaluation/metrics.json").is_file()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_of_an_old_archive_are_refused_before_anything_is_made(folder, trains, tmp_path):
+    for sub in ("images", "masks"):
+        (folder / sub / "a0.png").rename(folder / sub / os.fsdecode(b"stra\xdfe.png"))
+    said = trains(folder)
+    assert said.code == 2
+    assert "e.png: its name is not UTF-8" in said.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_pytorch_are_taken_as_rgb_and_wrappers_that_are_not_known_named(folder, trains, tmp_path):
+    torch = pytest.importorskip("torch")
+    net = unet.unet_from(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
+    weights = {f"module.{name}": torch.from_numpy(array) for name, array in to_torch(net, "rgb").items()}
+    for held, code, text in (
+        ({"state_dict": weights, "epoch": 3}, 0, "taken as trained on red, green, blue, which is turned here"),
+        ({"generator": weights, "epoch": 3}, 2, "Found: generator, epoch"),
+    ):
+        torch.save(held, tmp_path / "x.pth")
+        said = trains(folder, "--load", tmp_path / "x.pth", "--dry-run")
+        assert said.code == code
+        assert text in said.words
+
+
 def test_roof_without_blue_is_not_taken_for_no_data(tmp_path):
     for i in range(5):
         image = picture(seed=i) // 2 + 1
@@ -460,27 +491,3 @@ def test_marker_that_nobody_declared_and_constant_bands_are_pointed_at(value, tm
         assert found.code == 0
         assert f"band 4 is {value} in all training images, and tells the network nothing" in found.words
         assert ("give --nodata -9999" in found.words) == (value == -9999)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_names_of_an_old_archive_are_refused_before_anything_is_made(folder, trains, tmp_path):
-    for sub in ("images", "masks"):
-        (folder / sub / "a0.png").rename(folder / sub / os.fsdecode(b"stra\xdfe.png"))
-    said = trains(folder)
-    assert said.code == 2
-    assert "e.png: its name is not UTF-8" in said.text
-    assert not (tmp_path / "run").exists()
-
-
-def test_weights_of_pytorch_are_taken_as_rgb_and_wrappers_that_are_not_known_named(folder, trains, tmp_path):
-    torch = pytest.importorskip("torch")
-    net = unet.unet_from(Model(widths=(2, 4)), in_channels=3, classes=2, seed=0)
-    weights = {f"module.{name}": torch.from_numpy(array) for name, array in to_torch(net, "rgb").items()}
-    for held, code, text in (
-        ({"state_dict": weights, "epoch": 3}, 0, "taken as trained on red, green, blue, which is turned here"),
-        ({"generator": weights, "epoch": 3}, 2, "Found: generator, epoch"),
-    ):
-        torch.save(held, tmp_path / "x.pth")
-        said = trains(folder, "--load", tmp_path / "x.pth", "--dry-run")
-        assert said.code == code
-        assert text in said.words

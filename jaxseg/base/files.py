@@ -1,4 +1,4 @@
-"""Writes files: atomically, so that a crash leaves the old one or the whole new one, or by appending a line."""
+"""Writes files atomically, so that a crash leaves the old one or the whole new one, appends lines, and stamps files."""
 
 import itertools
 import os
@@ -34,17 +34,6 @@ def replace(path: Path, content: bytes) -> None:
     """Writes `content` to `path` atomically, replacing a file that is there. Raises OSError as `draft` does."""
     with draft(path) as beside:
         beside.write_bytes(content)
-
-
-def stamp(path: Path) -> list[int]:
-    """Returns numbers that change with a file's content, as cache key: inode, size, and times in nanoseconds.
-
-    Tools that restore the time of modification do not restore that of the status. A file that changed less than
-    `SETTLED` seconds ago might change again unseen: its stamp is never equal to another. Raises OSError.
-    """
-    stat, now = path.stat(), time.time_ns()
-    numbers = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    return numbers + [now] * (now - max(numbers[2:]) < SETTLED * 1e9)
 
 
 def append(path: Path, text: str) -> None:
@@ -91,3 +80,14 @@ def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
         if error.errno is not None and error.filename in (None, str(draft)):
             error.filename = str(path)
         raise
+
+
+def stamp(path: Path) -> list[int]:
+    """Returns numbers that change with a file's content, as cache key: inode, size, and times in nanoseconds.
+
+    Tools that restore the time of modification do not restore that of the status. A file that changed less than
+    `SETTLED` seconds ago might change again unseen: its stamp is never equal to another. Raises OSError.
+    """
+    stat, now = path.stat(), time.time_ns()
+    numbers = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    return numbers + [now] * (now - max(numbers[2:]) < SETTLED * 1e9)

@@ -342,7 +342,7 @@ def _weights(class_weights: ClassWeights, like: Float[Array, "*shape k"]) -> Flo
 
 
 def _class_mean(
-    loss: Float[Array, "k"], class_weights: ClassWeights, present: Bool[Array, "k"] | bool = True
+    loss: Float[Array, " k"], class_weights: ClassWeights, present: Bool[Array, " k"] | bool = True
 ) -> Float[Array, ""]:
     weights = jnp.ones_like(loss) if class_weights is None else _weights(class_weights, loss)
     weights = jnp.where(present, weights, 0)

@@ -244,7 +244,7 @@ def accumulated_gradients(
     return values.sum(), confusions.sum(0), grads
 
 
-def shares(masks: UInt8[Array, "parts b h w"]) -> Float[Array, "parts"]:
+def shares(masks: UInt8[Array, "parts b h w"]) -> Float[Array, " parts"]:
     """Each micro-batch's share of the pixels that are not ignored; 0 for all if there are none.
 
     >>> [round(float(share), 2) for share in shares(jnp.array([[[[0, 1]]], [[[0, 255]]]], jnp.uint8))]

@@ -24,10 +24,11 @@ from jaxseg.learn.plan import make_plan
 from jaxseg.learn.step import unit
 from jaxseg.nn import unet
 from jaxseg.runs import readme
-from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_weights
+from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint
 from jaxseg.runs.folder import check_target, open_run
 from jaxseg.runs.record import of_split
 from jaxseg.runs.tracker import Tracker
+from jaxseg.runs.weights import load_weights
 from jaxseg.training import advice, report
 from jaxseg.training.dataset import Dataset, open_data
 from jaxseg.training.progress import Bar
