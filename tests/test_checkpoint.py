@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jaxseg.runs.weights import load_weights
 
 from jaxseg.base import config, digests
 from jaxseg.base.config import Config, Model, Optimization
@@ -26,6 +25,7 @@ from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
 from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_model
 from jaxseg.runs.orbax_folder import OrbaxFolder
+from jaxseg.runs.weights import load_weights
 
 SETTINGS = Config(model=Model(widths=(2, 4), upsample="bilinear", conv_bias=False))
 READING = {"labels": {"values": [0, 1, 2]}, "normalize": "unit"}
