@@ -51,10 +51,24 @@ CLASSES, PIXELS = ["background", "field"], [992, 8]
 
 
 def test_one_class_in_three_evaluations_gives_a_warning_with_shares_and_flags():
-    message = one_class_only(epochs(MIXED, BLACK, BLACK, BLACK), CLASSES, PIXELS)
+    message = one_class_only(epochs(MIXED, BLACK, BLACK, BLACK), CLASSES, PIXELS, Optimization())
     for part in ("100 % background", "3 evaluations", "field is 0.8%", "--class-weights auto", "--loss dice_ce"):
         assert part in message
-    assert "background is 99.2%" in one_class_only(epochs(OTHER, OTHER, OTHER), CLASSES, PIXELS)
+    assert "background is 99.2%" in one_class_only(epochs(OTHER, OTHER, OTHER), CLASSES, PIXELS, Optimization())
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ({}, "Try --class-weights auto or --loss dice_ce;"),
+        ({"class_weights": ("auto",)}, "Try --loss dice_ce;"),
+        ({"loss": "dice_ce"}, "Try --class-weights auto;"),
+        ({"class_weights": ("auto",), "loss": "dice"}, "Try --class-weights inverse, or a lower --learning-rate;"),
+    ],
+)
+def test_what_was_given_is_not_advised(given, advice):
+    message = one_class_only(epochs(BLACK, BLACK, BLACK), CLASSES, PIXELS, Optimization(**given))
+    assert advice in message
 
 
 @pytest.mark.parametrize(
@@ -63,7 +77,7 @@ def test_one_class_in_three_evaluations_gives_a_warning_with_shares_and_flags():
     ids=["none", "two", "better now", "better between", "not the same", "said before"],
 )
 def test_one_class_warning_comes_neither_early_nor_twice(shares):
-    assert one_class_only(epochs(*shares), CLASSES, PIXELS) is None
+    assert one_class_only(epochs(*shares), CLASSES, PIXELS, Optimization()) is None
 
 
 def waited(*shares) -> list[dict]:

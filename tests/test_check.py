@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from image_files import write
 from PIL import Image
 
@@ -142,7 +143,9 @@ def test_ignored_pixels_have_a_table_row(fields, capsys):
             mask = read(path) // 255
             mask[:16] = 255
             write(path, mask)
-    assert check.main([str(fields)]) == 0
+    assert check.main([str(fields)]) == 2
+    assert "Fix the errors, and check again." in capsys.readouterr().out  # as two flags may be meant
+    assert check.main([str(fields), "--ignore-index", "255"]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "ignored, of all" in line]
     assert row.split()[0] == "255"
     assert row.count("25.00 %") == 2
@@ -160,6 +163,20 @@ def test_flags_that_fix_all_errors_are_verified_and_printed(fields, capsys):
     assert line[3:] == f"--data {fields} --binarize 128 --on-bad-file skip --seed 3".split()
     assert check.main(line[3:]) == 0
     assert "1 pair left out" in capsys.readouterr().out
+
+
+def test_pasted_command_repeats_the_first_advice(fields, capsys):
+    for path in [*(fields / "Ltrain").iterdir(), *(fields / "Lval").iterdir()]:
+        values = (read(path) // 255).astype(np.int16)
+        values[:4] = -1
+        tifffile.imwrite(path.with_suffix(".tif"), values)
+        path.unlink()
+    assert check.main([str(fields)]) == 2
+    printed = capsys.readouterr().out
+    assert "--ignore-index -1, if they mean no data" in printed
+    line = shlex.split(printed.splitlines()[-1])
+    assert line[3:] == f"--data {fields} --ignore-index -1".split()
+    assert check.main(line[3:]) == 0
 
 
 def test_flags_that_fix_only_some_errors_are_not_printed(fields, capsys):

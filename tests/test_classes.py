@@ -16,6 +16,7 @@ from PIL import Image
 from jaxseg.base.config import IGNORE_INDEX, Data
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.data.read.masks import ARTICLE, MOST_CLASSES, PALETTE, ClassMap, read_values, show, to_colors
+from jaxseg.doctor import shapes
 from jaxseg.doctor.classes import discover
 
 
@@ -328,12 +329,12 @@ def refused(counts, color=False, **settings) -> str:
         ([0, 1, 2, 3], (0, 1, 2, 3), ()),
         ([3, 1, 2], (1, 2, 3), ()),
         ([10, 700, 20], (10, 20, 700), ()),
-        ([0, 1, 255], (0, 1), (255,)),
-        ([255, 10, 20], (10, 20), (255,)),
-        ([*range(20), 255], tuple(range(20)), (255,)),
+        ({0: 900, 1: 90, 255: 10}, (0, 1), (255,)),
+        ({10: 900, 20: 90, 255: 10}, (10, 20), (255,)),
+        ({**dict.fromkeys(range(20), 100), 255: 20}, tuple(range(20)), (255,)),
     ],
 )
-def test_sorted_values_are_classes_and_255_is_ignored_beside_two_others(held, values, ignored):
+def test_sorted_values_are_classes_and_a_rare_255_is_ignored(held, values, ignored):
     labels = found(held)
     assert (labels.values, labels.ignored, labels.color, labels.snap, labels.binarize) == (
         values,
@@ -346,7 +347,7 @@ def test_sorted_values_are_classes_and_255_is_ignored_beside_two_others(held, va
 
 def test_classes_get_default_or_given_names():
     assert found([0, 255]).names == found([0, 1]).names == ("background", "foreground")
-    assert found([0, 1, 255]).names == ("background", "foreground")
+    assert found({0: 900, 1: 90, 255: 10}).names == ("background", "foreground")
     assert found([1, 2, 4]).names == ("class 0", "class 1", "class 2")
     assert found([0xFF0000, 0], color=True).names == ("#000000", "#ff0000")
     assert found([0, 128], binarize=100).names == ("background", "foreground")
@@ -536,16 +537,16 @@ def test_few_extra_values_are_refused_unless_named(counts):
     assert "looks resampled or JPEG" in said
     assert "if they are classes" in said
     flags = [line.split(",")[0] for line in said.splitlines() if "if they are classes" in line]
-    assert flags == [f"  --labels {' '.join(str(v) for v in sorted(counts) if v != 255 or 255 not in counts)}"]
+    assert flags == [f"  --labels {' '.join(str(v) for v in sorted(counts))}"]
 
 
 @pytest.mark.parametrize(
     "counts",
     [
         {v: 10 ** (6 - v % 6) for v in range(20)},  # some classes are rare
-        {v: 10 ** (6 - v % 6) for v in (7, 8, 11, 12, 13, 17, 19, 20, 21, 33, 255)},
+        {v: 10 ** (6 - v % 6) for v in (7, 8, 11, 12, 13, 17, 19, 20, 21, 33)} | {255: 10},
         {10: 10**6, 20: 900, 30: 10**5, 40: 50, 50: 4, 60: 1, 80: 10**3, 90: 10, 95: 10, 100: 3},
-        {0: 10**6, 1: 3, 255: 10**4},
+        {0: 10**6, 1: 3, 255: 10**3},
     ],
 )
 def test_rare_classes_are_kept(counts):
@@ -616,4 +617,53 @@ def test_uneven_values_between_two_common_ends_are_seams():
     soft = {0: 300, 3: 40, 22: 40, 80: 40, 175: 40, 233: 40, 252: 40, 255: 300}
     with pytest.raises(UserError, match="--binarize 128"):
         discover(soft, False, Data())
-    assert discover(dict.fromkeys(range(0, 256, 51), 40) | {0: 300, 255: 300}, False, Data()).values[1] == 51
+    even = dict.fromkeys(range(0, 256, 51), 40) | {0: 300, 255: 300}
+    assert "--labels 0 51 102 153 204 255, if 255 is a class" in refused(even)
+
+
+# what 255 means
+
+
+@pytest.mark.parametrize("values", [(0, 128, 255), (0, 85, 170, 255), (0, 1, 255), (0, 1, 2, 255)])
+def test_a_common_255_is_refused_with_the_labels_to_paste(values):
+    mask = np.random.default_rng(0).choice(np.array(values, np.uint8), (8, 8)).repeat(8, 0).repeat(8, 1)
+    said = discover_error(counts_of(mask), outline=shapes.outline(mask))
+    assert f"--labels {' '.join(map(str, values))}, if 255 is a class" in said
+    assert "--ignore-index 255, if it means" in said
+    assert ("--binarize 1" in said) == (values == (0, 1, 255))
+
+
+def discover_error(counts: dict, **known) -> str:
+    with pytest.raises(UserError) as caught:
+        discover(counts, False, Data(), **known)
+    return str(caught.value)
+
+
+def test_255_as_an_outline_is_ignored():
+    mask = blobs((0, 15, 7))
+    edges = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
+    mask[edges] = 255
+    assert counts_of(mask)[255] > 0.05 * mask.size
+    labels = discover(counts_of(mask), False, Data(), outline=shapes.outline(mask))
+    assert (labels.values, labels.ignored) == ((0, 7, 15), (255,))
+    mask[64:192, 64:192] = 255  # also an area
+    assert "--ignore-index 255" in discover_error(counts_of(mask), outline=shapes.outline(mask))
+
+
+def test_255_of_a_data_set_that_ignores_it_is_ignored():
+    counts = dict.fromkeys(range(19), 100) | {255: 500}
+    assert discover(counts, False, Data(), void=True).ignored == (255,)
+    assert "255 is a class" in discover_error(counts)
+
+
+def test_rare_end_of_even_steps_is_a_class():
+    assert "--labels 0 85 170 255" in refused({0: 900, 85: 80, 170: 80, 255: 4})
+
+
+def test_stray_254_does_not_replace_255():
+    said = refused({0: 9000, 255: 3000, 254: 1})
+    assert [line.split(",")[0] for line in said.splitlines()[2:]] == [
+        "  --binarize 128",
+        "  --labels 0 255 --snap-colors",
+        "  --labels 0 254 255",
+    ]

@@ -20,7 +20,7 @@ import tifffile
 from image_files import write
 from PIL import Image
 
-from jaxseg import check, evaluate, predict, train
+from jaxseg import check, convert_labels, evaluate, predict, train
 from jaxseg.base.config import Model
 from jaxseg.data.read.images import read_pixels
 from jaxseg.data.read.masks import read_values
@@ -103,16 +103,84 @@ def test_a_label_beyond_the_classes_is_named_with_its_file(folder, plans):
     assert "--labels" in found.text
 
 
-def test_255_is_a_class_of_two_values_and_ignored_beside_two_others(folder, plans):
+def test_255_is_a_class_of_two_values_and_ignored_beside_two_others_if_rare(folder, plans):
     found = plans(folder)
     assert found.code == 0
     assert "ignored" not in found.text
-    write(folder / "masks/a0.png", mask(values=(0, 1, 255)))
-    for i in range(1, 5):
+    for i in range(5):
         write(folder / f"masks/a{i}.png", mask(values=(0, 1)))
+    write(folder / "masks/a0.png", np.where(np.eye(16, dtype=bool), 255, mask(values=(0, 1))).astype(np.uint8))
     found = plans(folder)
     assert found.code == 0
-    assert "ignored" in found.text
+    assert "ignored 16 pixels" in found.text
+    write(folder / "masks/a1.png", mask(values=(0, 128, 255)))
+    found = plans(folder)
+    assert found.code == 2
+    assert "--labels 0 1 128 255, if 255 is a class" in found.words
+
+
+def test_eye_images_are_not_trained_on_their_field_of_view(tmp_path, plans):
+    for i in range(5):
+        write(tmp_path / f"drive/training/images/{i}_training.tif", picture(seed=i))
+        write(tmp_path / f"drive/training/1st_manual/{i}_manual1.png", mask())
+        write(tmp_path / f"drive/training/mask/{i}_training_mask.png", mask(values=(0, 255, 255, 255)))
+    found = plans(tmp_path / "drive")
+    assert found.code == 0
+    assert "DRIVE's: training/images/ training/1st_manual/" in found.words
+    assert "foreground 50.0%" in found.words
+
+
+def test_flipped_copies_on_both_sides_are_named(tmp_path, plans):
+    for i in range(4):
+        image = cv2.resize(picture(4, 4, seed=i), (16, 16), interpolation=cv2.INTER_CUBIC)
+        for side, pixels in (("train", image), ("val", image[:, ::-1])):
+            write(tmp_path / f"data/{side}/images/{i}.png", pixels)
+            write(tmp_path / f"data/{side}/masks/{i}.png", mask())
+    found = plans(tmp_path / "data")
+    assert found.code == 0
+    assert "4 validation images almost the same as one in training" in found.words
+    assert "(flipped or turned)" in found.words
+
+
+def test_void_of_camvid_is_named_with_the_flag(tmp_path, plans):
+    for name in ("train/a", "train/b", "val/c"):
+        split, stem = name.split("/")
+        write(tmp_path / f"camvid/{name}.png", picture(seed=ord(stem)))
+        write(tmp_path / f"camvid/{split}annot/{stem}.png", mask(values=tuple(range(12))))
+    found = plans(tmp_path / "camvid")
+    assert "CamVid usually ignores mask value 11" in found.words
+    assert "give --ignore-index 11" in found.words
+    assert "usually ignores" not in plans(tmp_path / "camvid", "--ignore-index", "11").words
+
+
+def test_polygons_in_the_place_of_masks_are_named_with_the_command_that_draws_them(folder, tmp_path):
+    for path in (folder / "masks").iterdir():
+        points = [[0, 0], [8, 0], [8, 16], [0, 16]]
+        content = {"shapes": [{"label": "roof", "points": points}], "imagePath": path.name}
+        (folder / "images" / f"{path.stem}.json").write_text(json.dumps(content))
+        path.unlink()
+    found = command(check, folder)
+    assert found.code == 2
+    assert f"holds labelme annotations, which are not masks: python -m jaxseg.convert_labels {folder}" in found.words
+    assert command(convert_labels, folder).code == 0
+    found = command(check, folder)
+    assert found.code == 0
+    assert "roof" in found.text
+
+
+def test_one_file_too_many_one_image_alone_and_one_list_alone(folder, plans, tmp_path):
+    (folder / "masks/a4.png").unlink()
+    assert "--unpaired skip leaves out" in plans(folder).words
+    found = plans(folder, "--unpaired", "skip")
+    assert found.code == 0
+    assert "1 files without a mask left out" in found.words
+    (tmp_path / "list").write_text("a0\na1\na2\n")
+    assert "20 percent of list drawn for validation" in plans(folder, "--train-list", tmp_path / "list").words
+    for i in range(1, 5):
+        (folder / f"images/a{i}.png").unlink()
+        (folder / f"masks/a{i}.png").unlink(missing_ok=True)
+    assert "--overfit 1" in plans(folder).words
+    assert plans(folder, "--overfit", "1").code == 0
 
 
 def test_antialiased_masks_are_refused_with_the_fixing_flags(folder, plans):

@@ -76,7 +76,7 @@ WRONG = {
     "--begin-lr nan": ["--begin-lr", "nan", "a number"],
     "--final-lr -2": ["--final-lr", "-2", "0 or more"],
     "--epochs 5 --warmup-epochs 7 --schedule constant": ["--warmup-epochs", "7", "less than --epochs"],
-    "--train-list a": ["--train-list", "--val-list", "together"],
+    "--val-list a": ["--val-list", "needs --train-list"],
     "--crop 0": ["--crop", "0", "1 or more"],
     "--crop 8 --crops 0": ["--crops", "0", "1 or more"],
     "--crops 2": ["--crops", "2", "--crop"],

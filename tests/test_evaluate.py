@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from test_checkpoint import forget_digests
 
 from jaxseg import evaluate, train
+from jaxseg.base.config import Data
+from jaxseg.base.errors import UserError
 from jaxseg.data.find.folders import find_pairs
 from jaxseg.data.read.samples import Reading, read_sample
 from jaxseg.inference import evaluate as evaluation
@@ -125,6 +127,16 @@ def test_parts_of_the_runs_own_data(launch, split, images):
     done = launch("--split", split)
     assert read(done.folder)["images"] == images
     assert len({row["name"] for row in rows(done.folder)}) == images
+
+
+def test_test_folders_of_the_data_are_scored_on_request(tmp_path):
+    for name in ("test/a.png", "test/b.png", "testannot/a.png", "testannot/b.png", "train/c.png", "trainannot/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [pair.mask.name for pair in evaluation.test_pairs(Data(data=tmp_path))] == ["a.png", "b.png"]
+    for data in (Data(), Data(data=tmp_path / "train"), Data(data=tmp_path / "nowhere")):
+        with pytest.raises(UserError, match="--split test: no test images with masks in"):
+            evaluation.test_pairs(data)
 
 
 def test_a_single_pair_can_be_scored(launch, other):

@@ -20,6 +20,8 @@ from jaxseg.base.errors import DataError
 from jaxseg.data.find.folders import find_split
 from jaxseg.data.made.fields import make_fields
 from jaxseg.data.read.samples import FULL, read_image, read_sample, read_tile
+from jaxseg.doctor import conventions
+from jaxseg.doctor.classes import discover
 from jaxseg.doctor.examine import Examination, channel_order, examine
 from jaxseg.doctor.values import describe_input
 
@@ -183,6 +185,10 @@ def almost_shared(root):
     write(root / "val/v3.png", jpeg)
 
 
+def flipped(root):
+    write(root / "val/v3.png", cv2.imread(str(root / "train/t7.png"))[::-1])
+
+
 def two_masks(root):
     write(root / "train/t1.png", cv2.imread(str(root / "train/t0.png")))
 
@@ -262,6 +268,66 @@ def same_masks(root):
     mask = cv2.imread(str(root / "Ltrain/t0_mask.png"), cv2.IMREAD_UNCHANGED)
     for name in ("t1", "t2", "t3"):
         write(root / f"Ltrain/{name}_mask.png", mask)
+
+
+def some_ignored(root):
+    """Numbers 0 and 1; some masks have 255 in the place of 1, as what is not labeled."""
+    edit_all(root, "Ltrain Lval", lambda m: m // 255)
+    for name in ("Ltrain/t0", "Lval/v0"):
+        edit(root / f"{name}_mask.png", lambda m: m * 255)
+
+
+def negative(root):
+    edit_all(root, "Ltrain Lval", lambda m: m // 255)
+    for path in sorted(root.glob("L*/*")):
+        values = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.int16)
+        values[:4] = -1
+        path.unlink()
+        tifffile.imwrite(path.with_suffix(".tif"), values)
+
+
+def drawing(seed: int) -> np.ndarray:
+    """Black, half of it light green, and a red square of 1.4 % of the pixels: uint8 [96 96 3] RGB."""
+    mask = np.zeros((96, 96, 3), np.uint8)
+    mask[40 + seed % 9 :, 20:] = 0, 255, 0
+    mask[4:24, 4:24] = 255, 0, 0
+    return mask
+
+
+def spoilt(change):
+    """Images of 96 x 96 pixels, and masks as JPEG of `drawing`."""
+
+    def make(root):
+        for i, path in enumerate(sorted([*root.glob("train/*"), *root.glob("val/*")])):
+            write(path, scene(i, 96)[0])
+        for i, path in enumerate(sorted(root.glob("L*/*"))):
+            path.unlink()
+            Image.fromarray(change(drawing(i))).save(path.with_suffix(".jpg"), quality=85)
+
+    return make
+
+
+in_color = spoilt(lambda m: m)
+in_gray = spoilt(lambda m: (m[..., 1] // 255 * 120 + m[..., 0] // 255 * 240).astype(np.uint8))
+
+
+def colored_objects(root):
+    rng = np.random.default_rng(0)
+    for path in sorted(root.glob("L*/*")):
+        mask = np.zeros((SIDE, SIDE, 3), np.uint8)
+        for y, x in ((y, x) for y in range(0, 48, 12) for x in range(0, 48, 12)):
+            mask[y + 2 : y + 9, x + 2 : x + 9] = rng.integers(50, 256, 3)
+        write(path, mask)
+
+
+def numbered(root):
+    rng = np.random.default_rng(0)
+    for path in sorted(root.glob("L*/*")):
+        mask = np.zeros((SIDE, SIDE), np.uint16)
+        places = [(y, x) for y in range(0, 48, 12) for x in range(0, 48, 12) if rng.random() < 0.6]
+        for number, (y, x) in enumerate(places, 1):
+            mask[y + 2 : y + 9, x + 2 : x + 9] = number
+        write(path, mask)
 
 
 def five_bands(root, change=lambda bands: bands, tag=None):
@@ -376,6 +442,7 @@ FAULTS = {
     several_sizes: ({}, "note", "2 sizes: random crops", [], "--crop"),
     shared: ({}, "warning", "1 validation image also in training", ["val/v0.png = train/t0.png"], "--group-by"),
     almost_shared: ({}, "warning", "almost the same as one in training", ["val/v3.png ~ train/t7.png"], "--group-by"),
+    flipped: ({}, "warning", "almost the same", ["val/v3.png ~ train/t7.png (flipped or turned)"], "--group-by"),
     two_masks: ({}, "warning", "1 image with several masks", ["Ltrain/t0_mask.png and Ltrain/t1_mask.png"], "remove"),
     a_photo: ({}, "error", "1 mask looking like a photo", ["Ltrain/t2_mask.png: 2"], "--masks"),
     swapped: ({}, "error", "images and masks are swapped", [f"Ltrain/t{i}_mask.png" for i in range(5)], "--images"),
@@ -387,11 +454,23 @@ FAULTS = {
         ["Lval/v1_mask.png: 9 (144 pixels)"],
         "--ignore-index 9",
     ),
+    negative: ({}, "error", "negative values: -1 (8.33 %)", ["Ltrain/t0_mask.tif: -1 (192"], "--ignore-index -1, if"),
+    in_color: ({}, "error", "distinct colors", [], "--labels '#000000' '#00ff01' '#fd0200' --snap-colors"),
+    in_gray: ({}, "error", "within 4 of {0, 120, 240}", [], "Give --labels 0 120 240 --snap-colors"),
+    colored_objects: ({}, "error", "192 objects by 192 colors", ["Ltrain/t0_mask.png: 16"], "--binarize 1, if all"),
+    numbered: ({}, "error", "number their objects", ["Ltrain/t0_mask.png: "], "--binarize 1, if all"),
     all_empty: ({}, "error", "one class only", [], "right masks"),
     training_empty: ({}, "error", "training masks hold one class only, background", [], "right masks"),
     all_ignored: ({"classes": 2}, "error", "no pixel of validation has a class", [], "--ignore-index"),
-    third_class("Lval", 20): ({}, "warning", "class 2 is in validation (400 pixels) but not", [], "--seed"),
-    third_class("Ltrain", 20): ({}, "warning", "class 2 is in training (400 pixels) but not", [], "--seed"),
+    some_ignored: (
+        {},
+        "error",
+        "255 holds 9.96 %",
+        ["Ltrain/t0_mask.png: 255", "Lval/v0_mask.png: 255"],
+        "--binarize 1",
+    ),
+    third_class("Lval", 20): ({}, "warning", "cannot be learned: class 2 (400 pixels)", [], "--seed"),
+    third_class("Ltrain", 20): ({}, "warning", "not measured: class 2 (400 pixels)", [], "--seed"),
     rare: ({}, "warning", "rare in training: class 2 0.52%", [], "--class-weights auto"),
     jpeg_masks: ({}, "warning", "1 mask in JPEG", ["Ltrain/t4_mask.png"], "PNG"),
     enlarged: ({}, "warning", "12 masks with all borders on a grid of 2", ["Ltrain/t0_mask.png"], "Export"),
@@ -455,6 +534,7 @@ def test_fault_is_found_with_files_and_fix(fault, root):
     assert bool(found.errors) == (level == "error")
     assert (found.reading is None) == (level == "error" and fault not in CLASSES_ARE_KNOWN)
     assert set(found.errors) <= {finding}
+    assert " ".join(finding.flags) in finding.advice.replace("'", "")
     if level == "error":
         with pytest.raises(DataError) as caught:
             found.raise_errors()
@@ -545,19 +625,12 @@ def soft_palettes(root):
         save_indexed(path, [(40, 40, 40), (200, 200, 200)])
 
 
-def some_ignored(root):
-    """Numbers 0 and 1; some masks have 255 in the place of 1, as what is not labeled."""
-    edit_all(root, "Ltrain Lval", lambda m: m // 255)
-    for name in ("Ltrain/t0", "Lval/v0"):
-        edit(root / f"{name}_mask.png", lambda m: m * 255)
-
-
 READINGS = {
     "as it is": (lambda root: None, {}, ("uint8", 3, (0, 255))),
     "bands with holes": (bands_with_holes, {"nodata": -9999.0}, ("int16", 9, (0, 255))),
     "some bands with holes": (bands_with_holes, {"nodata": -9999.0, "channels": (7, 5)}, ("int16", 2, (0, 255))),
     "gray and opaque": (gray_and_opaque_among_colors, {}, ("uint8", 3, (0, 255))),
-    "ignored": (ignored, {}, ("uint8", 3, (0, 3))),
+    "ignored": (ignored, {"ignore_index": (255,)}, ("uint8", 3, (0, 3))),
     "palettes": (palettes_among_colors, {}, ("uint8", 3, (0x0000FF, 0xFF0000))),
     "black and colored": (black_and_colored, {}, ("uint8", 3, (0, 0x00FFFF))),
     "one class to an image": (one_class_to_an_image, {}, ("uint8", 3, (0, 255))),
@@ -568,7 +641,7 @@ READINGS = {
     "bits among bytes": (bits_among_bytes, {}, ("uint8", 3, (0, 0xFFFFFF))),
     "bits among bytes, two classes": (bits_among_bytes, {"classes": 2}, ("uint8", 3, (0, 0xFFFFFF))),
     "soft palettes, binarized": (soft_palettes, {"binarize": 128}, ("uint8", 3, (0, 128))),
-    "0 and 1, or 0 and 255 as ignored": (some_ignored, {}, ("uint8", 3, (0, 1))),
+    "0 and 1, or 0 and 255 as ignored": (some_ignored, {"ignore_index": (255,)}, ("uint8", 3, (0, 1))),
     "binarized": (blurred, {"binarize": 255}, ("uint8", 3, (0, 255))),
     "snapped": (blurred, {"labels": ("0", "255"), "snap_colors": True}, ("uint8", 3, (0, 255))),
     "floats": (lambda root: all_as(root, lambda i: i.astype(np.float64)), {}, ("float32", 3, (0, 255))),
@@ -724,6 +797,35 @@ def test_wrong_flag_is_blamed_not_the_masks(root):
 
 
 # pairs that are left out
+
+
+def test_classes_are_named_by_the_file_beside_them(root):
+    (root / "classes.txt").write_text("soil\nfield\n")
+    found = examined(root)
+    assert found.labels.names == ("soil", "field")
+    assert [f.what for f in found.findings] == ["class names from classes.txt: soil, field"]
+    assert examined(root, class_names=("a", "b")).labels.names == ("a", "b")
+    (root / "classes.txt").write_text("soil\nfield\nroad\n")
+    assert "names other classes (soil, field, road) than the masks hold (0, 255)" in examined(root).findings[0].what
+
+
+@pytest.mark.parametrize(
+    ("layout", "level"), [("CamVid's", "warning"), ("the article's", "note")], ids=["by layout", "by number of classes"]
+)
+def test_usually_ignored_value_is_named(layout, level):
+    counts = dict.fromkeys(range(12), 100)
+    (found,) = conventions.usually_ignored(counts, f"{layout}: train/ trainannot/", ())
+    assert (found.level, found.what) == (level, "CamVid usually ignores mask value 11 (void; 8.33% of pixels)")
+    assert "--ignore-index 11" in found.advice
+    assert list(conventions.usually_ignored(counts, layout, (11,))) == []
+    ade = dict.fromkeys(range(151), 100)
+    assert "--classes 151 --ignore-index 0." in next(conventions.usually_ignored(ade, layout, ())).advice
+    assert discover(ade, False, Data(classes=151, ignore_index=(0,))).values == tuple(range(1, 151))
+    for classes in (19, 21, 150):
+        counts = dict.fromkeys([*range(classes), 255], 9)
+        assert conventions.void_is_known(counts, layout)
+        assert "mask value 255 is ignored, as in" in next(conventions.usually_ignored(counts, "", ())).what
+    assert not conventions.void_is_known({0: 9, 1: 9, 255: 9}, layout)
 
 
 def test_on_bad_file_skip_leaves_out_pairs(root):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jaxseg.base.config import Data
 from jaxseg.base.errors import DataError, UserError
+from jaxseg.data.find import layouts
 from jaxseg.data.find.folders import Split, find_pairs, find_split
 from jaxseg.data.find.layouts import LAYOUTS, WORDS
 from jaxseg.data.find.listing import Pair
@@ -100,6 +101,10 @@ WITH_VALIDATION = {
     ),
 }
 WITHOUT_VALIDATION = {
+    "DRIVE's": "training/images/{1-5}_training.tif training/1st_manual/{1-5}_manual1.gif "
+    "training/mask/{1-5}_training_mask.gif",
+    "DRIVE's or HRF's": "images/{1-5}_test.tif 1st_manual/{1-5}_manual1.gif 2nd_manual/{1-5}_manual2.gif "
+    "mask/{1-5}_test_mask.gif",
     "images and masks": "Images/{1-5}.png MASKS/{1-5}.png",
     "milesial's": "data/imgs/{1-5}.jpg data/masks/{1-5}_mask.png",
     "nnU-Net's": "imagesTr/{1-5}_0000.png labelsTr/{1-5}.png dataset.json",
@@ -146,6 +151,84 @@ def test_the_layout_is_told_with_folders_names_and_how_it_was_split(tmp_path):
     (tmp_path / "val/3.v2.png").rename(tmp_path / "val/3.png")
     layout = found(tmp_path).layout
     assert layout == "the article's: train/ Ltrain/ val/ Lval/; image x, mask x_mask; validation set as given"
+
+
+def test_second_annotator_of_chasedb1_is_left_alone_and_named(tmp_path):
+    tree(tmp_path, "Image_0{1-5}L.jpg Image_0{1-5}L_1stHO.png Image_0{1-5}L_2ndHO.png")
+    split = found(tmp_path)
+    assert {p.mask.name[-10:] for p in split.training + split.validation} == {"_1stHO.png"}
+    assert len(split.training + split.validation) == 5
+    assert "5 masks named *_2ndHO left alone: a second annotator's; *_1stHO are used" in split.notes
+
+
+def test_other_folder_that_may_hold_the_masks_is_named_with_flags(tmp_path):
+    tree(tmp_path, "images/{1-5}.png mask/{1-5}.png truth/{1-5}.png previews/{1-3}_x.png")
+    assert found(tmp_path).notes == (
+        f"{tmp_path / 'previews'}: 3 images left alone",
+        f"{tmp_path / 'truth'}: 5 images left alone, though they pair with {tmp_path / 'images'}; {tmp_path / 'mask'} "
+        f"is used. If these are the masks, give --images {tmp_path / 'images'} --masks {tmp_path / 'truth'}.",
+    )
+
+
+def test_folders_that_pair_by_name_are_proposed_as_two_flags(tmp_path):
+    tree(tmp_path, "a/b/pictures/{1-5}.jpg a/b/groundtruth/{1-5}.png readme.txt")
+    folder = tmp_path / "a/b"
+    flags = f"--images {folder / 'pictures'} --masks {folder / 'groundtruth'}"
+    assert f"Did you mean {flags} ?" in str(refused(Data(data=tmp_path)))
+    for name in ("pictures", "groundtruth"):
+        (folder / name).rename(folder / name[0])
+    for path in (folder / "g").iterdir():
+        path.write_bytes(b"long")
+    flags = f"--images {folder / 'g'} --masks {folder / 'p'}"  # masks are the smaller files
+    assert f"Did you mean {flags} ?" in str(refused(Data(data=tmp_path)))
+
+
+def test_layout_three_levels_down_is_proposed(tmp_path):
+    tree(tmp_path, "a/b/c/images/{1-3}.png a/b/c/masks/{1-3}.png")
+    assert f"Did you mean --data {tmp_path / 'a/b/c'} ?" in str(refused(Data(data=tmp_path)))
+
+
+@pytest.mark.parametrize("files", ["test/{1-3}.png testannot/{1-3}.png", "test/{1-3}.png Ltest/{1-3}_mask.png"])
+def test_test_images_with_masks_are_recognized(files, tmp_path):
+    place = layouts.recognize_test(tree(tmp_path, files))
+    assert len(find_pairs(*place.training)) == 3
+    assert "--split test" in str(refused(Data(data=tmp_path)))
+
+
+def test_unpaired_skip_leaves_out_files_and_names_them(tmp_path):
+    tree(tmp_path, "images/{1-9}.png masks/{2-9}.png masks/10.png")
+    error = refused(Data(data=tmp_path))
+    assert len(error.problems) == 2
+    assert "--unpaired skip" in error.advice
+    split = found(tmp_path, unpaired="skip")
+    assert len(split.training + split.validation) == 8
+    assert split.notes == (
+        f"{tmp_path / 'images'}: 1 files without a mask left out (--unpaired skip): 1.png",
+        f"{tmp_path / 'masks'}: 1 files that are masks without an image left out (--unpaired skip): 10.png",
+    )
+
+
+def test_empty_validation_folder_is_named(tmp_path):
+    tree(tmp_path, "train/images/{1-5}.png train/masks/{1-5}.png")
+    for name in ("images", "masks"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+    error = refused(Data(data=tmp_path))
+    assert f"{tmp_path / 'val/images'}: is empty; expected images." in str(error)
+    assert "remove a validation set that is empty" in error.advice
+
+
+def test_training_list_alone_draws_validation_from_the_list(tmp_path):
+    tree(tmp_path, "images/{1-9}.png masks/{1-5}.png")
+    (tmp_path / "t").write_text("1\n2\n3\n4\n5\n")
+    split = found(tmp_path, train_list=tmp_path / "t", validation=40.0)
+    assert sorted(split.training_names + split.validation_names) == [f"{i}.png" for i in range(1, 6)]
+    assert len(split.validation) == 2
+    assert "40 percent of t drawn for validation" in split.layout
+
+
+def test_single_pair_is_enough_to_train_on_all(tmp_path):
+    split = find_split(Data(data=tree(tmp_path, "images/1.png masks/1.png")), 0, all_train=True)
+    assert (len(split.training), len(split.validation)) == (1, 0)
 
 
 def test_two_layouts_that_fit_are_both_named(tmp_path):
@@ -384,10 +467,10 @@ def test_lists_win_over_validation_folders(tmp_path):
     assert [pair.image for pair in split.validation] == [root / "train/2.png", root / "val/4.png"]
 
 
-def test_one_list_alone_is_refused(tmp_path):
+def test_validation_list_alone_is_refused(tmp_path):
     tree(tmp_path, "images/{1-3}.png masks/{1-3}.png")
-    with pytest.raises(UserError, match="--train-list and --val-list go together"):
-        found(tmp_path, train_list=tmp_path / "t")
+    with pytest.raises(UserError, match="--val-list needs --train-list"):
+        found(tmp_path, val_list=tmp_path / "t")
 
 
 def test_names_below_subfolders_are_paths(tmp_path):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from jaxseg.base.config import Data
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.listing import Pair
-from jaxseg.data.find.pairs import IMAGE_NAMES, MASK_NAMES, find_pairs, match, star
+from jaxseg.data.find.names import IMAGE_NAMES, MASK_NAMES, star
+from jaxseg.data.find.pairs import find_pairs, match
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -338,9 +339,9 @@ def test_folders_that_are_missing_are_both_named(tmp_path):
 
 
 def test_a_folder_without_images_is_named_with_what_is_in_it_and_the_extensions_looked_for(tmp_path):
-    images = touch(tmp_path / "i", ".hidden.png", "a.npy", "b.npy", "sub/c.png")
+    images = touch(tmp_path / "i", ".hidden.png", "a.mat", "b.mat", "sub/c.png")
     found = error(images, touch(tmp_path / "m", "a.png"))
-    for part in (str(images), "2 of .npy", ".png", f"{images / 'sub'}: its 1 images"):
+    for part in (str(images), "2 of .mat", ".png", f"{images / 'sub'}: its 1 images"):
         assert part in str(found)
 
 

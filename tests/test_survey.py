@@ -116,26 +116,6 @@ def test_alpha_is_opaque_only_if_opaque_everywhere(dtype, rng):
     assert not image_facts(Pixels(array, None, color=True), Data())[0].opaque
 
 
-def test_alike_images_share_hash_and_thumbnail(rng):
-    def look(image):
-        facts, _ = image_facts(Pixels(image, None, color=True), Data())
-        return facts.look, np.frombuffer(bytes.fromhex(facts.thumbnail), np.uint8).astype(float)
-
-    def scene(seed):
-        noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8)
-        return cv2.resize(noise, (96, 96), interpolation=cv2.INTER_CUBIC)
-
-    image = scene(0)
-    jpeg = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], cv2.IMREAD_COLOR)
-    half = cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA)
-    for other in (jpeg, half, np.clip(image * 1.1 + 5, 0, 255).astype(np.uint8)):
-        bits, thumbnail = look(other)
-        assert (bits ^ look(image)[0]).bit_count() <= 6
-        assert np.corrcoef(thumbnail, look(image)[1])[0, 1] > 0.97
-    distances = [(look(scene(i))[0] ^ look(image)[0]).bit_count() for i in range(1, 30)]
-    assert min(distances) > 10
-
-
 # masks
 
 

@@ -57,7 +57,7 @@ def _cli(argv: list[str], default: Config) -> Config:
         args=argv,
         default=default,
         prog="python -m jaxseg.train",
-        description="Train a U-Net on a folder of images and masks.",
+        description="Train a U-Net on a folder of images and masks; without one, on made-up crop fields.",
         compact_help=True,
         config=(tyro.conf.DisallowNone,),
     )

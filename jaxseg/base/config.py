@@ -56,7 +56,7 @@ def two_columns(rows: Sequence[tuple[str, object, object]], left: str, right: st
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Images and masks. Without --data or --images, artificial crop fields are used."""
+    """Images and masks."""
 
     data: Path | None = None
     """Folder in one of the known layouts (train/ Ltrain/ val/ Lval/, images/ masks/, VOC's, mmseg's and others)."""
@@ -72,10 +72,12 @@ class Data:
     """End of the image stems that mask stems lack, such as _sat; detected if not given."""
     mask_suffix: str | None = None
     """End of the mask stems that image stems lack, such as _mask or _label; detected if not given."""
+    unpaired: Literal["error", "skip"] = "error"
+    """`error` stops at images without a mask and masks without an image; `skip` leaves them out and names them."""
     train_list: Path | None = None
-    """Text file with one stem of a training image per line; goes with --val-list."""
+    """Text file with one stem of a training image per line. Without --val-list, validation is drawn from it."""
     val_list: Path | None = None
-    """Text file with one stem of a validation image per line."""
+    """Text file with one stem of a validation image per line; needs --train-list."""
     validation: Annotated[float, tyro.conf.arg(aliases=("-v",))] = 20.0
     """Percent of the pairs, 1 to 90, drawn for validation (by --seed) when there is no validation set."""
     group_by: str | None = None
@@ -94,7 +96,7 @@ class Data:
     class_names: tuple[str, ...] | None = None
     """Names of the classes."""
     ignore_index: tuple[int, ...] | None = None
-    """Mask values to ignore; if not given 255, where there are two others or more."""
+    """Mask values to ignore; if not given 255, where it is rare or outlines two others or more."""
     binarize: int | None = None
     """Threshold, 1 or more: mask values from it on are class 1, lower ones class 0. The article's is 255."""
     snap_colors: bool = False

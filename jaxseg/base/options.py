@@ -1,4 +1,4 @@
-"""Options of the commands that use a trained run."""
+"""Options of the commands that use a trained run, and of the one that makes masks."""
 
 import dataclasses
 from pathlib import Path
@@ -57,8 +57,9 @@ class Evaluation:
     """Folder for the results; RUN/evaluation, or RUN/evaluation-<name of FOLDER>, if not given."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint: `best` validation mIoU, or `last`."""
-    split: Literal["validation", "training", "all"] | None = None
-    """Images to score; if not given `validation` for the run's own data, `all` for other data."""
+    split: Literal["validation", "training", "all", "test"] | None = None
+    """Images to score; if not given `validation` for the run's own data, `all` for other data. `test`: the folders of
+    test images and masks that go with the data's layout, such as test/ Ltest/ or test/ testannot/."""
     tile: int = LARGEST
     """Side in pixels of the tiles into which larger images are cut."""
     overlap: float = 0.5
@@ -74,6 +75,20 @@ class Evaluation:
     debug: bool = False
     """Show the traceback of an error."""
     data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """Polygons of COCO, labelme or YOLO as masks."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Folder with annotation files and images, or one COCO file."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
+    """Folder for the masks. If not given, masks/ in FOLDER, or beside the folder images/ that holds the images."""
+    format: Literal["auto", "coco", "labelme", "yolo"] = "auto"
+    """Kind of the annotation files; `auto` looks into them."""
+    debug: bool = False
+    """Show the traceback of an error."""
 
 
 def loading(options: Prediction | Evaluation) -> dict[str, object]:

@@ -58,7 +58,8 @@ def data_rules(d: Data) -> Rules:
     yield (d.val_images is None) == (d.val_masks is None), together
     alone = "--val-images needs --images and --masks for the training tiles"
     yield d.val_images is None or d.images is not None, alone
-    yield (d.train_list is None) == (d.val_list is None), "--train-list and --val-list go together; only one was given"
+    listed = d.val_list is None or d.train_list is not None
+    yield listed, "--val-list needs --train-list, which names the training images"
     meant = f" (did you mean {100 * d.validation:g}?)" if 0 < d.validation < 1 else ""
     percent = f"--validation is {d.validation:g}; it is a percentage, from 1 to 90{meant}"
     yield 1 <= d.validation <= 90, percent

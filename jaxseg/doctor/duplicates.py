@@ -1,23 +1,17 @@
 """Finds duplicate and near-duplicate images, and duplicates whose masks differ.
 
-Images look alike if nearly all bits of their dHash agree and their thumbnails correlate. Measured on 480 tiles of crop
-fields with the limits below:
-
-- No two different tiles match.
-- At least 99 of 100 copies match: JPEG at quality 30, half the size, a fifth lighter, or noise of deviation 8.
-- Copies shifted or cropped by 8 of 256 pixels do not match.
+`alike.py` says which images look alike; copies that are shifted or cropped by a thirtieth of the side do not.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxseg.doctor.facts import ImageFacts
+from jaxseg.doctor import alike
+from jaxseg.doctor.facts import THUMBNAIL
 from jaxseg.doctor.findings import Finding, Sides, count, is_flat
 from jaxseg.doctor.survey import Facts
-
-MOST_BITS, LEAST_CORRELATION = 10, 0.95
 
 
 def duplicates(sides: Sides) -> Iterator[Finding]:
@@ -39,9 +33,13 @@ def duplicates(sides: Sides) -> Iterator[Finding]:
     leak = "They inflate the scores. Keep them on one side, or give --group-by for what their names have in common."
     if shared:
         yield Finding("warning", f"{count(len(shared), 'validation image')} also in training", tuple(shared), leak)
-    if alike := [f"{sides.name(b.pair.image)} ~ {sides.name(a.pair.image)}" for b, a in look_alikes(sides)]:
-        what = f"{count(len(alike), 'validation image')} almost the same as one in training"
-        yield Finding("warning", what, tuple(alike), leak)
+    near = [
+        f"{sides.name(b.pair.image)} ~ {sides.name(a.pair.image)}{'' if upright else ' (flipped or turned)'}"
+        for b, a, upright in look_alikes(sides)
+    ]
+    if near:
+        what = f"{count(len(near), 'validation image')} almost the same as one in training"
+        yield Finding("warning", what, tuple(near), leak)
     if clashing:
         what = f"{count(len(clashing), 'image')} with several masks that differ"
         yield Finding("warning", what, tuple(clashing), "Keep the right one, and remove the others.")
@@ -49,24 +47,23 @@ def duplicates(sides: Sides) -> Iterator[Finding]:
         yield Finding("note", count(len(repeated), "repeated image"), tuple(repeated))
 
 
-def look_alikes(sides: Sides) -> Iterator[tuple[Facts, Facts]]:
-    """Yields each validation image that looks like a training image, with the first such image."""
+def look_alikes(sides: Sides) -> Iterator[tuple[Facts, Facts, bool]]:
+    """Yields each validation image that looks like a training image, the first such image, and True if not turned.
+
+    Equal images are left out.
+    """
     training, validation = ([f for f in side if not is_flat(f.image)] for side in (sides.training, sides.validation))
-    if not training:
+    if not training or not validation:
         return
-    looks = np.array([f.image.look for f in training], np.uint64)
-    for f in validation:
-        for i in np.flatnonzero(np.bitwise_count(looks ^ np.uint64(f.image.look)) <= MOST_BITS):
-            other = training[i]
-            if other.image.content == f.image.content:
-                continue
-            if _thumbnail(f.image) @ _thumbnail(other.image) > LEAST_CORRELATION:
-                yield f, other
-                break
+    found = alike.alike(_thumbnails(training), _thumbnails(validation))
+    first: dict[int, tuple[int, bool]] = {}
+    for t, v, upright in found:
+        if training[t].image.content != validation[v].image.content and t < first.get(v, (t + 1, True))[0]:
+            first[v] = t, upright
+    for v, (t, upright) in sorted(first.items()):
+        yield validation[v], training[t], upright
 
 
-def _thumbnail(image: ImageFacts) -> np.ndarray:
-    """Returns the thumbnail [n] with mean 0 and length 1: dot products are correlations. A flat one is all 0."""
-    values = np.frombuffer(bytes.fromhex(image.thumbnail), np.uint8).astype(np.float64)
-    values -= values.mean()
-    return values / (np.linalg.norm(values) or 1.0)
+def _thumbnails(facts: Sequence[Facts]) -> np.ndarray:
+    pixels = np.frombuffer(b"".join(bytes.fromhex(f.image.thumbnail) for f in facts), np.uint8)
+    return pixels.reshape(len(facts), THUMBNAIL, THUMBNAIL)

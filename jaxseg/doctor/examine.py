@@ -10,7 +10,7 @@ from jaxseg.base.config import IGNORE_INDEX, Data
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.folders import Split
 from jaxseg.data.read.samples import Reading
-from jaxseg.doctor import duplicates, findings, mask_findings, values
+from jaxseg.doctor import class_findings, duplicates, findings, mask_findings, values
 from jaxseg.doctor.classes import ClassMap
 from jaxseg.doctor.facts import MaskFacts, chosen
 from jaxseg.doctor.findings import Finding, Sides, count, usual_channels
@@ -111,14 +111,14 @@ def examine(split: Split, settings: Data, workers: int, tell: Callable[[int, int
     if sides.all:
         found += [finding for rule in RULES for finding in rule(sides)]
         sound = not any(finding.level == "error" for finding in found)
-        labels, wrong = mask_findings.find_classes(sides)
+        labels, wrong = class_findings.find_classes(sides)
         found += wrong
         if labels is not None and sound:
             reading = _reading(labels, sides)
     parts = [_part(facts, labels, reading or Reading(), settings) for facts in (sides.training, sides.validation)]
     if labels is not None:
-        found += mask_findings.balance(labels.names, *(part.class_pixels for part in parts))
-        found += mask_findings.binarized(labels, sides)
+        found += class_findings.balance(labels.names, *(part.class_pixels for part in parts))
+        found += class_findings.binarized(labels, sides)
     order = ("error", "warning", "note")
     found.sort(key=lambda finding: order.index(finding.level))
     return Examination(split, reading, *parts, tuple(found), labels, sides)
@@ -133,7 +133,7 @@ def _survey(split: Split, settings: Data, workers: int, tell: Callable[[int, int
         shown = survey(pairs, settings, workers, True, tell)
         looks = [f.mask and f.mask.values for f in shown] != [f.mask and f.mask.values for f in facts]
         facts = shown if looks else facts
-    return Sides(tuple(facts[:edge]), tuple(facts[edge:]), settings, looks)
+    return Sides(tuple(facts[:edge]), tuple(facts[edge:]), settings, looks, split.layout)
 
 
 def _disagree(masks: Sequence[MaskFacts], settings: Data) -> bool:

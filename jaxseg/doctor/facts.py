@@ -10,8 +10,10 @@ import numpy as np
 from jaxseg.base.config import Data
 from jaxseg.data.read.pixels import Pixels, find_missing
 from jaxseg.data.read.samples import FULL, is_opaque
+from jaxseg.doctor import shapes
 
 THUMBNAIL = 16  # pixels a side
+MOST_COLORS = 32  # of a drawn mask; among more, flat areas are looked for
 MOST_VALUES = 1024  # mask values counted separately; rarer ones are merged
 REACH = 8  # largest shift of a mask that is tried, in pixels
 
@@ -37,7 +39,6 @@ class ImageFacts:
     opaque: bool  # four channels, and the last has the dtype's largest value everywhere
     levels: int  # distinct values of the first channel, in a sample of about 2**16 pixels
     content: str  # hash of the pixels
-    look: int  # dHash of 64 bits; nearly equal for images that look alike
     thumbnail: str  # hex of uint8 [THUMBNAIL THUMBNAIL], gray, stretched to 0..255
 
 
@@ -56,6 +57,9 @@ class MaskFacts:
     with_data: tuple[int, ...]  # pixels where the image has data
     palette: tuple[int, ...]  # colors of the values, 0xRRGGBB, if they are palette indices; else ()
     between: tuple[int, ...]  # pixels between a lower and a higher neighbor; 0 unless gray with 3 to 64 values
+    flat: tuple[int, ...]  # pixels like their neighbors; () for class numbers, two values or few colors
+    whole: int  # values above 0 whose pixels form one piece; 0 with fewer than 3 values
+    outline: tuple[int, ...]  # `shapes.outline`; () unless gray with 255 and two values or more besides
     block: int  # borders lie only on multiples of this many pixels
     shift: tuple[int, ...]  # rows and columns from its borders to the image's edges; () with too few borders
     content: str  # hash of the values
@@ -85,7 +89,7 @@ def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]
         shown = np.where(there[..., :3], used[..., :3], 0)
     has_data = np.ones((height, width), bool) if has_data is None else has_data
     low, high, total, squares = zip(*map(_sums, measured))
-    look, thumbnail = _looks(np.ascontiguousarray(shown))
+    thumbnail = thumbnail_of(np.ascontiguousarray(shown))
     side = max(1, math.isqrt(height * width) // 256)
     return ImageFacts(
         height,
@@ -105,7 +109,6 @@ def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]
         opaque=is_opaque(pixels.array),
         levels=len(np.unique(used[::side, ::side, 0])),
         content=_hash(array),
-        look=look,
         thumbnail=thumbnail,
     ), has_data
 
@@ -155,6 +158,9 @@ def mask_facts(
         counts = _count(values)
     between = _count(values[_between(values)]) if not color and 3 <= distinct <= 64 else {}
     with_data = counts if has_data is None or has_data.all() else _count(values[has_data])
+    several = len(counts) >= 3
+    levels = distinct > MOST_COLORS if color else several and not all(0 <= v < 64 or v == shapes.VOID for v in counts)
+    flat = _count(values[shapes.flat_pixels(values, color)]) if levels else {}
     return MaskFacts(
         *values.shape,
         color=color,
@@ -166,6 +172,9 @@ def mask_facts(
         with_data=tuple(with_data.get(value, 0) for value in counts),
         palette=() if palette is None else tuple(_hex(palette, value) for value in counts),
         between=tuple(between.get(value, 0) for value in counts),
+        flat=tuple(flat.get(value, 0) for value in counts) if levels else (),
+        whole=shapes.whole_pieces(values) if several else 0,
+        outline=shapes.outline(values) if several and not color and shapes.VOID in counts else (),
         block=block,
         shift=() if image is None else _shift(image, values),
         content=content,
@@ -249,21 +258,12 @@ def _sums_of_part(values: np.ndarray) -> tuple[float, float, float, float]:
     return float(values.min()), float(values.max()), float((pixels * scaled).sum()), float((pixels * scaled**2).sum())
 
 
-def _looks(image: np.ndarray) -> tuple[int, str]:
-    """Returns a dHash of 8 x 8 bits and the thumbnail of [h w c].
-
-    A bit is set if a pixel of the image, shrunk to 9 x 8, is lighter than its left neighbor.
-    """
-
-    def gray(width: int, height: int) -> np.ndarray:
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        return _finite(small).reshape(height, width, -1).mean(-1)
-
-    steps = np.diff(gray(9, 8), axis=1) > 0
-    small = gray(THUMBNAIL, THUMBNAIL)
+def thumbnail_of(image: np.ndarray) -> str:
+    """Returns the thumbnail of [h w c]."""
+    small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    small = _finite(small).reshape(THUMBNAIL, THUMBNAIL, -1).mean(-1)
     small -= small.min()
-    thumbnail = np.rint(small * (255 / (small.max() or 1.0))).astype(np.uint8)
-    return int.from_bytes(np.packbits(steps).tobytes(), "big"), thumbnail.tobytes().hex()
+    return np.rint(small * (255 / (small.max() or 1.0))).astype(np.uint8).tobytes().hex()
 
 
 def _finite(array: np.ndarray) -> np.ndarray:

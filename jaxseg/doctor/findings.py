@@ -36,6 +36,8 @@ class Sides:
     settings: Data
     looks: bool = False
     """True if masks were read by their colors, not by palette indices and bits as stored."""
+    layout: str = ""
+    """Line that names the layout of the folders."""
 
     @property
     def all(self) -> tuple[Facts, ...]:

@@ -1,23 +1,25 @@
 """Finds faults of masks and of their classes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from jaxseg.base.config import Data
-from jaxseg.base.errors import UserError
-from jaxseg.doctor.classes import ClassMap, discover, show
 from jaxseg.doctor.facts import REACH, MaskFacts
 from jaxseg.doctor.findings import Finding, Sides, count
 from jaxseg.doctor.survey import Facts
 
 
 def is_photo(mask: MaskFacts, settings: Data) -> bool:
-    """True if many values occur and no few dominate: a photo, not a drawn mask. False for gray with --binarize."""
+    """True if many values occur and no few dominate: a photo, not a drawn mask.
+
+    False for gray with --binarize, and for numbered objects.
+    """
     if settings.binarize is not None and not mask.color:
         return False
-    return mask.distinct > 64 and sum(mask.pixels[:4]) < 0.3 * sum(mask.pixels)
+    objects = mask.whole >= 0.9 * (mask.distinct - 1)
+    return mask.distinct > 64 and not objects and sum(mask.pixels[:4]) < 0.3 * sum(mask.pixels)
 
 
 def drawn(facts: Sequence[Facts], settings: Data) -> list[Facts]:
@@ -42,75 +44,12 @@ def photos(sides: Sides) -> Iterator[Finding]:
         yield Finding("error", f"{count(len(odd), 'mask')} looking like a photo", files, advice)
 
 
-def value_counts(facts: Sequence[Facts]) -> tuple[dict[int, int], bool]:
-    """Counts the pixels of every mask value; returns True with them if values are colors, as in any of the masks."""
-    color, counts = any(f.mask.color for f in facts), Counter()
-    for f in facts:
-        promote = color and not f.mask.color
-        for value, pixels in zip(f.mask.values, f.mask.pixels):
-            counts[_as_color(value) if promote else value] += pixels
-    return dict(counts), color
-
-
-def _as_color(gray: int) -> int:
-    return gray * 0x010101 if 0 <= gray <= 255 else gray + (1 << 24)  # out of the range of colors
-
-
-def find_classes(sides: Sides) -> tuple[ClassMap | None, list[Finding]]:
-    """Returns the class map of all masks, or None and the error that prevents one."""
-    facts = drawn(sides.all, sides.settings)
-    if not facts:
-        return None, []
-    counts, color = value_counts(facts)
-    try:
-        found = discover(counts, color, sides.settings)
-        return (found.as_colors() if sides.looks else found), []
-    except UserError as error:
-        what, _, advice = str(error).partition("\n")
-        if what.startswith("--"):  # a flag is at fault, not the masks
-            return None, [Finding("error", what, advice=advice)]
-        files, flags = _strange(sides, facts, counts, color), _fixing_flags(sides, counts, color)
-        return None, [Finding("error", what, files, advice, flags)]
-
-
-def _fixing_flags(sides: Sides, counts: Mapping[int, int], color: bool) -> tuple[str, ...]:
-    """Returns --binarize halfway between the two commonest values, if that fixes the masks; else ()."""
-    first, second = sorted(counts, key=lambda v: -counts[v])[:2] if len(counts) > 1 else (0, 0)
-    if color or counts[first] + counts[second] < 0.8 * sum(counts.values()) or _asked(sides):
-        return ()
-    return ("--binarize", str((first + second + 1) // 2))
-
-
-def _asked(sides: Sides) -> bool:
-    settings = sides.settings
-    return settings.labels is not None or settings.classes is not None or settings.binarize is not None
-
-
-def _strange(sides: Sides, facts: Sequence[Facts], counts: Mapping[int, int], color: bool) -> tuple[str, ...]:
-    """Lists files with values of no class; if no classes were asked for, all but the two commonest values count."""
-    settings = sides.settings
-    if settings.labels is not None or settings.classes is not None:
-        known = set(range(settings.classes or 0)) | set(settings.ignore_index or (255,))
-        known |= {int(label.lstrip("#"), 16 if label.startswith("#") else 10) for label in settings.labels or ()}
-    else:
-        known = set(sorted(counts, key=lambda v: -counts[v])[:2])
-    known |= {_as_color(v) for v in known} if color else set()
-    files = []
-    for f in facts:
-        values = map(_as_color, f.mask.values) if color and not f.mask.color else f.mask.values
-        others = {v: n for v, n in zip(values, f.mask.pixels) if v not in known}
-        if others:
-            listed = ", ".join(show(v, color) for v in sorted(others)[:6]) + (", ..." if len(others) > 6 else "")
-            files.append((len(others), f"{sides.name(f.pair.mask)}: {listed} ({sum(others.values()):,} pixels)"))
-    return tuple(text for _, text in sorted(files, key=lambda row: -row[0]))
-
-
 def lossy(sides: Sides) -> Iterator[Finding]:
     """Finds masks in JPEG, and masks that were enlarged or interpolated."""
     settings = sides.settings
     if not (settings.binarize is not None or settings.snap_colors) and (jpeg := [f for f in sides.all if f.mask.jpeg]):
         what = f"{count(len(jpeg), 'mask')} in JPEG, which changes values along every border"
-        advice = "Export them as PNG. Or give --binarize 128 for two classes, --labels and --snap-colors for more."
+        advice = "Export them as PNG, which keeps every value."
         yield Finding("warning", what, sides.masks(jpeg), advice)
     several = [f for f in sides.all if len(f.mask.values) > 1]
     if (enlarged := [f for f in several if f.mask.block > 1]) and len(enlarged) > len(several) / 2:
@@ -126,7 +65,7 @@ def lossy(sides: Sides) -> Iterator[Finding]:
         files = sides.masks(f for f in several if set(f.mask.values) & set(thin))
         listed = ", ".join(map(str, thin[:8])) + (", ..." if len(thin) > 8 else "")
         what = f"mask values {listed} lie only as seams between lower and higher ones: looks interpolated"
-        advice = "Resize masks by nearest neighbor; for these, give --labels and --snap-colors."
+        advice = "Resize masks by nearest neighbor, which makes no values in between."
         yield Finding("warning", what, files, advice)
 
 
@@ -150,48 +89,3 @@ def misplaced(sides: Sides) -> Iterator[Finding]:
         files = tuple(name for group in same for name in sides.masks(group))
         what = f"{count(len(files), 'mask')} the same as others, of different images"
         yield Finding("warning", what, files, "Look at them: a mask that was drawn for one image fits no other.")
-
-
-def balance(names: Sequence[str], training: Sequence[int], validation: Sequence[int]) -> Iterator[Finding]:
-    """Finds absent and rare classes.
-
-    - `names`: names of the classes.
-    - `training`, `validation`: pixels of each class.
-    """
-    for side, pixels in (("training", training), ("validation", validation)):
-        if not sum(pixels):
-            what = f"no pixel of {side} has a class: all are ignored or without data"
-            yield Finding("error", what, advice="Are --ignore-index and --nodata right?")
-        elif side == "training" and sum(n > 0 for n in pixels) == 1:
-            only = names[int(np.argmax(pixels))]
-            what = f"the training masks hold one class only, {only}"
-            yield Finding("error", what, advice="Are these the right masks?")
-    if not sum(training) or not sum(validation):
-        return
-    for name, here, there in zip(names, training, validation):
-        if not here and not there:
-            yield Finding("warning", f"class {name} does not occur", advice="Leave it out of --classes or --labels.")
-        elif not here:
-            what = f"class {name} is in validation ({there:,} pixels) but not in training, so it cannot be learned"
-            yield Finding("warning", what, advice="Change the split: give another --seed or --validation, or lists.")
-        elif not there:
-            what = f"class {name} is in training ({here:,} pixels) but not in validation, so it is not measured"
-            yield Finding("warning", what, advice="Change the split: give another --seed or --validation, or lists.")
-    total = sum(training)
-    if rare := [f"{name} {n / total:.2%}" for name, n in zip(names, training) if 0 < n < 0.01 * total]:
-        what = f"rare in training: {', '.join(rare)} of pixels; a network may never predict them"
-        yield Finding("warning", what, advice="Give --class-weights auto or --loss dice_ce.")
-
-
-def binarized(labels: ClassMap, sides: Sides) -> Iterator[Finding]:
-    """Finds mask pixels that --binarize changes."""
-    counts, color = value_counts(sides.all)
-    if labels.binarize is None or color:
-        return
-    below, above = ({v: n for v, n in counts.items() if (v >= labels.binarize) == side} for side in (False, True))
-    kept = [max(side, key=side.get) for side in (below, above) if side]
-    others = 1 - sum(counts[v] for v in kept) / sum(counts.values())
-    if others > 0:
-        ends = " or ".join(map(str, kept))
-        what = f"{others:.2%} of mask pixels are not {ends}; --binarize {labels.binarize} decides their class"
-        yield Finding("warning" if others > 0.05 else "note", what)

@@ -15,7 +15,7 @@ from jaxseg.base.config import Config, Data, Run
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.base.terminal import command, console
 from jaxseg.data.find.folders import find_split
-from jaxseg.doctor import mask_findings, values
+from jaxseg.doctor import class_findings, mask_findings, values
 from jaxseg.doctor.classes import show
 from jaxseg.doctor.examine import Examination, examine
 from jaxseg.doctor.findings import Finding, count
@@ -101,7 +101,7 @@ def class_table(found: Examination) -> Table:
 def value_table(found: Examination) -> Table:
     """Builds a table of the commonest mask values and their shares of all pixels."""
     drawn = mask_findings.drawn(found.facts.all, found.facts.settings)
-    counts, color = mask_findings.value_counts(drawn or found.facts.all)
+    counts, color = class_findings.value_counts(drawn or found.facts.all)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("mask value", justify="right")
     table.add_column("pixels", justify="right")

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from jaxseg.learn.metrics import ratio
+from jaxseg.runs.fonts import drawable
 from jaxseg.runs.pictures import draw, shorten
 
 CELL = 0.62  # side of a cell in inches
@@ -26,7 +27,7 @@ def draw_confusion(confusion: Integer[np.ndarray, "k k"], class_names: Sequence[
     classes = len(class_names)
     written = classes <= MOST_WRITTEN
     cell = max(CELL if written else 0.2, 2.4 / classes)
-    names = [shorten(name, NAME) for name in class_names]
+    names = [shorten(name, NAME) for name in drawable(class_names)]
     side, margin = cell * classes, 0.6 + 0.08 * max(map(len, names))
     left, top, width, height = margin + 0.7, side + 0.12, side + margin + 2.2, side + margin + 0.6
     figure = Figure(figsize=(width, height), dpi=100)

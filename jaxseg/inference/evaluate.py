@@ -11,7 +11,7 @@ from jaxseg.base.files import try_writing
 from jaxseg.base.options import Evaluation, loading
 from jaxseg.base.terminal import command, console
 from jaxseg.data.find.folders import Split, find_pairs, find_split
-from jaxseg.data.find.layouts import recognize
+from jaxseg.data.find.layouts import recognize, recognize_test
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
@@ -23,7 +23,7 @@ from jaxseg.runs.record import read_split
 
 WHERE = {
     "data", "images", "masks", "val_images", "val_masks", "image_suffix", "mask_suffix", "train_list", "val_list",
-    "validation", "group_by",
+    "validation", "group_by", "unpaired",
 }  # fmt: skip
 """Settings of `Data` that select files. All others are taken from the run."""
 
@@ -37,7 +37,9 @@ def evaluate(options: Evaluation) -> Path:
     options = check(options)
     saved = config.load(options.run)
     own = is_own(options.data, saved.data)
-    out = options.out or options.run / ("evaluation" if own else f"evaluation-{place(options.data).resolve().name}")
+    split = options.split or ("validation" if own else "all")
+    name = place(options.data).resolve().name if not own else "test" if split == "test" else ""
+    out = options.out or options.run / "-".join(filter(None, ["evaluation", name]))
     files = results.targets(out)
     if there := [str(file) for file in files if file.exists() and not options.overwrite]:
         raise DataError(f"-o {out}: results are there.", there, "Give --overwrite to replace them, or another -o.")
@@ -47,8 +49,10 @@ def evaluate(options: Evaluation) -> Path:
         raise UserError(f"-o {out}: cannot be written to ({error.strerror or error}). Give another -o.") from None
     predictor = load(options.run, **loading(options))
     reading = predictor.reading
-    split = options.split or ("validation" if own else "all")
-    pairs = own_pairs(options, saved, split) if own else other_pairs(options, saved.run.seed, split)
+    if split == "test":
+        pairs = test_pairs(saved.data if own else options.data)
+    else:
+        pairs = own_pairs(options, saved, split) if own else other_pairs(options, saved.run.seed, split)
 
     terminal.greet()
     console.print(f"{len(pairs)} images with masks ({split}), classes {', '.join(reading.labels.names)}")
@@ -106,7 +110,7 @@ def own_pairs(options: Evaluation, saved: Config, split: str) -> list[Pair]:
     path = options.run / "split.json"
     parts = read_split(path, "give the FOLDER to evaluate on")
     try:
-        found = find_split(given_or_made_up(saved.data), saved.run.seed)
+        found = find_split(given_or_made_up(saved.data), saved.run.seed, all_train=saved.run.overfit > 0)
     except DataError as error:
         advice = f"These are the run's own data. If they lie elsewhere now, give their FOLDER.\n{error.advice}"
         raise DataError(error.headline, error.problems, advice) from None
@@ -123,6 +127,21 @@ def own_pairs(options: Evaluation, saved: Config, split: str) -> list[Pair]:
         headline = f"{len(gone)} images of {path} are missing:"
         raise DataError(headline, gone, "Restore them, or give a FOLDER to evaluate on the images that are there.")
     return list(pairs)
+
+
+def test_pairs(data: Data) -> list[Pair]:
+    """Returns the pairs of the test folders that go with the layout of `data`, such as test/ and Ltest/.
+
+    Raises UserError when there are none.
+    """
+    found = recognize_test(data.data) if data.data is not None and data.data.is_dir() else None
+    if found is None:
+        where = data.data or data.images or "the run's data"
+        raise UserError(
+            f"--split test: no test images with masks in {where}; expected folders such as test/ Ltest/, "
+            "test/images/ test/masks/ or test/ testannot/. Name others with --images and --masks."
+        )
+    return find_pairs(*found.training, dataclasses.replace(data, mask_suffix=data.mask_suffix or found.mask_suffix))
 
 
 def other_pairs(options: Evaluation, seed: int, split: str) -> list[Pair]:

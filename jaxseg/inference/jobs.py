@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def find_images(inputs: Sequence[Path], out: Path) -> tuple[list[tuple[Path, Pat
     Files in `out` are results of an earlier run and are left out, if `out` is a folder inside an input.
     """
     found, problems, made = {}, [], out.resolve()
+    base_of = common_base([given for given in inputs if given.is_file()])
     for given in inputs:
         pattern = not given.exists() and bool(WILDCARDS & set(str(given)))
         if not given.exists() and not pattern:
@@ -83,13 +85,21 @@ def find_images(inputs: Sequence[Path], out: Path) -> tuple[list[tuple[Path, Pat
         elif pattern:
             base, files = matches(given)
         else:
-            base, files = given.parent, [given]
+            base, files = base_of or given.parent, [given]
         if made != base.resolve():
             files = [file for file in files if made not in file.resolve().parents]
         if not files:
             problems.append(f"{given}: no images {'match' if pattern else 'in it'}; they end with {endings()}")
         found |= {(file, file.relative_to(base)): None for file in files}
     return list(found), problems
+
+
+def common_base(files: Sequence[Path]) -> Path | None:
+    """Returns the folder above all files if two of them have the same name, as a shell's s/*/image.png; else None."""
+    stems = [file.stem for file in dict.fromkeys(files)]
+    if len(set(stems)) == len(stems) or len({file.is_absolute() for file in files}) > 1:
+        return None
+    return Path(os.path.commonpath([file.parent for file in files]))
 
 
 def matches(pattern: Path) -> tuple[Path, list[Path]]:

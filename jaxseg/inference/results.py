@@ -25,10 +25,10 @@ ABSENT = (
 )
 OVERALL = {
     "miou": "mIoU",
-    "miou_fg": "mIoU without class 0",
+    "miou_fg": "mIoU without {first}",
     "mdice": "mean Dice (F1)",
     "accuracy": "pixel accuracy",
-    "balanced_accuracy": "balanced accuracy",
+    "balanced_accuracy": "mean of recall and specificity (smp's balanced accuracy)",
     "fwiou": "frequency-weighted IoU",
     "mboundary_iou": "mean boundary IoU",
     "mboundary_f1": "mean boundary F1",
@@ -117,7 +117,7 @@ def tell(scores: Scores, title: str) -> None:
     overall.add_column("score")
     overall.add_column("value", justify="right")
     for key, label in OVERALL.items():
-        overall.add_row(label, number(summary[key]))
+        overall.add_row(label.format(first=names[0]), number(summary[key]))
     console.print(overall)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxseg.data.read.masks import PALETTE
+from jaxseg.runs.fonts import drawable
 from jaxseg.runs.pictures import draw, shorten
 
 TRAIN, VALIDATION = "#0072b2", "#d55e00"
@@ -51,7 +52,7 @@ def draw_curves(epochs: list[dict], class_names: Sequence[str] | None = None) ->
     titles = {loss: "Loss (shaded: gap)", scores: f"Accuracy, mIoU{best_text}", rate: "Learning rate"}
     if classes:
         by_class = rows[1].subplots()
-        names = class_names or [f"class {number}" for number in range(classes)]
+        names = drawable(class_names or [f"class {number}" for number in range(classes)])
         _class_lines(by_class, x, [record["validation"].get("iou", [None] * classes) for record in epochs], names)
         titles[by_class] = "Validation IoU of each class, best at the end first"
     for axes, title in titles.items():

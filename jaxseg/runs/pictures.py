@@ -11,6 +11,7 @@ from jaxtyping import Bool, Integer, Shaped, UInt8
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.files import replace
 from jaxseg.data.read.masks import PALETTE
+from jaxseg.runs.fonts import drawable, set_fonts
 
 # matplotlib takes 0.6 s to import, so it is imported where it is used.
 
@@ -41,7 +42,7 @@ def draw_samples(
     - `captions`: one per sample
     - `palette`: RGB colors of the classes
     """
-    palette = _gray_where_ignored(palette)
+    palette, class_names = _gray_where_ignored(palette), class_names and drawable(class_names)
     images, masks = [thin(image) for image in images], [thin(mask) for mask in masks]
     panels = [[to_rgb(image, mask != IGNORE_INDEX), palette[mask]] for image, mask in zip(images, masks, strict=True)]
     heads = ["image", "mask"]
@@ -113,9 +114,10 @@ def draw(figure) -> UInt8[np.ndarray, "h w 3"]:
     """Renders a matplotlib figure without pyplot's global state; uint8 RGB."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    set_fonts(figure)
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names of files may have letters that no font has
         canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 

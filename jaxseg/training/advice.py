@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxseg.base.config import Config
+from jaxseg.base.config import Config, Optimization
 from jaxseg.base.doors import reason
 from jaxseg.base.errors import UserError, is_about_memory
 from jaxseg.base.terminal import command
@@ -36,6 +36,13 @@ def out_of_memory(error: BaseException, config: Config, tile: tuple[int, int]) -
     )
 
 
+def against_imbalance(optimization: Optimization) -> str:
+    """Returns the flags against rare classes that were not given: "Try --class-weights auto or --loss dice_ce"."""
+    tries = ["--class-weights auto"] * (optimization.class_weights is None)
+    tries += ["--loss dice_ce"] * (optimization.loss in ("cross_entropy", "mse", "hinge"))
+    return f"Try {' or '.join(tries)}" if tries else "Try --class-weights inverse, or a lower --learning-rate"
+
+
 @contextmanager
 def resumable(run: Path) -> Iterator[None]:
     """Turns an OSError, such as that of a full disk, into a UserError with what is kept of a run and how to go on."""
@@ -49,12 +56,15 @@ def resumable(run: Path) -> Iterator[None]:
         raise UserError(f"{reason(error)}\n{kept}. Once this is fixed, go on with\n  {go_on}") from error
 
 
-def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels: Sequence[int]) -> str | None:
+def one_class_only(
+    epochs: Sequence[dict], classes: Sequence[str], class_pixels: Sequence[int], optimization: Optimization
+) -> str | None:
     """Returns a warning when the last three evaluations predicted one class for every pixel, once; else None.
 
     - `epochs`: lines of log.jsonl, whose "validation" has "predicted", the share of pixels predicted as each class
     - `classes`: names of the classes
     - `class_pixels`: number of training pixels of each class
+    - `optimization`: settings of the run
     """
 
     def only(record: dict) -> int | None:
@@ -69,7 +79,7 @@ def one_class_only(epochs: Sequence[dict], classes: Sequence[str], class_pixels:
     others = [f"{name} is {n / total:.1%}" for i, (name, n) in enumerate(zip(classes, class_pixels)) if i != last[0]]
     return (
         f"validation predictions are 100 % {classes[last[0]]} for {EVALUATIONS} evaluations; of the training pixels "
-        f"{', '.join(others[:5])}. Try --class-weights auto or --loss dice_ce; look at samples/batch.png"
+        f"{', '.join(others[:5])}. {against_imbalance(optimization)}; look at samples/batch.png"
     )
 
 

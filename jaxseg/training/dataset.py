@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import psutil
 
-from jaxseg.base.config import LARGEST, Config, Data, cache_folder
+from jaxseg.base.config import LARGEST, Config, Data, Optimization, cache_folder
 from jaxseg.base.errors import UserError
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import Cache, Pipeline
@@ -102,7 +102,7 @@ def open_data(config: Config, limit: int | None = None) -> Dataset:
     """
     data, run = given_or_made_up(config.data), config.run
     config = dataclasses.replace(config, data=data)
-    split = find_split(data, run.seed)
+    split = find_split(data, run.seed, all_train=run.overfit > 0)
     if limit is not None and limit < len(split.training):
         share = limit / len(split.training)
         few = (spread(pairs, max(1, round(share * len(pairs)))) for pairs in (split.training, split.validation))
@@ -111,7 +111,7 @@ def open_data(config: Config, limit: int | None = None) -> Dataset:
         few = split.training[: run.overfit]
         split = dataclasses.replace(split, training=few, validation=few, notes=())
     found = examine(split, data, data.workers)
-    tell(found)
+    tell(found, config.optimization)
     found.raise_errors()
     crop = choose_crop(config, found.training.sizes)
     dataset = Dataset(config, found, crop, choose_cache(data, found))
@@ -175,8 +175,9 @@ def spread(items: Sequence, count: int) -> tuple:
     return tuple(items[i * len(items) // count] for i in range(count))
 
 
-def tell(found: Examination) -> None:
-    """Prints the layout, sizes, classes with their shares, and warnings."""
+def tell(found: Examination, optimization: Optimization) -> None:
+    """Prints the layout, sizes, classes with their shares, and warnings, without advice that was followed."""
+    weighted = optimization.class_weights is not None or "dice" in optimization.loss
     console.print(f"data  {found.split.layout}")
     for name, part in (("training", found.training), ("validation", found.validation)):
         if part.pairs and found.reading is not None:
@@ -191,7 +192,8 @@ def tell(found: Examination) -> None:
         if finding.level == "warning":
             files = f" ({', '.join(finding.files[:3])}{', ...' * (len(finding.files) > 3)})" if finding.files else ""
             console.print(f"data  {finding.what}{files}", style="yellow")
-            for line in finding.advice.splitlines():
+            followed = weighted and finding.flags[:1] == ("--class-weights",)
+            for line in finding.advice.splitlines() if not followed else ():
                 console.print(f"      -> {line}", style="yellow")
 
 

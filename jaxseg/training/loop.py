@@ -146,7 +146,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
             tracker.epoch(record)
             console.print(terminal.epoch_line(record, plan.epochs, best))
             for warning in (
-                advice.one_class_only(tracker.epochs, data.classes, data.class_pixels),
+                advice.one_class_only(tracker.epochs, data.classes, data.class_pixels, config.optimization),
                 advice.waits_for_data(tracker.epochs, data.cache, config.data.workers),
             ):
                 if warning is not None:

@@ -125,7 +125,8 @@ def report(best: dict, run: Path, classes: list[str], images: Path, picture: Pat
     console.print()
     console.print(terminal.result_table(scores, classes, f"validation, best epoch ({best['epoch'] + 1})"))
     console.print(
-        f"mIoU {scores['miou']:.4f}   without class 0 {scores['miou_fg']:.4f}   pixel accuracy {scores['accuracy']:.4f}"
+        f"mIoU {scores['miou']:.4f}   without {classes[0]} {scores['miou_fg']:.4f}   "
+        f"pixel accuracy {scores['accuracy']:.4f}"
     )
     console.print(f"{terminal.speed(best['images_per_second'])} in training, {terminal.clock(seconds)} in all")
     console.print(f"\npictures   {picture}\ncurves     {run / 'curves.png'}\nbest model {run / 'checkpoints' / 'best'}")

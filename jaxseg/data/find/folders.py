@@ -16,27 +16,34 @@ from jaxseg.data.find.splits import Split, by_group, by_percent, from_lists
 __all__ = ["Split", "find_pairs", "find_split"]
 
 
-def find_split(settings: Data, seed: int) -> Split:
+def find_split(settings: Data, seed: int, *, all_train: bool = False) -> Split:
     """Finds training and validation pairs in the folders that flags name, or in a known layout below `--data`.
 
     The validation set comes from the first of these that is there:
 
     - `--train-list` and `--val-list`, or Pascal VOC's lists;
-    - validation folders;
-    - a random draw with `seed` of `--validation` percent of the pairs, in whole groups if `--group-by` is given.
+    - validation folders, without `--train-list`;
+    - a random draw with `seed` of `--validation` percent of the pairs, or of those that `--train-list` names, in whole
+      groups if `--group-by` is given.
+
+    With `all_train` a single pair is enough; it is for training.
 
     Raises UserError for flags that do not go together. Raises DataError listing every folder, image, mask and list line
     that is missing, ambiguous, or on both sides.
     """
     place = _place(settings)
-    lists = _lists(settings) or place.lists
+    lists = _lists(settings) or place.lists or ()
+    if len(lists) == 1 and place.validation:
+        unused = f"{place.validation[0]}: not used, since --train-list alone draws the validation set from its list"
+        place = dataclasses.replace(place, validation=None, notes=(*place.notes, unused))
     chosen = from_lists(lists, _images(place), settings.image_suffix) if lists else None
     matches = _matches(place, settings, set().union(*chosen) if chosen else None)
     pairs = [pair for found in matches for pair in found.pairs]
     names = [name for found in matches for name in found.names]
     notes = [*place.notes, *(note for found in matches for note in found.notes)]
 
-    if chosen:
+    of_list = f" of {lists[0].name}" if len(lists) == 1 else ""
+    if len(lists) == 2:
         how = f"split by {lists[0].name} and {lists[1].name}"
         validation = {index for index, pair in enumerate(pairs) if pair.image in chosen[1]}
     elif place.validation:
@@ -47,10 +54,10 @@ def find_split(settings: Data, seed: int) -> Split:
         keys = scenes.groups(names, settings.group_by)
         validation = by_group(keys, settings.validation, seed)
         drawn = f"{len({keys[index] for index in validation})} of {len(set(keys))} groups of '{settings.group_by}'"
-        how = f"{drawn} drawn for validation, {100 * len(validation) / len(pairs):.3g} percent of the pairs"
+        how = f"{drawn} drawn{of_list} for validation, {100 * len(validation) / len(pairs):.3g} percent of the pairs"
     else:
-        validation = by_percent(len(pairs), settings.validation, seed)
-        how = f"{settings.validation:g} percent drawn for validation"
+        validation = by_percent(len(pairs), settings.validation, seed, all_train)
+        how = f"{settings.validation:g} percent{of_list} drawn for validation"
         notes += scenes.leak(names, validation, matches[0].rule.image.partition("*")[2])
     training = [index for index in range(len(pairs)) if index not in validation]
     if settings.group_by is not None:
@@ -73,10 +80,11 @@ def _place(settings: Data) -> Place:
     return recognize(settings.data)
 
 
-def _lists(settings: Data) -> tuple[Path, Path] | None:
-    if (settings.train_list is None) != (settings.val_list is None):
-        raise UserError("--train-list and --val-list go together; only one was given")
-    return (settings.train_list, settings.val_list) if settings.train_list is not None else None
+def _lists(settings: Data) -> tuple[Path, ...]:
+    """Lists that flags name: of training and of validation, or of training alone; () if none."""
+    if settings.train_list is None and settings.val_list is not None:
+        raise UserError("--val-list needs --train-list, which names the training images")
+    return tuple(file for file in (settings.train_list, settings.val_list) if file is not None)
 
 
 def _images(place: Place) -> list[Path]:

@@ -6,14 +6,16 @@ from itertools import product
 from pathlib import Path
 
 from jaxseg.base.errors import DataError
-from jaxseg.data.find.listing import contents, entries, left_alone, subfolders
-from jaxseg.data.find.pairs import holds_both
+from jaxseg.data.find.listing import LEFT_ALONE, TEST_MASKS, entries, left_alone, subfolders
+from jaxseg.data.find.pairs import ENOUGH, holds_both, share_paired
+from jaxseg.data.find.unknown import unknown
 
 Folders = tuple[Path, Path]  # images, masks
 
 WORDS = {
     "train": "train|training",
     "val": "val|valid|validation",
+    "test": "test|testing",
     "images": "images|imgs|img|image",
     "masks": "masks|labels|mask|label|annotations|gt",
 }
@@ -28,12 +30,14 @@ class Layout:
       missing.
     - `lists`: text files that name the training and the validation images.
     - `mask_suffix`: the value of `--mask-suffix`.
+    - `spare`: folders of other pictures, which are not the masks of this task. They rule out layouts that take them.
     """
 
     name: str
     folders: str
     lists: tuple[str, str] | None = None
     mask_suffix: str | None = None
+    spare: str = ""
 
     @property
     def sides(self) -> list[tuple[str, str]]:
@@ -62,7 +66,10 @@ LAYOUTS = (
         "Pascal VOC's",
         "JPEGImages SegmentationClass",
         lists=("ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"),
+        spare="SegmentationObject",
     ),
+    Layout("DRIVE's", "{train}/{images} {train}/1st_manual {val}/{images} {val}/1st_manual", spare="mask|2nd_manual"),
+    Layout("DRIVE's or HRF's", "{images} 1st_manual|manual1", spare="mask|2nd_manual"),
     Layout("Oxford Pets'", "{images} annotations/trimaps"),
     Layout("images and masks", "{images} {masks}"),
     Layout("milesial's", "data/{images} data/{masks}"),
@@ -104,11 +111,13 @@ def recognize(root: Path) -> Place:
         why = "not a folder" if root.exists() else "no such folder"
         raise DataError(f"--data {root}: {why}.", [], _looked_for())
     found = list(_places(root))
+    spare = {folder for layout, place in found for folder in _spare(layout, place)}
+    found = [(layout, place) for layout, place in found if not spare.intersection(place.folders)]
     found = [(layout, place) for layout, place in found if not any(_within(other, place) for _, other in found)]
     if len(found) > 1:
         found = [(layout, place) for layout, place in found if all(map(_any_images, place.folders))] or found
     if not found:
-        raise _unknown(root)
+        raise unknown(root, any(_places(root, "test")), _looked_for(), lambda folder: any(_places(folder)))
     (layout, place), *others = found
     if others:
         rows = [str(place) for _, place in found]
@@ -116,12 +125,25 @@ def recognize(root: Path) -> Place:
         raise DataError(f"--data {root}: more than one layout fits.", rows, advice)
     if place.validation is None and len(layout.sides) > 1:
         _check_no_half(root, layout)
-    return dataclasses.replace(place, notes=tuple(_unused(root, place)))
+    return dataclasses.replace(place, notes=tuple(_unused(root, layout, place)))
 
 
-def _places(root: Path) -> Iterator[tuple[Layout, Place]]:
-    """Every way in which any layout fits."""
+def recognize_test(root: Path) -> Place | None:
+    """Recognizes test images with masks below `root`, named as training's are: test/ Ltest/, test/ testannot/."""
+    found = [place for _, place in _places(root, "test") if all(map(_any_images, place.folders))]
+    found = [place for place in found if not any(_within(other, place) for other in found)]
+    return found[0] if len(found) == 1 else None
+
+
+def _places(root: Path, split: str = "train") -> Iterator[tuple[Layout, Place]]:
+    """Every way in which any layout fits; with `split` "test", the test folders that go with training's."""
     for layout in LAYOUTS:
+        if split == "test":
+            if "train" in layout.folders or "Tr" in layout.folders:
+                patterns = tuple(pattern.replace("train", "test").replace("Tr", "Ts") for pattern in layout.sides[0])
+                for folders in _sides(root, patterns):
+                    yield layout, Place(layout.name, folders, None, None, layout.mask_suffix, root=root)
+            continue
         lists = tuple(root / file for file in layout.lists or ())
         lists = lists if lists and all(file.is_file() for file in lists) else None
         training, *validation = ([*_sides(root, patterns)] for patterns in layout.sides)
@@ -131,7 +153,7 @@ def _places(root: Path) -> Iterator[tuple[Layout, Place]]:
 
 def _sides(root: Path, patterns: tuple[str, str]) -> Iterator[Folders]:
     """(images, masks) folders that fit; both use the same word for the split."""
-    split = "val" if "{val}" in patterns[0] else "train"
+    split = next((split for split in ("train", "val", "test") if f"{{{split}}}" in patterns[0]), "train")
     words = WORDS[split].split("|") if f"{{{split}}}" in patterns[0] else [""]
     for word in words:
         images, masks = (_find(root, pattern, **{split: word}) for pattern in patterns)
@@ -174,22 +196,31 @@ def _check_no_half(root: Path, layout: Layout) -> None:
         )
 
 
-def _unused(root: Path, place: Place) -> Iterator[str]:
-    """Yields a note on each unused folder named like a test or validation set."""
-    for folder in dict.fromkeys((root, *(images.parent for images, _ in place.sources if images != root))):
+def _spare(layout: Layout, place: Place) -> Iterator[Path]:
+    """Yields the folders beside those of a place that hold other pictures."""
+    for folder in {folder.parent for folder in place.folders}:
+        yield from (sub for sub in subfolders(folder) if sub.name.casefold() in layout.spare.casefold().split("|"))
+
+
+def _unused(root: Path, layout: Layout, place: Place) -> Iterator[str]:
+    """Yields a note on each folder beside the used ones that holds pictures, or is named like a validation set."""
+    known, used = set(_spare(layout, place)), {parent for of in place.folders for parent in (of, *of.parents)}
+    images, masks = place.training
+    beside = {folder.parent: None for folder in place.folders if folder not in (root, root.parent)}
+    for folder in dict.fromkeys((root, *beside)):
         yield from left_alone(folder)
         for sub in subfolders(folder):
-            used = any(sub == other or sub in other.parents for other in place.folders)
-            if sub.name.casefold() in WORDS["val"].split("|") and not used:
+            name = sub.name.casefold()
+            if sub in used or sub in known or name in LEFT_ALONE | TEST_MASKS:
+                continue
+            number = sum(1 for _ in entries(sub, deep=False)) if folder not in place.folders else 0
+            if name in WORDS["val"].split("|"):
                 yield f"{sub}: ignored; it does not hold images and masks of this layout"
-
-
-def _unknown(root: Path) -> DataError:
-    folders = [root, *(sub for sub in subfolders(root)), *(s for sub in subfolders(root) for s in subfolders(sub))]
-    found = [f"{folder}: {what}" for folder in sorted(folders) if (what := contents(folder)) != "no files"]
-    meant = [sub for sub in subfolders(root) if any(_places(sub))]
-    advice = f"Did you mean --data {meant[0]} ?\n{_looked_for()}" if meant else _looked_for()
-    return DataError(f"--data {root}: no known layout fits. Found:", found or [f"{root}: empty"], advice)
+            elif number and masks != images and share_paired(images, sub) >= ENOUGH:
+                advice = f"If these are the masks, give --images {images} --masks {sub}."
+                yield f"{sub}: {number} images left alone, though they pair with {images}; {masks} is used. {advice}"
+            elif number:
+                yield f"{sub}: {number} images left alone"
 
 
 def _looked_for() -> str:

@@ -18,6 +18,7 @@ EXTENSIONS = frozenset(
 
 
 LEFT_ALONE = frozenset({"test", "testing", "imagests"})  # test folders, which are skipped
+TEST_MASKS = frozenset({"ltest", "testannot", "test_labels", "test_masks", "labelsts"})  # what goes with them
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -65,8 +66,11 @@ def list_both(images: Path, masks: Path) -> tuple[list[Entry], list[Entry], list
         advice = "Rename them; convmv -f latin1 -t utf8 -r --notest FOLDER does it for names in Latin-1."
         raise DataError("Cannot read the tiles.", [f"{path}: its name is not UTF-8" for path in odd], advice)
     if not found[images]:
-        known = f"Known extensions: {' '.join(sorted(EXTENSIONS))}"
-        raise DataError(f"{images}: no images in it, but {contents(images)}.", notes, known)
+        held, known = contents(images), f"Known extensions: {' '.join(sorted(EXTENSIONS))}"
+        if held == "no files":
+            advice = "Fill it; or remove a validation set that is empty, so that a part of training is drawn for it."
+            raise DataError(f"{images}: is empty; expected images.", notes, advice)
+        raise DataError(f"{images}: no images in it, but {held}.", notes, known)
     return found[images], found[masks], notes
 
 

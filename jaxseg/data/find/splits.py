@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.listing import EXTENSIONS, Pair, nfc
-from jaxseg.data.find.pairs import IMAGE_NAMES, star
+from jaxseg.data.find.names import IMAGE_NAMES, star
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +36,19 @@ class Split:
         return _names(self.validation)
 
 
-def by_percent(count: int, percent: float, seed: int) -> set[int]:
+def by_percent(count: int, percent: float, seed: int, all_train: bool = False) -> set[int]:
     """Indices of the validation pairs: `percent` of `count`, at least one, drawn without replacement.
 
-    Raises DataError if none would be left for training.
+    A single pair trains with `all_train`. Raises DataError if none would be left for training.
     """
+    if all_train and count == 1:
+        return set()
     aside = max(1, round(count * percent / 100))
     if aside >= count:
         raise DataError(
             f"{count} image{'s are' if count > 1 else ' is'} too few to set {percent:g} percent aside for validation.",
             [],
-            "Add images, or give --images, --masks, --val-images and --val-masks.",
+            "Add images; or name folders with --images --masks --val-images --val-masks; or give --overfit 1.",
         )
     return set(np.random.default_rng(seed).permutation(count)[:aside].tolist())
 

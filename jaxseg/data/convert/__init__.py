@@ -1,0 +1,1 @@
+"""Turns polygons of COCO, labelme and YOLO into masks."""
