@@ -542,7 +542,7 @@ def test_run_whose_best_checkpoint_is_damaged_takes_the_last_for_it(whole, tmp_p
 
 def test_run_that_started_from_weights_goes_on_to_the_same_bits(whole, start, monkeypatch, tmp_path):
     """From a checkpoint, and from the beginning, where it loads them again."""
-    how = ["--load", whole.run, "--ema", 0.5, "-e", 1]
+    how = ["--load", whole.run, "-e", 1]
     assert start(*how).code == 0
     for step, action in ((2, sends(signal.SIGTERM)), (2, crashes)):
         run = tmp_path / action.__name__
