@@ -75,10 +75,12 @@ def untold(monkeypatch, tmp_path):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """For small runs whose curves are not looked at: drawing them is a quarter of the time."""
+    """For small runs whose pictures are not looked at: drawing them is a third of the time."""
     from jaxseg.runs import tracker
+    from jaxseg.training import report
 
     monkeypatch.setattr(tracker, "draw_curves", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    monkeypatch.setattr(report, "save_predictions", lambda tracker, run, *_: run / "samples/predictions.png")
 
 
 @pytest.fixture

@@ -351,13 +351,13 @@ def test_early_stopping_ends_a_run_that_gets_no_better_and_patience_lets_it_go_o
 def test_a_plateau_lowers_the_rate_and_is_kept_through_a_stop(start, monkeypatch, tmp_path):
     evaluate = loop.evaluate
     monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": 0.5})
-    how = ["-e", 5, "--schedule", "plateau", "--patience", 1, "--gamma", 0.5, "-l", 0.25]
+    how = ["-e", 4, "--schedule", "plateau", "--patience", 1, "--gamma", 0.5, "-l", 0.25]
     with monkeypatch.context() as patch, compilations() as found:
         patch.setattr(loop, "compile_train_step", watch := AtStep(compiled=found))
         assert start(*how).code == 0
     assert_compiled_in_the_first_epoch(watch.compilations)
     rates = [record["learning_rate"] for record in records(tmp_path / "run")]
-    assert rates == [0.25, 0.25, 0.25, 0.125, 0.125]
+    assert rates == [0.25, 0.25, 0.25, 0.125]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "compile_train_step", AtStep(11, sends(signal.SIGTERM)))
         assert start(*how, "--out", tmp_path / "stopped").code == 143
@@ -403,8 +403,18 @@ def test_a_run_starts_from_the_weights_of_another(whole, start, tmp_path):
 # a run that was stopped
 
 
-@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)])
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(whole, start, monkeypatch, tmp_path, number, code, step):
+@pytest.mark.parametrize(
+    ("number", "code", "step", "cache"),
+    [
+        (signal.SIGTERM, 143, 2, "none"),
+        (signal.SIGINT, 130, 5, "disk"),
+        (signal.SIGTERM, 143, 5, "device"),
+    ],
+)
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits_with_its_images_kept_elsewhere(
+    whole, start, monkeypatch, tmp_path, number, code, step, cache
+):
+    monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "compile_train_step", AtStep(step, sends(number)))
         stopped = start()
@@ -412,17 +422,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(whole, start, monke
     assert step_of(tmp_path / "run", "last") == step
     arguments = pasted(stopped.out, "jaxseg.train")
     assert arguments == ["--resume", str(tmp_path / "run")]
-    assert launch(*arguments).code == 0
-    assert_same_run(tmp_path / "run", whole.run)
-
-
-@pytest.mark.parametrize("cache", ["none", "disk", "device"])
-def test_a_run_goes_on_to_the_same_bits_with_its_images_kept_elsewhere(whole, start, monkeypatch, tmp_path, cache):
-    monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
-        assert start().code == 143
-    assert launch("--resume", tmp_path / "run", "--cache", cache).code == 0
+    assert launch(*arguments, "--cache", cache).code == 0
     assert_same_run(tmp_path / "run", whole.run)
 
 
