@@ -69,26 +69,26 @@ def main(argv: list[str] | None = None) -> int:
     import jax
     import torch
 
-    from jaxseg.base.errors import UserError
+    from jaxseg.base import doors
     from parity.report import report
 
     torch.set_num_threads(1)  # the reference's rounding depends on the number of threads
-    answers = []
-    try:
-        with data_folder(options.data) as root, jax.default_device(jax.devices("cpu")[0]):
-            for question in questions(options):
-                answers.append(ask(question, options, root))
-                report.show(answers[-1])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     asked = {"questions": ", ".join(options.only), "form": "quick" if options.quick else "full"}
     asked |= {
         "seed": str(options.seed),
         "seeds": str(options.seeds),
         "data": options.data.name if options.data else "made-up fields",
     }
-    return report.finish(answers, options.out, asked)
+
+    def run() -> int:
+        answers = []
+        with data_folder(options.data) as root, jax.default_device(jax.devices("cpu")[0]):
+            for question in questions(options):
+                answers.append(ask(question, options, root))
+                report.show(answers[-1])
+        return report.finish(answers, options.out, asked)
+
+    return doors.enter(run)
 
 
 def questions(options: Options) -> list[Question]:

@@ -18,7 +18,6 @@ import dataclasses
 import datetime
 import importlib.util
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -28,10 +27,10 @@ import jax
 import numpy as np
 import tyro
 
-from jaxseg.base import cli
+from jaxseg.base import cli, doors
 from jaxseg.base import config as settings
 from jaxseg.base.config import Augmentation, Config, Data, Model, Optimization
-from jaxseg.base.errors import UserError, for_command
+from jaxseg.base.errors import NonFiniteLoss, UserError
 from jaxseg.base.terminal import clock, console
 from jaxseg.data.feed.pipeline import Batch, Pipeline
 from jaxseg.learn import losses, metrics
@@ -79,7 +78,7 @@ class Options:
         return Config(self.data, self.augmentation, self.model, self.optimization, settings.Run(seed=self.race.seed))
 
 
-class Diverged(RuntimeError):
+class Diverged(NonFiniteLoss):
     """A loss that is not finite; the message names the side and the step."""
 
 
@@ -90,17 +89,12 @@ def main(argv: list[str] | None = None) -> int:
     if importlib.util.find_spec("torch") is None:
         print("error: a race needs PyTorch and SciPy: pip install 'jaxseg[parity]'", file=sys.stderr)
         return 2
-    try:
+
+    def run() -> int:
         check(options)
         return 0 if race(options) else 1
-    except UserError as error:
-        print(f"error: {for_command(error)}", file=sys.stderr)
-        return 2
-    except Diverged as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+
+    return doors.enter(run)
 
 
 def check(options: Options) -> None:
@@ -127,7 +121,7 @@ def check(options: Options) -> None:
     for group, names in groups.items():
         for name in names:
             asked, only = (getattr(getattr(config, group), name) for config in (options.config, default))
-            rules.append((asked == only, f"--{name.replace('_', '-')} {asked} has no counterpart in the reference"))
+            rules.append((asked == only, f"{settings.flag(name)} {asked} has no counterpart in the reference"))
     tables = {"optimizer": training.OPTIMIZERS, "schedule": training.SCHEDULES, "loss": training.LOSSES}
     for name, known in tables.items():
         asked = getattr(o, name)

@@ -103,11 +103,17 @@ def test_waiting_in_the_first_epoch_of_a_cache_gives_no_advice():
 
 
 @pytest.mark.parametrize(
-    ("steps", "kept"), [((), "There is no checkpoint yet"), ((8, 12), "The checkpoint after 12 steps is kept")]
+    ("steps", "kept"),
+    [
+        ((), "There is no checkpoint yet"),
+        (("last/8", "last/12"), "The checkpoint after 12 steps is kept"),
+        (("best/12",), "The checkpoint after 12 steps is kept"),
+        (("best/12", "last/8"), "The checkpoint after 12 steps is kept"),
+    ],
 )
 def test_full_disk_says_what_is_kept_and_how_to_go_on(tmp_path, steps, kept):
     for step in steps:
-        (tmp_path / f"checkpoints/last/{step}").mkdir(parents=True)
+        (tmp_path / f"checkpoints/{step}").mkdir(parents=True)
     (tmp_path / "checkpoints/last/16.orbax-checkpoint-tmp").mkdir(parents=True)
     with pytest.raises(UserError) as caught, resumable(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "log.jsonl"))

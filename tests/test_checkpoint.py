@@ -23,7 +23,7 @@ from jaxseg.learn import optimizers
 from jaxseg.learn.step import loss_fn
 from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
-from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint, load_model
+from jaxseg.runs.checkpoint import Checkpoints, Progress, load_model, newest_step
 from jaxseg.runs.orbax_folder import OrbaxFolder
 from jaxseg.runs.weights import load_weights
 
@@ -536,7 +536,7 @@ def test_run_without_any_checkpoint_begins_anew(checkpoints, tmp_path):
     (tmp_path / "checkpoints/last/3.orbax-checkpoint-tmp").mkdir()
     (tmp_path / "checkpoints/best/3.tmp").mkdir()
     assert checkpoints.resume(*build()) is None
-    assert not has_checkpoint(tmp_path)
+    assert newest_step(tmp_path) is None
 
 
 def test_settings_that_a_bit_changed_are_named(both, tmp_path):

@@ -17,12 +17,14 @@ from PIL import Image
 
 from jaxseg.base.config import IGNORE_INDEX, Data
 from jaxseg.base.errors import DataError
-from jaxseg.data.find.folders import find_split
+from jaxseg.data.find.folders import find_pairs, find_split
 from jaxseg.data.made.fields import make_fields
 from jaxseg.data.read.samples import FULL, read_image, read_sample, read_tile
 from jaxseg.doctor import conventions
+from jaxseg.doctor.class_findings import value_counts
 from jaxseg.doctor.classes import discover
 from jaxseg.doctor.examine import Examination, channel_order, examine
+from jaxseg.doctor.survey import survey
 from jaxseg.doctor.values import describe_input
 
 SIDE = 48
@@ -868,3 +870,12 @@ def test_any_image_values_are_examined(tmp_path_factory, array):
         write(root / f"masks/{i}.png", 255 * np.eye(64, dtype=np.uint8))
     found = examined(root, normalize="dataset")
     assert all(np.isfinite(n) for n in (found.reading.mean + found.reading.std if found.reading else ()))
+
+
+def test_negative_gray_among_colored_masks_is_no_color(tmp_path):
+    write(tmp_path / "images/a.png", np.zeros((8, 8, 3), np.uint8))
+    write(tmp_path / "images/b.png", np.zeros((8, 8, 3), np.uint8))
+    write(tmp_path / "masks/a.png", np.tile(np.array([0, 0, 200], np.uint8), (8, 8, 1)))
+    write(tmp_path / "masks/b.tif", np.full((8, 8), -1, np.int16))
+    pairs = find_pairs(tmp_path / "images", tmp_path / "masks")
+    assert value_counts(survey(pairs, Data(), 0)) == ({0xC80000: 64, -1: 64}, True)

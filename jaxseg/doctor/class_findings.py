@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxseg.base.errors import UserError
 from jaxseg.data.find.class_names import read_class_names
-from jaxseg.data.read.masks import MOST_CLASSES, few
+from jaxseg.data.read.masks import MOST_CLASSES, few, to_colors
 from jaxseg.doctor import conventions
 from jaxseg.doctor.classes import ClassMap, discover, show
 from jaxseg.doctor.doubts import MOST_FOUND, Doubt
+from jaxseg.doctor.facts import MaskFacts
 from jaxseg.doctor.findings import Finding, Sides, count
 from jaxseg.doctor.mask_findings import drawn
 from jaxseg.doctor.survey import Facts
@@ -21,14 +22,18 @@ def value_counts(facts: Sequence[Facts]) -> tuple[dict[int, int], bool]:
     """Counts the pixels of every mask value; returns True with them if values are colors, as in any of the masks."""
     color, counts = any(f.mask.color for f in facts), Counter()
     for f in facts:
-        promote = color and not f.mask.color
-        for value, pixels in zip(f.mask.values, f.mask.pixels):
-            counts[_as_color(value) if promote else value] += pixels
+        for value, pixels in zip(_values(f.mask, color), f.mask.pixels):
+            counts[value] += pixels
     return dict(counts), color
 
 
-def _as_color(gray: int) -> int:
-    return gray * 0x010101 if 0 <= gray <= 255 else gray + (1 << 24)  # out of the range of colors
+def _values(mask: MaskFacts, color: bool) -> Sequence[int]:
+    """Values of a mask; with `color`, grays are given as colors."""
+    return _as_colors(mask.values) if color and not mask.color else mask.values
+
+
+def _as_colors(grays: Sequence[int]) -> list[int]:
+    return to_colors(np.array([grays], np.int64))[0].tolist()
 
 
 def find_classes(sides: Sides) -> tuple[ClassMap | None, list[Finding]]:
@@ -87,8 +92,8 @@ def _flat(facts: Sequence[Facts], color: bool) -> dict[int, int] | None:
         return None
     flat = Counter()
     for mask in (f.mask for f in facts):
-        for value, pixels in zip(mask.values, mask.flat or mask.pixels):
-            flat[_as_color(value) if color and not mask.color else value] += pixels
+        for value, pixels in zip(_values(mask, color), mask.flat or mask.pixels):
+            flat[value] += pixels
     return dict(flat)
 
 
@@ -138,11 +143,10 @@ def _strange(
         known |= {int(label.lstrip("#"), 16 if label.startswith("#") else 10) for label in settings.labels or ()}
     else:
         known = set(sorted(counts, key=lambda v: -counts[v])[:2])
-    known |= {_as_color(v) for v in known} if color else set()
+    known |= set(_as_colors(sorted(known))) if color else set()
     files = []
     for f in facts:
-        values = map(_as_color, f.mask.values) if color and not f.mask.color else f.mask.values
-        others = {v: n for v, n in zip(values, f.mask.pixels) if v not in known}
+        others = {v: n for v, n in zip(_values(f.mask, color), f.mask.pixels) if v not in known}
         if others:
             listed = ", ".join(show(v, color) for v in sorted(others)[:6]) + (", ..." if len(others) > 6 else "")
             files.append((len(others), f"{sides.name(f.pair.mask)}: {listed} ({sum(others.values()):,} pixels)"))

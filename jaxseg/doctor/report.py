@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
-from jaxseg.base import cli
+from jaxseg.base import cli, config
 from jaxseg.base.config import Config, Data, Run
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.base.terminal import command, console
@@ -215,7 +215,7 @@ def _flags(asked: Check) -> list[tuple[str, ...]]:
     """Lists every flag that differs from its default, with its values."""
     result = []
     for field in dataclasses.fields(Data):
-        value, flag = getattr(asked.data, field.name), "--" + field.name.replace("_", "-")
+        value, flag = getattr(asked.data, field.name), config.flag(field.name)
         if value == field.default:
             continue
         if isinstance(value, tuple):

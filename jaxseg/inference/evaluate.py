@@ -7,7 +7,6 @@ from pathlib import Path
 from jaxseg.base import cli, config, terminal
 from jaxseg.base.config import Config, Data, flag
 from jaxseg.base.errors import DataError, UserError
-from jaxseg.base.files import try_writing
 from jaxseg.base.options import Evaluation, loading
 from jaxseg.base.terminal import command, console
 from jaxseg.data.find.folders import Split, find_pairs, find_split
@@ -16,6 +15,7 @@ from jaxseg.data.find.listing import Pair
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
 from jaxseg.inference import results
+from jaxseg.inference.jobs import try_out
 from jaxseg.inference.predictor import Predictor, load
 from jaxseg.inference.progress import ImageBar
 from jaxseg.inference.scores import Scores
@@ -43,10 +43,7 @@ def evaluate(options: Evaluation) -> Path:
     files = results.targets(out)
     if there := [str(file) for file in files if file.exists() and not options.overwrite]:
         raise DataError(f"-o {out}: results are there.", there, "Give --overwrite to replace them, or another -o.")
-    try:
-        try_writing(out)
-    except OSError as error:
-        raise UserError(f"-o {out}: cannot be written to ({error.strerror or error}). Give another -o.") from None
+    try_out(out)
     predictor = load(options.run, **loading(options))
     reading = predictor.reading
     if split == "test":

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxseg.base.errors import DataError
+from jaxseg.base.errors import DataError, UserError
+from jaxseg.base.files import try_writing
 from jaxseg.data.find.listing import EXTENSIONS, list_images
 
 WILDCARDS = frozenset("*?[")
@@ -148,3 +149,11 @@ def clashes(jobs: Sequence[Job], may_exist: bool) -> list[str]:
             elif target.exists() and not may_exist:
                 problems.append(f"{target}: exists; give --overwrite to replace it or --skip-existing to keep it")
     return problems
+
+
+def try_out(out: Path) -> None:
+    """Raises UserError unless files can be written in the folder `out`, which need not exist."""
+    try:
+        try_writing(out)
+    except OSError as error:
+        raise UserError(f"-o {out}: cannot be written to ({error.strerror or error}). Give another -o.") from None

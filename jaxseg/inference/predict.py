@@ -12,14 +12,13 @@ import numpy as np
 from jaxseg.base import terminal
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, UserError
-from jaxseg.base.files import try_writing
 from jaxseg.base.options import Prediction, loading
 from jaxseg.base.terminal import console
 from jaxseg.data.read.mapped import open_tile
 from jaxseg.data.read.samples import Reading
 from jaxseg.doctor.classes import ClassMap
 from jaxseg.inference import maps
-from jaxseg.inference.jobs import Job, plan
+from jaxseg.inference.jobs import Job, plan, try_out
 from jaxseg.inference.predictor import Predictor, Raster, load
 from jaxseg.inference.progress import ImageBar
 
@@ -41,10 +40,7 @@ def predict(options: Prediction) -> list[Path]:
         skip_existing=options.skip_existing,
         skip_bad=options.on_bad_file == "skip",
     )
-    try:
-        try_writing(options.out)
-    except OSError as error:
-        raise UserError(f"-o {options.out}: cannot be written to ({error.strerror or error})") from None
+    try_out(options.out)
     predictor = load(options.run, **loading(options))
     reading = predictor.reading
     writer = Writer(reading.labels, options.values)

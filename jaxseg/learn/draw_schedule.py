@@ -4,7 +4,6 @@ Takes the trainer's flags of optimization. Exit status: 0 done, 2 for a mistake 
 """
 
 import dataclasses
-import sys
 import textwrap
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +14,9 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from jaxseg.base.config import Config, Optimization
-from jaxseg.base.errors import UserError, for_command
+from jaxseg.base import doors
+from jaxseg.base.config import Config, Optimization, flag
+from jaxseg.base.errors import UserError
 from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.learn import schedules
@@ -72,12 +72,8 @@ class Curve:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    try:
-        draw(tyro.cli(Options, args=argv, prog="python -m jaxseg.schedules"))
-    except UserError as error:
-        print(f"error: {for_command(error)}", file=sys.stderr)
-        return 2
-    return 0
+    options = tyro.cli(Options, args=argv, prog="python -m jaxseg.schedules")
+    return doors.enter(lambda: draw(options))
 
 
 def draw(options: Options) -> None:
@@ -167,7 +163,7 @@ def title(o: Optimization, steps_per_epoch: int) -> str:
         numbers = value if isinstance(value, tuple) else (value,)
         if value is not None and numbers:
             text = " ".join(n if isinstance(n, str) else f"{n:g}" for n in numbers)
-            words.append(f"--{name.replace('_', '-')} {text}")
+            words.append(f"{flag(name)} {text}")
     length = f"--epochs {o.epochs}" if o.steps is None else f"--steps {o.steps}"
     return " ".join([*words, length, f"--steps-per-epoch {steps_per_epoch}"])
 

@@ -144,9 +144,10 @@ class Checkpoints:
             )
 
 
-def has_checkpoint(run: Path) -> bool:
-    """True if a run has a checkpoint, whole or damaged."""
-    return any(_open(_place(run, which)).step is not None for which in OTHER)
+def newest_step(run: Path) -> int | None:
+    """Returns the step of a run's newest checkpoint, whole or damaged; None if it has none."""
+    steps = [_open(_place(run, which)).step for which in OTHER]
+    return max((step for step in steps if step is not None), default=None)
 
 
 def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from jaxseg.base import config
+from jaxseg.base.config import flag, two_columns
 
 
 def identity(meta: Mapping) -> dict[str, object]:
@@ -11,7 +12,7 @@ def identity(meta: Mapping) -> dict[str, object]:
     model, optimization = settings.model, settings.optimization
     fixed = {name: getattr(model, name) for name in ("widths", "upsample", "conv_bias")}
     fixed |= {name: getattr(optimization, name) for name in ("optimizer", "momentum", "clip_norm", "ema")}
-    flags = {f"--{name.replace('_', '-')}": value for name, value in fixed.items()}
+    flags = {flag(name): value for name, value in fixed.items()}
     flags["--schedule plateau"] = optimization.schedule == "plateau"
     names = {"classes": "class names", "in_channels": "channels"}
     reading = dict(description.get("reading", {}))
@@ -26,11 +27,8 @@ def identity(meta: Mapping) -> dict[str, object]:
 
 def table(left: str, a: Mapping, right: str, b: Mapping) -> str:
     """Formats the differences in keys that both have, in two columns; empty if there are none."""
-    rows = [("", left, right)]
-    rows += [(name, _text(a[name]), _text(b[name])) for name in a if name in b and a[name] != b[name]]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join(f"  {line}" for line in lines) if len(rows) > 1 else ""
+    rows = [(name, _text(a[name]), _text(b[name])) for name in a if name in b and a[name] != b[name]]
+    return two_columns(rows, left, right) if rows else ""
 
 
 def _text(value: object) -> str:

@@ -84,7 +84,8 @@ class OrbaxFolder:
             _check(step, list(trees))
             restored = {}
             for name, tree in shapes.items():
-                _read_through(step / name)
+                if not (step / DIGESTS).exists():
+                    _read_through(step / name)
                 with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
                     restored[name] = reader.restore(step / name, args=ocp.args.StandardRestore(tree))
             return restored
@@ -149,7 +150,10 @@ def _sync(folder: Path) -> None:
 
 
 def _read_through(folder: Path) -> None:
-    """Reads all arrays once. A damaged one raises one exception here, where Orbax's threads print many tracebacks."""
+    """Reads all arrays of a checkpoint without digests, where Orbax's threads would print tracebacks of a damaged one.
+
+    Raises an exception of TensorStore's instead.
+    """
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
     if not (keys := store.list().result()):
         raise FileNotFoundError(f"no arrays in {folder.name}")

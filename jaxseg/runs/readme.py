@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxseg import __version__
 from jaxseg.base import cli
-from jaxseg.base.config import Config
+from jaxseg.base.config import Config, flag
 from jaxseg.base.files import replace
 from jaxseg.base.terminal import command, quoted
 
@@ -81,7 +81,7 @@ def settings(config: Config) -> list[str]:
     """Lists the flags that differ from the defaults, with their values."""
     changed = cli.differences(Config(), config)
     paths = {"out", "resume"}
-    return [f"--{name.replace('_', '-')} {plain(now)}" for name, _, now in changed if name not in paths]
+    return [f"{flag(name)} {plain(now)}" for name, _, now in changed if name not in paths]
 
 
 def plain(value: object) -> str:

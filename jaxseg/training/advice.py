@@ -8,6 +8,7 @@ from jaxseg.base.config import Config, Optimization
 from jaxseg.base.doors import reason
 from jaxseg.base.errors import UserError, is_about_memory
 from jaxseg.base.terminal import command
+from jaxseg.runs.checkpoint import newest_step
 
 EVALUATIONS = 3  # with one class only, until a warning
 LONG = 0.05  # share of the time that steps may wait for data
@@ -49,9 +50,8 @@ def resumable(run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        last = run / "checkpoints/last"
-        steps = [int(path.name) for path in last.iterdir() if path.name.isdigit()] if last.is_dir() else []
-        kept = f"The checkpoint after {max(steps)} steps is kept" if steps else "There is no checkpoint yet"
+        step = newest_step(run)
+        kept = "There is no checkpoint yet" if step is None else f"The checkpoint after {step} steps is kept"
         go_on = command("jaxseg.train", "--resume", run)
         raise UserError(f"{reason(error)}\n{kept}. Once this is fixed, go on with\n  {go_on}") from error
 

@@ -24,7 +24,7 @@ from jaxseg.learn.plan import make_plan
 from jaxseg.learn.step import unit
 from jaxseg.nn import unet
 from jaxseg.runs import readme
-from jaxseg.runs.checkpoint import Checkpoints, Progress, has_checkpoint
+from jaxseg.runs.checkpoint import Checkpoints, Progress, newest_step
 from jaxseg.runs.folder import check_target, open_run
 from jaxseg.runs.record import of_split
 from jaxseg.runs.tracker import Tracker
@@ -71,7 +71,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
     net = unet.unet_from(
         config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed
     )
-    if before.run.load is not None and not (config.run.resume and has_checkpoint(config.run.resume)):
+    if before.run.load is not None and (config.run.resume is None or newest_step(config.run.resume) is None):
         load_weights(net, before.run.load, before.run.load_channels, data.reading.order)
     optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, plan.schedule), wrt=nnx.Param)
     parts = step_parts(config, data)
