@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from jaxseg.base import digests
+from jaxseg.base.config import Data
 from jaxseg.base.errors import UserError
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.find.splits import Split
+from jaxseg.doctor.survey import survey
 from jaxseg.runs.record import check_split, of_split, restore_log
 
 # contents of files
@@ -18,7 +22,6 @@ def test_digest_follows_from_content_not_name_or_time(tmp_path):
     first, second, other = (tmp_path / name for name in ("a", "b", "c"))
     first.write_bytes(b"0123"), second.write_bytes(b"0123"), other.write_bytes(b"0124")
     assert digests.of_content(first) == digests.of_content(second) != digests.of_content(other)
-    assert digests.of_contents([first, other], 0) == digests.of_contents([first, other], 2)
 
 
 def test_large_file_is_sampled_from_end_to_end(tmp_path, monkeypatch):
@@ -42,16 +45,24 @@ def test_large_file_is_sampled_from_end_to_end(tmp_path, monkeypatch):
 # split.json
 
 
+def paint(path: Path, value: int, side: int = 4) -> None:
+    path.write_bytes(cv2.imencode(".png", np.full((side, side), value, np.uint8))[1].tobytes())
+
+
 @pytest.fixture
 def split(tmp_path) -> Split:
     pairs = [Pair(tmp_path / f"image{i}", tmp_path / f"mask{i}") for i in range(4)]
-    for pair in pairs:
-        pair.image.write_text(f"an image, {pair.image.name}"), pair.mask.write_text(f"a mask, {pair.mask.name}")
+    for number, pair in enumerate(pairs):
+        paint(pair.image, 10 + number), paint(pair.mask, number % 2)
     return Split(tuple(pairs[:3]), tuple(pairs[3:]), "")
 
 
+def record(split: Split) -> dict:
+    return of_split(split, survey(split.training + split.validation, Data(), 0))
+
+
 def test_split_holds_names_and_contents(split):
-    found = of_split(split, 2)
+    found = record(split)
     assert (found["training"], found["validation"]) == (["image0", "image1", "image2"], ["image3"])
     expected = [f"{digests.of_content(pair.image)} {digests.of_content(pair.mask)}" for pair in split.training]
     assert found["contents"]["training"] == dict(zip(found["training"], expected))
@@ -60,14 +71,14 @@ def test_split_holds_names_and_contents(split):
 
 def test_every_changed_file_is_named(split, tmp_path):
     path = tmp_path / "split.json"
-    path.write_text(json.dumps(of_split(split, 0)))
-    check_split(path, of_split(split, 0))
+    path.write_text(json.dumps(record(split)))
+    check_split(path, record(split))
     for pair in split.training:
-        pair.mask.write_text("inverted")
-    split.training[1].image.write_text("black")
-    split.validation[0].image.write_text("resized")
+        paint(pair.mask, 255)
+    paint(split.training[1].image, 0)
+    paint(split.validation[0].image, 13, side=8)
     with pytest.raises(UserError) as caught:
-        check_split(path, of_split(split, 0))
+        check_split(path, record(split))
     assert str(caught.value).splitlines()[1:-1] == [
         "  training: 1 images have another content, such as image1",
         "  training: 3 masks have another content, such as image0, image1, image2",
@@ -77,17 +88,17 @@ def test_every_changed_file_is_named(split, tmp_path):
 
 def test_split_of_an_earlier_version_has_no_contents(split, tmp_path):
     path = tmp_path / "split.json"
-    path.write_text(json.dumps({name: names for name, names in of_split(split, 0).items() if name != "contents"}))
-    split.training[0].image.write_text("changed")
-    check_split(path, of_split(split, 0))
+    path.write_text(json.dumps({name: names for name, names in record(split).items() if name != "contents"}))
+    paint(split.training[0].image, 0)
+    check_split(path, record(split))
 
 
 @pytest.mark.parametrize("contents", [[], {"training": []}, {"training": {"image0": "x"}}, {"training": {"image0": 3}}])
 def test_damaged_contents_are_named(split, tmp_path, contents):
     path = tmp_path / "split.json"
-    path.write_text(json.dumps(of_split(split, 0) | {"contents": contents}))
+    path.write_text(json.dumps(record(split) | {"contents": contents}))
     with pytest.raises(UserError, match=r"split\.json: cannot be read"):
-        check_split(path, of_split(split, 0))
+        check_split(path, record(split))
 
 
 # log.jsonl

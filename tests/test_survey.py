@@ -367,3 +367,11 @@ def test_cache_is_one_file_without_drafts(tmp_path, cache):
     survey(pairs[:2], Data(), 2)
     survey(pairs, Data(), 2)
     assert [file.suffix for file in cache.iterdir()] == [".json"]
+
+
+def test_digests_of_unchanged_files_come_from_the_cache(tmp_path, monkeypatch):
+    pairs = pairs_of(tmp_path)
+    first = [found.digests for found in survey(pairs, Data(), 0)]
+    assert len({digest for both in first for digest in both}) == 6
+    monkeypatch.setattr(module, "of_content", lambda path: pytest.fail(f"{path} is read again"))
+    assert [found.digests for found in survey(pairs, Data(), 0)] == first

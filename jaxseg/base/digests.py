@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 WHOLE = 2**24
@@ -33,11 +31,3 @@ def of_content(path: Path) -> str:
                 file.seek((size - BLOCK) * number // (BLOCKS - 1))
                 digest.update(file.read(BLOCK))
     return digest.hexdigest()[:16]
-
-
-def of_contents(paths: Sequence[Path], workers: int) -> list[str]:
-    """Returns `of_content` of each file, read by `workers` threads; 0 is none. Raises OSError."""
-    if not workers:
-        return list(map(of_content, paths))
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(of_content, paths))

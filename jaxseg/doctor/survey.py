@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxseg.base import files
 from jaxseg.base.config import Data, cache_folder
+from jaxseg.base.digests import of_content
 from jaxseg.base.errors import DataError
 from jaxseg.base.terminal import console
 from jaxseg.data.find.listing import Pair
@@ -22,7 +23,7 @@ from jaxseg.data.read.images import stamp as stamp_of
 from jaxseg.data.read.masks import values_of
 from jaxseg.doctor.facts import ImageFacts, MaskFacts, image_facts, mask_facts
 
-VERSION = 4  # of the facts; increase it whenever other things are measured
+VERSION = 5  # version of the facts: increase it when other things are measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Facts:
     pair: Pair
     image: ImageFacts | None
     mask: MaskFacts | None
+    digests: tuple[str, ...] = ()
+    """`digests.of_content` of image and mask; () if one of them is unreadable."""
     image_error: str = ""
     mask_error: str = ""
 
@@ -57,9 +60,9 @@ def survey(
     known, stamps = _load(store), [_stamp(pair) for pair in pairs]
     facts: dict[Pair, Facts] = {}
     for pair, stamp in zip(pairs, stamps):
-        saved, image, mask = known.get(str(pair.image.absolute()), (None, None, None))
+        saved, *held = known.get(str(pair.image.absolute()), (None,))
         if stamp is not None and saved == stamp:
-            facts[pair] = Facts(pair, image, mask)
+            facts[pair] = Facts(pair, *held)
     rest = [pair for pair in pairs if pair not in facts]
     try:
         for done, found in enumerate(_map(lambda pair: look(pair, settings, colors), rest, workers), start=1):
@@ -91,7 +94,8 @@ def look(pair: Pair, settings: Data, colors: bool = False) -> Facts:
         mask = mask_facts(values, color, jpeg, *beside, palette, drawn.orientation)
     except DataError as error:
         errors["mask_error"] = _reason(error, pair.mask)
-    return Facts(pair, image, mask, **errors)
+    digests = () if errors else (of_content(pair.image), of_content(pair.mask))
+    return Facts(pair, image, mask, digests, **errors)
 
 
 def _reason(error: DataError, path: Path) -> str:
@@ -128,16 +132,16 @@ def _store(pairs: Sequence[Pair], settings: Data, colors: bool) -> Path:
     return cache_folder() / f"survey-{key}.json"
 
 
-def _load(store: Path) -> dict[str, tuple[list, ImageFacts, MaskFacts]]:
-    """Returns stamp and facts by image path; empty if the file is missing or damaged."""
+def _load(store: Path) -> dict[str, tuple[list, ImageFacts, MaskFacts, tuple[str, ...]]]:
+    """Returns stamp, facts and digests by image path; empty if the file is missing or damaged."""
     try:
         digest, _, content = store.read_bytes().partition(b"\n")
         if digest != _digest(content):
             console.print(f"cache {store} is damaged: all files are read again")
             return {}
         return {
-            image: (stamp, ImageFacts(**_tuples(facts)), MaskFacts(**_tuples(mask)))
-            for image, (stamp, facts, mask) in json.loads(content).items()
+            image: (stamp, ImageFacts(**_tuples(facts)), MaskFacts(**_tuples(mask)), tuple(digests))
+            for image, (stamp, facts, mask, digests) in json.loads(content).items()
         }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
@@ -150,7 +154,7 @@ def _tuples(values: dict) -> dict:
 def _save(store: Path, facts: Iterable[tuple[list | None, Facts]]) -> None:
     """Writes the cache, without pairs that have an error: these are read again."""
     entries = {
-        str(found.pair.image.absolute()): (stamp, vars(found.image), vars(found.mask))
+        str(found.pair.image.absolute()): (stamp, vars(found.image), vars(found.mask), found.digests)
         for stamp, found in facts
         if stamp and found.image and found.mask
     }

@@ -2,32 +2,30 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jaxseg.base.digests import of_contents
 from jaxseg.base.errors import UserError
 from jaxseg.base.files import replace
-from jaxseg.data.find.listing import Pair
 from jaxseg.data.find.splits import Split
+from jaxseg.doctor.survey import Facts
 
 PARTS = ("training", "validation")
 
 
-def of_split(split: Split, workers: int) -> dict[str, object]:
+def of_split(split: Split, facts: Iterable[Facts]) -> dict[str, object]:
     """Returns the content of split.json.
 
     - `split`: pairs of the run
-    - `workers`: threads that read the files; 0 for none
+    - `facts`: facts of these pairs
 
     It has the names of the images by "training" and "validation", and as "contents" for each of these two and each name
     `digests.of_content` of image and mask, separated by a space.
     """
-    pairs: Sequence[Pair] = [*split.training, *split.validation]
-    found = of_contents([path for pair in pairs for path in (pair.image, pair.mask)], workers)
-    both = iter([" ".join(two) for two in zip(found[::2], found[1::2])])
+    held = {f.pair: " ".join(f.digests) for f in facts}
     names = dict(zip(PARTS, (split.training_names, split.validation_names)))
-    return names | {"contents": {part: {name: next(both) for name in names[part]} for part in PARTS}}
+    pairs = dict(zip(PARTS, (split.training, split.validation)))
+    return names | {"contents": {part: {n: held[pair] for n, pair in zip(names[part], pairs[part])} for part in PARTS}}
 
 
 def check_split(path: Path, split: Mapping[str, object]) -> None:

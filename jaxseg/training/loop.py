@@ -81,7 +81,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
         console.print("dry run: no step was taken, nothing was written")
         return None
 
-    split = of_split(data.found.split, config.data.workers)
+    split = of_split(data.found.split, data.found.facts.all)
     run = held.enter_context(open_run(config, split, data.files))
     checkpoints = Checkpoints(run, config, data.description)
     progress = (checkpoints.resume(net, optimizer) if config.run.resume else None) or Progress()
