@@ -44,7 +44,10 @@ def symmetries(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _rest(images: np.ndarray, mean: np.ndarray) -> Float[np.ndarray, "n p"]:
-    """What the constant and the mean picture do not explain, with length 1: dot products are correlations."""
+    """Residuals after removing each image's mean and its projection on the mean picture, scaled to length 1.
+
+    Their dot products are partial correlations.
+    """
     rest = images.reshape(len(images), -1).astype(np.float32)
     rest = rest - rest.mean(1, keepdims=True)
     common = (mean - mean.mean()).ravel()

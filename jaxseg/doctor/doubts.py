@@ -163,7 +163,7 @@ def _satellites(counts: Counts, color: bool) -> int:
 
 
 def _levels(counts: Counts, color: bool, flat: Counts | None) -> list[int]:
-    """Values of which the others are traces, sorted: those with flat areas, or else the commonest."""
+    """Likely classes, sorted: the values with flat areas, or else the commonest. Other values are taken for blends."""
     if len(levels := _flat_levels(flat, color) if flat else []) >= 2:
         return sorted(levels)
     return [0, 255] if _has_seams(counts, color, flat) else sorted(_peaks(counts, color))

@@ -176,7 +176,13 @@ def _reading(labels: ClassMap, sides: Sides) -> Reading:
 
 
 def channel_order(colored: Sequence[bool], asked: tuple[int, ...] | None) -> Literal["bgr", "bands"]:
-    """Order of the channels of images, some of which are color pictures, with --channels `asked`."""
+    """Returns the order of the network's channels.
+
+    - `colored`: for each image, True if it is a color picture
+    - `asked`: value of --channels
+
+    "bgr" if any image is a color picture and --channels keeps red, green and blue; else "bands".
+    """
     blue_green_red = asked is None or chosen(4, True, asked)[:3] == [0, 1, 2]
     return "bgr" if any(colored) and blue_green_red else "bands"
 

@@ -13,7 +13,7 @@ from jaxseg.data.read.samples import FULL, is_opaque
 from jaxseg.doctor import shapes
 
 THUMBNAIL = 16  # pixels a side
-MOST_COLORS = 32  # of a drawn mask; among more, flat areas are looked for
+MOST_COLORS = 32  # colors of a drawn mask; with more, flat areas are searched
 MOST_VALUES = 1024  # mask values counted separately; rarer ones are merged
 REACH = 8  # largest shift of a mask that is tried, in pixels
 
@@ -28,7 +28,7 @@ class ImageFacts:
     dtype: str
     color: bool
     nodata: float | None
-    orientation: int  # of EXIF or TIFF, 1 to 8
+    orientation: int  # EXIF or TIFF orientation, 1 to 8
     pixels: int  # pixels with data
     nonfinite: int  # pixels with a value that is NaN or infinite
     counts: tuple[int, ...]  # values with data
@@ -50,7 +50,7 @@ class MaskFacts:
     width: int
     color: bool
     jpeg: bool
-    orientation: int  # of EXIF or TIFF, 1 to 8
+    orientation: int  # EXIF or TIFF orientation, 1 to 8
     distinct: int  # number of values, before rare ones were merged
     values: tuple[int, ...]
     pixels: tuple[int, ...]
@@ -147,7 +147,7 @@ def mask_facts(
     - `jpeg`: true if the file is a JPEG.
     - `image`, `has_data`: the image [h w c] and its data mask, bool [h w]; None if its size differs.
     - `palette`: colors of palette indices, uint8 [n 3] RGB, or None.
-    - `orientation`: of EXIF or TIFF, 1 to 8.
+    - `orientation`: EXIF or TIFF orientation, 1 to 8.
     """
     content, block = _hash(values), _block(values)
     counts = _count(values)

@@ -16,7 +16,7 @@ WRAPPERS = (
 )
 """Keys under which trainers save the weights beside other things."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What DataParallel, torch.compile and trainers put before all names."""
+"""Prefixes that DataParallel, torch.compile and trainers add to all names."""
 
 
 def read_pth(path: Path) -> dict[str, np.ndarray]:

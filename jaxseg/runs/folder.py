@@ -24,7 +24,7 @@ WRITTEN = (
     "evaluation*/metrics.json", "evaluation*/per_image.csv", "evaluation*/confusion.png", "evaluation*/worst.png",
     ".*-*.tmp", "*/.*-*.tmp",
 )  # fmt: skip
-"""What jaxseg writes into the folder of a run without being told where. The first is deleted last."""
+"""Patterns of the files and folders that jaxseg writes into a run's folder. The first is deleted last."""
 
 
 def check_target(config: Config) -> None:

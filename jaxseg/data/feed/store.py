@@ -25,7 +25,7 @@ from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.images import stamp
 from jaxseg.data.read.samples import Reading
 
-VERSION = 2  # of the cache files; increase it whenever files become other samples
+VERSION = 2  # version of the cache files: increase it when the same files give other samples
 KEPT = 4  # cache files per data set: training and validation, for two ways to split or read it
 SPARE = 2**28  # bytes left free on the disk
 

@@ -18,7 +18,7 @@ EXTENSIONS = frozenset(
 
 
 LEFT_ALONE = frozenset({"test", "testing", "imagests"})  # test folders, which are skipped
-TEST_MASKS = frozenset({"ltest", "testannot", "test_labels", "test_masks", "labelsts"})  # what goes with them
+TEST_MASKS = frozenset({"ltest", "testannot", "test_labels", "test_masks", "labelsts"})  # folders of test masks
 
 
 @dataclasses.dataclass(frozen=True, order=True)

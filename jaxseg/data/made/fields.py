@@ -18,7 +18,7 @@ from jaxseg.base.errors import UserError
 from jaxseg.base.terminal import console
 from jaxseg.data.made.landscape import make_tile
 
-VERSION = 1  # of the generator; increase it whenever a pixel changes
+VERSION = 1  # version of the generator: increase it when a pixel changes
 RECORD = "fields.json"
 
 
