@@ -181,7 +181,7 @@ def channel_order(colored: Sequence[bool], asked: tuple[int, ...] | None) -> Lit
     - `colored`: for each image, True if it is a color picture
     - `asked`: value of --channels
 
-    "bgr" if any image is a color picture and --channels keeps red, green and blue; else "bands".
+    "bgr" if any image is a color picture whose first three channels stay blue, green, red; else "bands".
     """
     blue_green_red = asked is None or chosen(4, True, asked)[:3] == [0, 1, 2]
     return "bgr" if any(colored) and blue_green_red else "bands"
