@@ -13,7 +13,7 @@ FLOORS = {
         ["base"],
         ["data.made", "data.find"],
         ["data.read"],
-        ["data.feed", "data.convert", "nn"],
+        ["data.feed", "data.convert", "geo", "nn"],
         ["learn", "doctor"],
         ["runs"],
         ["inference"],
