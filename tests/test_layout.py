@@ -18,7 +18,7 @@ FLOORS = {
         ["runs"],
         ["inference"],
         ["training"],
-        ["train", "predict", "evaluate", "check", "convert_labels", "schedules"],
+        ["train", "predict", "evaluate", "check", "convert_labels", "schedules", "tile"],
     ],
     "parity": [
         ["judge"],

@@ -1,4 +1,4 @@
-"""Options of the commands that use a trained run, and of the one that makes masks."""
+"""Options of the commands that use a trained run, and of those that make masks and tiles."""
 
 import dataclasses
 from pathlib import Path
@@ -87,6 +87,44 @@ class Conversion:
     """Folder for the masks. If not given, masks/ in FOLDER, or beside the folder images/ that holds the images."""
     format: Literal["auto", "coco", "labelme", "yolo"] = "auto"
     """Kind of the annotation files; `auto` looks into them."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """Image tiles and masks of scenes with coordinates."""
+
+    scenes: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="SCENE ...")]
+    """GeoTIFF files, or others that GDAL reads, of equal bands and type; at least one."""
+    labels: tuple[Path, ...]
+    """A vector file (GeoPackage, GeoJSON, Shapefile, FlatGeobuf) or a raster; or one for each scene. In any CRS."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    """Folder for images/, masks/, tiles.gpkg and tiles.json; new or empty."""
+    size: int = 256
+    """Side of a tile in pixels. The last ones of a row or column are moved inward; smaller scenes are padded."""
+    overlap: float = 0.0
+    """Share of a tile that the next one overlaps, 0 to 0.9."""
+    resolution: float | None = None
+    """Side of a pixel in units of the scene's CRS, to which scenes are resampled (bilinear, labels nearest)."""
+    layer: str | None = None
+    """Layer of the labels; needed if there are several."""
+    class_field: str | None = None
+    """Attribute of the polygons that holds their class; if not given all are of class 1. Class 0 is background."""
+    class_values: tuple[str, ...] = ()
+    """Values of --class-field of classes 1, 2, ...; all that occur, sorted, if not given. Others are ignored."""
+    all_touched: bool = False
+    """Burn all pixels that a polygon touches, not only those whose center it holds."""
+    border: int = 0
+    """Number of pixels to ignore on each side where two polygons meet."""
+    aoi: Path | None = None
+    """Vector file of the area that is labeled; pixels outside are ignored. If not given all are labeled."""
+    keep_empty: float = 1.0
+    """Share of the tiles without any object to keep, 0 to 1, drawn by --seed. Tiles without labels are left out."""
+    seed: int = 0
+    """Seed of --keep-empty."""
+    overwrite: bool = False
+    """Replace tiles that an earlier call wrote to --out."""
     debug: bool = False
     """Show the traceback of an error."""
 
