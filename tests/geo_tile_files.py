@@ -1,5 +1,7 @@
 """Writes small scenes and polygons for tests of `jaxseg.tile`."""
 
+import warnings
+
 import numpy as np
 import pyogrio
 import rasterio
@@ -29,7 +31,9 @@ def write_polygons(path, polygons, crs=UTM33, driver="GPKG", layer="fields", **f
     ]
     kind = {shapely.Polygon: "Polygon", shapely.Point: "Point"}.get(type(polygons[0]) if polygons else None, "Unknown")
     how = {"layer": layer, "driver": driver, "crs": crs, "geometry_type": kind, "append": path.exists()}
-    pyogrio.raw.write(path, shapely.to_wkb(np.array(polygons, object)), values, list(fields), **how)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        pyogrio.raw.write(path, shapely.to_wkb(np.array(polygons, object)), values, list(fields), **how)
     return path
 
 

@@ -122,7 +122,7 @@ def tell(tiles: Sequence[Tile], left: Counter[str], sources: Sequence[Source], o
         console.print(f"scene   {source.scene.path}: {grid.width}x{grid.height} pixels, {crs_text(grid.crs)}")
         if isinstance(labels, Polygons):
             console.print(f"labels  {labels.path}: {source.placed.count:,} of {labels.count:,} polygons lie on it")
-        if (share := covered(source)) < 0.99 and source.area is None:
+        if (share := covered(source)) < 0.95 and source.area is None:
             what = f"labels  they extend over {share:.0%} of it; the rest is background, unless --aoi is given"
             console.print(what, style="yellow")
     for labels in dict.fromkeys(source.labels for source in sources):

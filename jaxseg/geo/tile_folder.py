@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -171,15 +172,10 @@ def footprints(
     corners = np.array([ground.corners for ground in grounds]).reshape(-1, 3, 2)
     first, down, right = corners.transpose(1, 0, 2)
     outlines = shapely.polygons(np.stack([first, right, right + down - first, down], 1))
-    content = io.BytesIO()
-    pyogrio.raw.write(
-        content,
-        shapely.to_wkb(outlines),
-        list(columns.values()),
-        list(columns),
-        layer="tiles",
-        driver="GPKG",
-        geometry_type="Polygon",
-        crs=grounds[0].crs or None,
-    )
+    content, how = io.BytesIO(), {"layer": "tiles", "driver": "GPKG", "geometry_type": "Polygon"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        pyogrio.raw.write(
+            content, shapely.to_wkb(outlines), [*columns.values()], [*columns], crs=grounds[0].crs or None, **how
+        )
     return content.getvalue()
