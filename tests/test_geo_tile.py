@@ -129,7 +129,7 @@ def test_footprints_show_the_split_that_training_draws(source):
     assert shown["left out"] == set(names(out)) - set(split.training_names) - set(split.validation_names)
     assert len(shown["left out"]) > 0
     assert data[0]["crs"] == UTM33
-    name, outline, share = columns["tile"][3], shapely.from_wkb(data[2][3]), columns["share_maize"][3]
+    name, outline, share = columns["tile"][3], shapely.from_wkb(data[2][3]), columns["share_1_maize"][3]
     with rasterio.open(out / "masks" / name) as mask:
         assert outline.bounds == tuple(mask.bounds)
         assert share == (mask.read() == 1).mean()
@@ -278,6 +278,20 @@ def test_tiles_are_read_in_the_order_of_bands_that_the_scene_is_read_in(tmp_path
     np.testing.assert_array_equal(part.array, whole.array[:32, :32])
 
 
+def test_scenes_with_a_file_of_labels_each_share_their_classes(tmp_path, image):
+    moved = rasterio.Affine(0.5, 0, 460_000, 0, -0.5, 5_405_000)
+    for name, transform, uses in (("a", NORTH_UP, ["rye", "maize"]), ("b", moved, ["wheat", "maize"])):
+        scene(tmp_path / f"{name}.tif", image, transform=transform)
+        boxes = [on_ground(shapely.box(x, 0, x + 30, 90), transform) for x in (0, 50)]
+        polygons(tmp_path / f"{name}.gpkg", boxes, use=uses)
+    out = cut(tmp_path, scenes=("a.tif", "b.tif"), labels=("a.gpkg", "b.gpkg"), class_field="use")
+    assert (out / "classes.txt").read_text() == "background\nmaize\nrye\nwheat\n"
+    first = {name[0]: read(out / "masks" / name)[0, 0] for name in names(out) if "r000_c000" in name}
+    assert first == {"a": 2, "b": 3}
+    with pytest.raises(DataError, match="use never is barley; found maize, rye, wheat"):
+        cut(tmp_path, ("a.tif", "b.tif"), ("a.gpkg", "b.gpkg"), class_field="use", class_values=("barley", "rye"))
+
+
 # Faults
 
 
@@ -373,6 +387,7 @@ def test_earlier_tiles_are_replaced_only_when_asked_and_alone(source):
     out = cut(source)
     with pytest.raises(UserError, match="holds tiles of an earlier call; give --overwrite to replace them"):
         cut(source, size=16)
+    (out / "images" / f"{names(out)[0]}.aux.xml").write_text("statistics of QGIS")
     assert len(names(cut(source, size=64, overwrite=True))) == 4
     (out / "images/mine.tif").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"1 files that python -m jaxseg.tile did not write, such as images/mine\.tif"):

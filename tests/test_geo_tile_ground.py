@@ -210,6 +210,9 @@ def test_several_crs_need_pyproj(tiles, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyproj", None)
     with pytest.raises(UserError, match=r"EPSG:32632, EPSG:32633\), which needs pyproj: pip install 'jaxseg\[geo\]'"):
         blocks.of_files([path, *sorted((tiles / "images").iterdir())], 20.0, 0)
+    write_scene(path, FLAT, None)
+    with pytest.raises(UserError, match=r"\(EPSG:32633, none\), not all of them known"):
+        blocks.of_files([path, *sorted((tiles / "images").iterdir())], 20.0, 0)
 
 
 def test_the_split_by_blocks_is_recorded_as_others_are(tiles):

@@ -100,7 +100,7 @@ def test_vector_formats_give_equal_masks(tmp_path, rng, driver, name):
 
 def test_values_are_sorted_and_background_is_class_0(tmp_path):
     number = {"wheat": 2, "maize": 1, "Background": 0, "0": 0}
-    assert number_values(tmp_path, "use", ["wheat", None, "maize", "Background", "0"], ()) == number
+    assert number_values(tmp_path, "use", ["wheat", "maize", "Background", "0"], ()) == number
     assert number_values(tmp_path, "use", ["10", "9", "2.5", "b", "a"], ()) == {
         "2.5": 1,
         "9": 2,
@@ -213,8 +213,8 @@ def faults(tmp_path):
         "has 2 layers with geometries: a, b.*Give --layer": {"path": two},
         "has no layer 'c'; found a, b": {"path": two, "layer": "c"},
         "has no attribute 'use'; found n": {"path": polygons(tmp_path / "n.gpkg", [box], n=[1]), "field": "use"},
-        "n never is 3; found 1": {"path": tmp_path / "n.gpkg", "field": "n", "values": ("3",)},
-        "has no value in any of 1 polygons": {"path": polygons(tmp_path / "v.gpkg", [box], n=[None]), "field": "n"},
+        "n has no value to learn: 0": {"path": polygons(tmp_path / "0.gpkg", [box], n=[0]), "field": "n"},
+        "has no value to learn: all are empty": {"path": polygons(tmp_path / "v.gpkg", [box], n=[None]), "field": "n"},
         "n has 300 values": {"path": polygons(tmp_path / "m.gpkg", [box] * 300, n=list(range(1, 301))), "field": "n"},
         "has 2 bands; expected labels in one": {"path": scene(tmp_path / "2.tif", np.zeros((9, 9, 2), np.uint8))},
         "holds 0.5 .81 values like it.; expected whole": {"path": scene(tmp_path / "f.tif", np.full((9, 9), 0.5))},

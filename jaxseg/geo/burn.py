@@ -5,7 +5,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -36,7 +36,7 @@ class Polygons:
     - `path`: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, or another file that GDAL reads
     - `layer`: name of the layer; needed if there are several
     - `field`: attribute that holds the class; without it all polygons are class 1
-    - `values`: values of the attribute for class 1, 2, ...; if empty all that occur, sorted
+    - `values`: values of the attribute for class 1, 2, ..., of which some may not occur; if empty all that do, sorted
     - `all_touched`: whether a pixel belongs to a polygon that touches it, not only to one that holds its center
     - `border`: number of pixels on each side of a border between two polygons that are ignored
 
@@ -60,12 +60,13 @@ class Polygons:
         if not self.count:
             raise problem(path, f"layer {self.layer} has no features; expected polygons")
         self.bounds = tuple(float(x) for x in info["total_bounds"])
-        self.names, self._numbers = ("background", self.layer), {}
+        self.names, self._numbers, self.values = ("background", self.layer), {}, set()
         if field is not None:
             if field not in info["fields"]:
                 raise problem(path, f"layer {self.layer} has no attribute {field!r}; found {few(info['fields'])}")
             _, _, _, columns = pyogrio.raw.read(path, layer=self.layer, columns=[field], read_geometry=False)
-            self._numbers = number_values(path, field, [value_text(value) for value in columns[0]], values)
+            self.values = {value_text(value) for value in columns[0]} - {None}
+            self._numbers = number_values(path, field, self.values, values)
             classes = {number: value for value, number in self._numbers.items() if number}
             self.names = ("background", *(classes[number] for number in sorted(classes)))
         self.odd: Counter[str] = Counter()
@@ -207,22 +208,36 @@ def choose_layer(path: Path, layer: str | None) -> str:
     raise problem(path, f"has {len(names)} layers with geometries: {few(names)}", "Give --layer." * bool(names))
 
 
-def number_values(path: Path, field: str, found: Sequence[str | None], asked: Sequence[str]) -> dict[str, int]:
+def number_values(path: Path, field: str, found: Collection[str], asked: Sequence[str]) -> dict[str, int]:
     """Numbers the values of an attribute from 1, in the order of `asked` or else sorted; background is 0.
 
-    Numbers are sorted as numbers. Raises DataError if values that were asked for do not occur, or for too many.
+    Numbers are sorted as numbers. Raises DataError if there are none, or too many.
     """
-    there = set(found) - {None}
-    if gone := [value for value in asked if value not in there]:
-        raise problem(path, f"{field} never is {', '.join(gone)}; found {few(sorted(there))}")
-    background = {value for value in there if value == "0" or value.lower() in BACKGROUND} - set(asked)
-    values = list(asked) or sorted(there - background, key=_order)
+    background = {value for value in found if is_background(value)} - set(asked)
+    values = list(asked) or sort_values(set(found) - background)
     if not values:
-        raise problem(path, f"{field} has no value in any of {len(found)} polygons")
+        raise problem(path, f"{field} has no value to learn: {few(sort_values(found)) or 'all are empty'}")
     if len(values) >= MOST_CLASSES:
         what = f"{field} has {len(values)} values, such as {few(values[:3])}; expected {MOST_CLASSES - 1} at most"
         raise problem(path, what, "Give an attribute that holds classes, or choose with --class-values.")
     return {value: number for number, value in enumerate(values, 1)} | dict.fromkeys(background, 0)
+
+
+def is_background(value: str) -> bool:
+    """True for values that mean background: 0, or one of `BACKGROUND`."""
+    return value == "0" or value.lower() in BACKGROUND
+
+
+def sort_values(values: Iterable[str]) -> list[str]:
+    """Sorts numbers as numbers, before texts."""
+
+    def order(value: str) -> tuple[int, float, str]:
+        try:
+            return 0, float(value), value
+        except ValueError:
+            return 1, 0.0, value
+
+    return sorted(values, key=order)
 
 
 def value_text(value: object) -> str | None:
@@ -232,13 +247,6 @@ def value_text(value: object) -> str | None:
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value).strip() or None
-
-
-def _order(value: str) -> tuple:
-    try:
-        return 0, float(value), value
-    except ValueError:
-        return 1, 0.0, value
 
 
 def borders(numbers: Int[np.ndarray, "h w"], reach: int) -> Bool[np.ndarray, "h w"]:

@@ -77,7 +77,7 @@ def warped(scene: Scene, grid: Grid, resampling: Resampling) -> DatasetReader | 
         return scene.dataset
     crs = grid.crs or "EPSG:3857"  # if neither has one, any does
     place = {"transform": grid.transform, "height": grid.height, "width": grid.width}
-    alpha = {"add_alpha": True} if scene.nodata is None and scene.alpha is None else {}
+    alpha = {"add_alpha": True} if scene.dataset.nodata is None and scene.alpha is None else {}
     return WarpedVRT(scene.dataset, src_crs=scene.crs or crs, crs=crs, resampling=resampling, **place, **alpha)
 
 

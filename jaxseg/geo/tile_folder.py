@@ -25,6 +25,9 @@ from jaxseg.data.find.ground import Ground, boxes_of, in_one_crs
 from jaxseg.geo.grid import Grid
 
 RECORD = "tiles.json"
+SIDECARS = (".aux.xml", "-wal", "-shm")
+"""Ends of files that QGIS leaves beside those that it shows."""
+
 SIDES = ("training", "validation", "left out")
 
 
@@ -63,14 +66,13 @@ def drafted(out: Path, overwrite: bool) -> Iterator[Path]:
     """
     check_free(out, overwrite)
     files.try_writing(out.parent)
-    draft = out.absolute().with_name(f".{out.name}.{os.getpid()}.tmp")
-    with files.naming(out):
-        draft.mkdir(parents=True)
+    out = out.resolve()
+    draft, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    draft.mkdir(parents=True)
     try:
         yield draft
-        old = out.absolute().with_name(f".{out.name}.{os.getpid()}.old")
+        check_free(out, overwrite)
         if out.exists():
-            check_free(out, overwrite)
             os.replace(out, old)
         try:
             os.replace(draft, out)
@@ -90,6 +92,7 @@ def check_free(out: Path, overwrite: bool) -> None:
     if not out.is_dir():
         raise UserError(f"--out {out}: is a file; expected a folder, or the name of a new one")
     held = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    held = {name for name in held if not name.endswith(SIDECARS)}
     if not held:
         return
     try:
@@ -168,7 +171,9 @@ def footprints(
         "row": np.array([tile.row for tile in tiles], np.int32),
         "column": np.array([tile.column for tile in tiles], np.int32),
         "split": sides,
-    } | {f"share_{titles.get(value, value)}": shares[:, value] for value in values}
+    } | {
+        f"share_{value}_{titles[value]}" if value in titles else f"share_{value}": shares[:, value] for value in values
+    }
     corners = np.array([ground.corners for ground in grounds]).reshape(-1, 3, 2)
     first, down, right = corners.transpose(1, 0, 2)
     outlines = shapely.polygons(np.stack([first, right, right + down - first, down], 1))

@@ -19,7 +19,7 @@ from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError
 from jaxseg.base.options import Tiling
 from jaxseg.data.read.masks import few
-from jaxseg.geo.burn import Labels, Placed, Polygons, Warped, open_labels
+from jaxseg.geo.burn import Labels, Placed, Polygons, Warped, is_background, open_labels, sort_values
 from jaxseg.geo.grid import Grid, Turn, bounds_text, crs_text, warped
 from jaxseg.geo.raster import Scene
 
@@ -67,11 +67,7 @@ def check_alike(scenes: Sequence[Scene]) -> None:
 
 def place(scenes: Sequence[Scene], options: Tiling) -> list[Source]:
     """Opens the labels, and brings them to each scene. Raises DataError naming the scenes that they miss."""
-    burning = {"all_touched": options.all_touched, "border": options.border, "values": options.class_values}
-    opened = [open_labels(path, options.layer, options.class_field, **burning) for path in options.labels]
-    if any(labels.names != opened[0].names for labels in opened):
-        rows = [f"{labels.path}: {few(labels.names or ['numbers'])}" for labels in opened]
-        raise DataError("The labels have several sets of classes:", rows, "Name them with --class-values.")
+    opened = open_all(options)
     area = None if options.aoi is None else Polygons(options.aoi)
     sources, missed = [], []
     names = unique_names([scene.path.stem for scene in scenes])
@@ -86,6 +82,26 @@ def place(scenes: Sequence[Scene], options: Tiling) -> list[Source]:
         advice += "A scene without any object needs --aoi, the area that was labeled."
         raise DataError("Labels and scenes do not overlap, so that masks would be empty:", missed, advice)
     return sources
+
+
+def open_all(options: Tiling) -> list[Labels]:
+    """Opens the files of labels with one numbering of classes. Raises DataError for classes that no file has."""
+
+    def opened(values: Sequence[str]) -> list[Labels]:
+        how = {"all_touched": options.all_touched, "border": options.border, "values": values}
+        return [open_labels(path, options.layer, options.class_field, **how) for path in options.labels]
+
+    labels = opened(options.class_values)
+    found = {value for of in labels if isinstance(of, Polygons) for value in of.values}
+    if gone := sorted(set(options.class_values) - found):
+        what = f"{options.class_field} never is {', '.join(gone)}; found {few(sort_values(found))}"
+        raise DataError("--class-values names values that do not occur:", [f"{of.path}: {what}" for of in labels])
+    if options.class_field is not None and not options.class_values and len(labels) > 1:
+        labels = opened(sort_values(value for value in found if not is_background(value)))
+    if any(of.names != labels[0].names for of in labels):
+        rows = [f"{of.path}: {few(of.names or ['numbers 0 to 254'])}" for of in labels]
+        raise DataError("The labels have several sets of classes:", rows, "Bring them to one, or cut the scenes apart.")
+    return labels
 
 
 def lacks(on: Placed | Warped | None, source: Source) -> bool:

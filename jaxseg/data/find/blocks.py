@@ -49,14 +49,14 @@ def of_files(images: Sequence[Path], percent: float, seed: int) -> Drawn:
             "It reads GeoTIFF, as python -m jaxseg.tile writes it. For others, give a pattern of what their names have "
             r"in common, such as --group-by 'scene(\d+)_'.",
         )
+    systems = sorted({ground.crs or "none" for ground in grounds})
+    several = f"--group-by auto: the images have several coordinate reference systems ({', '.join(systems)})"
+    if len(systems) > 1 and not all(system.startswith("EPSG:") for system in systems):
+        raise UserError(f"{several}, not all of them known; give a pattern of what names have in common")
     try:
         boxes = boxes_of(in_one_crs(grounds))
     except ImportError:
-        systems = ", ".join(sorted({ground.crs for ground in grounds}))
-        raise UserError(
-            f"--group-by auto: the images have several coordinate reference systems ({systems}), which needs pyproj: "
-            "pip install 'jaxseg[geo]'"
-        ) from None
+        raise UserError(f"{several}, which needs pyproj: pip install 'jaxseg[geo]'") from None
     return draw(boxes, percent, seed)
 
 

@@ -82,7 +82,7 @@ def make_scenes(root: Path, size: int = 4096, test: int = 1024, seed: int = 0) -
     return root
 
 
-def write_scene(path: Path, image: UInt8[np.ndarray, "h w 4"], corner: tuple[float, float]):
+def write_scene(path: Path, image: UInt8[np.ndarray, "h w 4"], corner: tuple[int, int]):
     """Writes a scene as GeoTIFF, and returns its transform."""
     import rasterio
 
@@ -160,13 +160,12 @@ def new_land(rng: np.random.Generator, size: int) -> Tile:
     return Tile(rng, size, image, np.zeros((size, size), bool), u, v, ground, np.array([3, 2]))
 
 
-def relief(rng: np.random.Generator, size: int, cell: float) -> Float32[np.ndarray, "{size} {size}"]:
+def relief(rng: np.random.Generator, size: int, cell: int) -> Float32[np.ndarray, "{size} {size}"]:
     """Draws smooth noise, float32 [size size], about -1..1, of a lattice of `cell` pixels."""
-    cells = int(size / cell) + 4
+    cells = size // cell + 4
     lattice = (rng.random((cells, cells)) * 2 - 1).astype(np.float32)
-    side = int(cells * cell)
-    shift = int(cell)
-    return cv2.resize(lattice, (side, side), interpolation=cv2.INTER_CUBIC)[shift : shift + size, shift : shift + size]
+    smooth = cv2.resize(lattice, (cells * cell, cells * cell), interpolation=cv2.INTER_CUBIC)
+    return smooth[cell : cell + size, cell : cell + size]
 
 
 def window_of(land: Tile, box: tuple) -> tuple[slice, slice] | None:
@@ -207,18 +206,18 @@ def lines(land: Tile, boxes: list[tuple], block: int = 256) -> None:
         u0, _, v0, _ = boxes[land.rng.integers(len(boxes))]
         along, at = (land.u, u0) if number % 2 else (land.v, v0)
         if number % 5 == 4:
-            drawn.append((np.abs(along - at + bend), land.between(5, 10), 3, WATER[land.rng.integers(len(WATER))]))
+            drawn.append((along, at, 1, land.between(5, 10), 3, WATER[land.rng.integers(len(WATER))]))
         else:
             width = land.between(4, 7) if number % 5 < 2 else land.between(2, 3)
-            drawn.append((np.abs(along - at), width, 2, ROADS[land.rng.integers(len(ROADS))]))
-    for top in range(0, land.size, block):
-        for left in range(0, land.size, block):
-            side = min(block, land.size - top, land.size - left)
-            window = slice(top, top + side), slice(left, left + side)
-            view = view_of(land, window)
-            for distance, width, bank, color in drawn:
-                if distance[window].min() < width:
-                    landscape.cover(view, distance[window], width, bank, color, 5 * view.noise(4))
+            drawn.append((along, at, 0, width, 2, ROADS[land.rng.integers(len(ROADS))]))
+    for top, left in np.ndindex(-(-land.size // block), -(-land.size // block)):
+        top, left = (min(block * at, land.size - min(block, land.size)) for at in (top, left))
+        window = slice(top, top + block), slice(left, left + block)
+        view = view_of(land, window)
+        for along, at, winds, width, bank, color in drawn:
+            distance = np.abs(along[window] - at + winds * bend[window])
+            if distance.min() < width:
+                landscape.cover(view, distance, width, bank, color, 5 * view.noise(4))
 
 
 def photograph(land: Tile) -> UInt8[np.ndarray, "h w 4"]:
