@@ -190,14 +190,6 @@ def test_the_cache_grows_with_the_width_up_to_a_limit(tmp_path, rng):
         assert raster.cache_for(scene, 512) == raster.MOST_CACHE
 
 
-def test_jpeg_2000_of_three_bands_is_color_as_opencv_reads_it(tmp_path, rng):
-    bands = noise(rng, 3, 64, 64, dtype="uint16")
-    path = make(tmp_path / "a.jp2", bands, driver="JP2OpenJPEG", reversible=True, quality=100)
-    reading = Reading(dtype="uint16", order="bgr")
-    with Scene(path) as scene:
-        np.testing.assert_array_equal(as_read(scene, reading)[0][:, :], read_tile(path, reading)[0])
-
-
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "rasterio" else object())

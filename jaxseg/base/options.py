@@ -18,7 +18,7 @@ class Prediction:
     input: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="INPUT ...")]
     """Images, folders (with their sub-folders) or quoted patterns such as 'scenes/**/*.tif'; at least one."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
-    """Folder for the class maps."""
+    """Folder for the class maps: GeoTIFFs for images with coordinates, PNGs for others."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint: `best` validation mIoU, or `last`."""
     values: bool = False
@@ -26,7 +26,22 @@ class Prediction:
     overlay: bool = False
     """Also draw the classes over the image, in OUT/overlays; reduced to at most 4096 pixels a side."""
     probabilities: bool = False
-    """Also write OUT/probabilities/NAME.npy: float16 [height width classes], NaN without data."""
+    """Also write OUT/probabilities/NAME.npy: float16 [height width classes], NaN without data; with coordinates
+    NAME.tif, a band per class."""
+    probability_type: Literal["uint8", "float16", "float32"] = "uint8"
+    """Type of the probabilities with coordinates. `uint8` has steps of 1 / 254, and the scale in the file."""
+    cog: bool = False
+    """Write maps with coordinates as cloud-optimized GeoTIFFs, with overviews."""
+    vector: Literal["gpkg", "geojson", "shp", "fgb"] | None = None
+    """Also write OUT/NAME.gpkg, or another format: polygons with class, name, area and mean probability."""
+    simplify: float = 0.0
+    """Simplify the polygons by about so many pixels; borders that neighbors share stay shared."""
+    min_area: float = 0.0
+    """Square meters below which a polygon becomes part of its largest neighbor."""
+    instances: bool = False
+    """Separate touching objects of a class, and write their numbers to OUT/instances/NAME.tif."""
+    watershed: Literal["distance", "probability"] = "distance"
+    """What --instances separates by: the distance to the outline, or the probability."""
     tile: int = 512
     """Side in pixels of the tiles into which larger images are cut."""
     overlap: float = 0.5
@@ -39,6 +54,8 @@ class Prediction:
     """Replace existing files."""
     skip_existing: bool = False
     """Skip images whose files all exist, to continue after a stop."""
+    shard: str | None = None
+    """Part of the images to predict, such as 2/8; if not given, what Slurm or Open MPI says of this process."""
     on_bad_file: Literal["error", "skip"] = "error"
     """`error` exits with 2 after images that cannot be read; `skip` only names them. The others are predicted."""
     debug: bool = False

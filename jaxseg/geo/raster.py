@@ -106,10 +106,10 @@ class Scene:
 
     @property
     def color(self) -> bool:
-        """True for a color picture: red, green, blue and perhaps alpha, or a palette; or JPEG 2000 of three bands."""
+        """True for a color picture: red, green, blue and perhaps alpha, or a palette."""
         bands = self.dataset.colorinterp
-        named = bands[:3] == RGB or (len(bands) == 3 and self.dataset.driver.startswith("JP2"))
-        return bands[0] == ColorInterp.palette or (named and len(bands) - (self.alpha == 3) == 3)
+        named = bands[:3] == RGB and len(bands) - (self.alpha == 3) == 3
+        return named or bands[0] == ColorInterp.palette
 
     @property
     def placed(self) -> bool:

@@ -1,0 +1,260 @@
+"""Numbers the connected regions of a class map block by block, with one block in memory, and merges small ones.
+
+Numbers follow the regions' first pixels, row by row, so that they do not depend on the blocks.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from jaxtyping import Float, Int, Integer, UInt8
+from rasterio.windows import Window
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import label
+
+from jaxseg.base.config import IGNORE_INDEX
+from jaxseg.geo.maps import BLOCK, FULL, open_map
+from jaxseg.geo.raster import Scene
+
+SIDE = 8 * BLOCK
+"""Side of the blocks in pixels; a multiple of the file's blocks."""
+
+Labeler = Callable[[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]], Integer[np.ndarray, "h w"]]
+"""Numbers the regions of a window from 1, 0 for none, given its classes and the packed probabilities of these."""
+
+
+def plain_regions(classes: UInt8[np.ndarray, "h w"], _: UInt8[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
+    """Numbers the regions of pixels of one class that touch along an edge; 0 where there is no data."""
+    return label(classes, background=IGNORE_INDEX, connectivity=1)
+
+
+@dataclasses.dataclass
+class Regions:
+    """Regions of a class map, numbered from 1; index 0 of the arrays is no region.
+
+    - `path`: raster of provisional numbers, int32
+    - `numbers`: number of the region, or 0, of each provisional number
+    - `classes`: class of each region
+    - `pixels`: size of each region in pixels
+    - `probability`: mean probability of the class of each region
+    """
+
+    path: Path
+    numbers: Int[np.ndarray, " m"]
+    classes: UInt8[np.ndarray, " n"]
+    pixels: Int[np.ndarray, " n"]
+    probability: Float[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.pixels) - 1
+
+    def blocks(self, side: int = SIDE) -> Iterator[tuple[tuple[int, int], Int[np.ndarray, "h w"]]]:
+        """Yields the blocks of the map from left to right, top to bottom: (row, column) and region numbers."""
+        with rasterio.open(self.path) as file:
+            for row, column, height, width in places(file.shape, side):
+                found = file.read(1, window=Window(column, row, width, height))
+                yield (row, column), self.numbers[found]
+
+
+def places(shape: tuple[int, int], side: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yields row, column, height and width of the blocks of a raster."""
+    for row in range(0, shape[0], side):
+        for column in range(0, shape[1], side):
+            yield row, column, min(side, shape[0] - row), min(side, shape[1] - column)
+
+
+def find_regions(
+    path: Path,
+    classes: Path,
+    scene: Scene,
+    probability: Path | None = None,
+    *,
+    labeler: Labeler = plain_regions,
+    halo: int = 1,
+    agreement: float = 0.0,
+    least: int = 0,
+    side: int = SIDE,
+) -> Regions:
+    """Numbers the regions of a class map.
+
+    - `path`: file to write for the provisional numbers, as large as the map
+    - `classes`: class map, a raster of uint8; 255 has no data
+    - `scene`: raster from which the map was made
+    - `probability`: probability of each pixel's class, packed to uint8; 1 if None
+    - `labeler`: numbers the regions of a window
+    - `halo`: pixels around a block that the labeler sees too
+    - `agreement`: at a seam, regions of two blocks are one if the intersection over union of their numbers in the halo
+      is more than this
+    - `least`: regions of fewer pixels become part of the largest region that touches them, in its class
+    - `side`: side of the blocks in pixels, a multiple of 256
+
+    Memory: a few blocks, a halo across the map, and some numbers per region.
+    """
+    parts = _Parts()
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(rasterio.open(classes))
+        certain = stack.enter_context(rasterio.open(probability)) if probability else None
+        file = stack.enter_context(open_map(path, scene, 1, "int32", nodata=0))
+        above = np.zeros((halo, source.width), np.int32)
+        for row, column, height, width in places(source.shape, side):
+            if column == 0:
+                upper, above, left = above, np.zeros_like(above), np.zeros((height, 0), np.int32)
+            top, first = min(halo, row), min(halo, column)
+            window = Window(column - first, row - top, first + width + halo, top + height + halo)
+            window = window.intersection(Window(0, 0, source.width, source.height))
+            seen = source.read(1, window=window)
+            sure = certain.read(1, window=window) if certain else np.full_like(seen, FULL)
+            found = np.asarray(labeler(seen, sure), np.int32)
+            inside = slice(top, top + height), slice(first, first + width)
+            start = parts.add(found, inside, seen, sure, row * source.width + column, source.width)
+            found = np.where(found > 0, found + start, 0).astype(np.int32)
+            parts.link(found[:top, inside[1]], upper[halo - top :, column : column + width], agreement)
+            parts.link(found[inside[0], :first], left, agreement)
+            core = found[inside]
+            above[-height:, column : column + width] = core[-halo:]
+            left = core[:, -halo:]
+            file.write(core, 1, window=Window(column, row, width, height))
+    regions = parts.joined(path)
+    return merged(regions, least, alike=agreement == 0, side=side) if least > 1 else regions
+
+
+def merged(regions: Regions, least: int, alike: bool, side: int = SIDE) -> Regions:
+    """Merges regions of fewer than `least` pixels into the largest region that touches them.
+
+    - `regions`: regions
+    - `least`: pixels; a smaller region that touches no other is dropped
+    - `alike`: regions of one class that come to touch become one
+    - `side`: side of the blocks in which the map is read
+
+    A merged region takes class and probability of the larger one.
+    """
+    small = regions.pixels < least
+    pairs = _touching(regions, small, side)
+    root, kept = np.arange(len(small)), regions.pixels * 1.0
+    sums, pixels, classes = regions.probability * kept, regions.pixels.copy(), regions.classes
+    while True:
+        pairs = np.unique(np.sort(root[pairs], -1), axis=0)
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+        ways = np.concatenate([pairs, pairs[:, ::-1]])
+        ways = ways[pixels[ways[:, 0]] < least]
+        rank = np.lexsort((-np.arange(len(pixels)), pixels)).argsort()  # by size, then the earlier
+        ways = ways[rank[ways[:, 1]] > rank[ways[:, 0]]]
+        if not len(ways):
+            break
+        ways = ways[np.lexsort((rank[ways[:, 1]], ways[:, 0]))]
+        target = np.arange(len(root))
+        target[ways[:, 0]] = ways[:, 1]  # of several targets the last, which is the largest
+        while (target[target] != target).any():
+            target = target[target]
+        gone = target != np.arange(len(target))
+        sums[gone] = kept[gone] = 0
+        if alike:
+            near = target[pairs]
+            _, group = _components(near[classes[near[:, 0]] == classes[near[:, 1]]], len(target))
+            earliest = np.full(len(target), len(target))
+            np.minimum.at(earliest, group, np.where(gone, len(target), np.arange(len(target))))
+            target = earliest[group][target]
+        pixels, sums, kept = (np.bincount(target, values, len(root)) for values in (pixels, sums, kept))
+        root = target[root]
+    stays = (root == np.arange(len(root))) & (pixels >= least)
+    new = np.where(stays, np.cumsum(stays), 0)
+    number = new[root]
+    probability = np.divide(sums, kept, out=np.zeros(len(sums)), where=kept > 0)
+    few = [
+        np.concatenate([values[:1] * 0, values[stays]]) for values in (classes, pixels.astype(np.int64), probability)
+    ]
+    return Regions(regions.path, number[regions.numbers], *few)
+
+
+class _Parts:
+    """Regions of single blocks, and which of them are one."""
+
+    def __init__(self):
+        self.count = 0
+        self._columns: list[tuple[np.ndarray, ...]] = []
+        self._pairs: list[np.ndarray] = []
+
+    def add(self, found, inside, classes, sure, corner: int, width: int) -> int:
+        """Adds the regions of a block, and returns the number before its first.
+
+        - `found`: numbers from 1 in the block and its halo
+        - `inside`: the block in it
+        - `classes`, `sure`: classes and packed probabilities in the block and its halo
+        - `corner`: index of the block's first pixel in the map
+        - `width`: width of the map
+        """
+        most, core = int(found.max(initial=0)), found[inside]
+        flat, n = core.ravel(), most + 1
+        kinds, first = np.zeros(n, np.uint8), np.full(n, np.iinfo(np.int64).max)
+        kinds[flat] = classes[inside].ravel()
+        order = (corner + np.arange(core.shape[0])[:, None] * width + np.arange(core.shape[1])).ravel()
+        first[flat[::-1]] = order[::-1]  # of several values the last is kept
+        sums = np.bincount(flat, sure[inside].ravel(), n)
+        self._columns.append(tuple(values[1:] for values in (kinds, np.bincount(flat, minlength=n), sums, first)))
+        self.count += most
+        return self.count - most
+
+    def link(self, here: np.ndarray, there: np.ndarray, agreement: float) -> None:
+        """Notes which numbers of a strip are regions that two blocks share, from both blocks' numbers."""
+        both = np.stack([here.ravel(), there.ravel()], -1)
+        pairs, shared = np.unique(both[(both > 0).all(-1)], axis=0, return_counts=True)
+        if agreement and len(pairs):
+            a, b = (np.unique(side[side > 0], return_counts=True) for side in (here, there))
+            union = a[1][np.searchsorted(a[0], pairs[:, 0])] + b[1][np.searchsorted(b[0], pairs[:, 1])] - shared
+            pairs = pairs[shared > agreement * union]
+        self._pairs.append(pairs)
+
+    def joined(self, path: Path) -> Regions:
+        """Returns the regions, numbered by their first pixels."""
+        kinds, pixels, sums, first = (
+            np.concatenate([np.zeros(1, values[0].dtype), *values]) for values in zip(*self._columns)
+        )
+        _, group = _components(np.concatenate([np.zeros((0, 2), np.int64), *self._pairs]), self.count + 1)
+        count = group.max() + 1
+        earliest = np.full(count, np.iinfo(np.int64).max)
+        np.minimum.at(earliest, group, first)
+        size = np.bincount(group, pixels, count)
+        earliest[group[0]] = -1  # no region comes first
+        order = np.argsort(np.where(size > 0, earliest, np.where(earliest < 0, -1, np.iinfo(np.int64).max)))
+        number = np.empty(count, np.int64)
+        number[order] = np.arange(count)
+        real = int((size > 0).sum()) + 1
+        number[number >= real] = 0
+        numbers = number[group]
+        classes = np.zeros(real, np.uint8)
+        classes[numbers[pixels > 0]] = kinds[pixels > 0]
+        total = np.bincount(numbers, sums, real)
+        size = np.bincount(numbers, pixels, real).astype(np.int64)
+        return Regions(path, numbers, classes, size, total / FULL / np.maximum(size, 1))
+
+
+def _components(pairs: np.ndarray, count: int) -> tuple[int, np.ndarray]:
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
+    return connected_components(graph, directed=False)
+
+
+def _touching(regions: Regions, small: np.ndarray, side: int) -> np.ndarray:
+    """Pairs of regions that share an edge of a pixel, of which one is small: [n 2]."""
+    found, above = [np.zeros((0, 2), np.int64)], None
+    for (row, column), numbers in regions.blocks(side):
+        if column == 0:
+            upper, above, left = above, [], numbers[:, :0]
+        block = np.concatenate([left, numbers], 1)
+        if row:
+            edge = np.stack([upper[column // side], numbers[0]], -1)
+            found.append(_pairs(edge, small))
+        found.append(_pairs(np.stack([block[:, :-1].ravel(), block[:, 1:].ravel()], -1), small))
+        found.append(_pairs(np.stack([numbers[:-1].ravel(), numbers[1:].ravel()], -1), small))
+        above.append(numbers[-1])
+        left = numbers[:, -1:]
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _pairs(pairs: np.ndarray, small: np.ndarray) -> np.ndarray:
+    a, b = pairs.T
+    pairs = pairs[(a != b) & (a > 0) & (b > 0)]
+    return np.unique(np.sort(pairs[small[pairs].any(-1)], -1), axis=0)

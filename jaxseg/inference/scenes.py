@@ -1,0 +1,187 @@
+"""Writes the files of an image with coordinates: maps, polygons and objects, all of them or none."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+
+from jaxseg.base.errors import UserError
+from jaxseg.base.options import Prediction
+from jaxseg.base.terminal import console
+from jaxseg.geo import maps as geotiff
+from jaxseg.geo import vectors
+from jaxseg.geo.instances import AGREEMENT, HALO, separate
+from jaxseg.geo.raster import Scene, cache_for, environment
+from jaxseg.geo.regions import Regions, find_regions
+from jaxseg.inference import maps
+from jaxseg.inference.jobs import Job
+from jaxseg.inference.predictor import Raster
+
+Bands = Iterable[tuple[UInt8[np.ndarray, "rows w"], Float[np.ndarray, "rows w k"]]]
+
+
+def write_scene(
+    job: Job,
+    scene: Scene,
+    image: Raster,
+    bands: Bands,
+    names: Sequence[str],
+    palette: UInt8[np.ndarray, "256 3"],
+    table: Shaped[np.ndarray, "256 ..."] | None,
+    options: Prediction,
+) -> None:
+    """Writes all files of a job. They are made in a folder beside the class map, and moved when all are whole.
+
+    - `job`: paths
+    - `scene`: open raster
+    - `image`: the scene as the network reads it
+    - `bands`: classes and probabilities from top to bottom
+    - `names`: names of the classes
+    - `palette`: RGB color of each class
+    - `table`: value or color of each class to write instead of class numbers, or None
+    - `options`: which files to write, and how
+
+    Raises UserError when a file cannot be written.
+    """
+    tell(scene, options)
+    with _whole_files(job) as made, environment(cache_for(scene, options.tile)):
+        plain = made / "classes.tif"
+        sure = made / "sure.tif" if job.vector or job.instances else None
+        _write_bands(made, plain, sure, job, scene, bands, names, palette, table, options)
+        if job.overlay:
+            thin = np.load(made / "thin.npy")
+            maps.write_overlay(made / "overlay.png", image, thin, palette, names)
+            _move(made / "overlay.png", job.overlay)
+        if sure:
+            regions = regions_of(made / "regions.tif", plain, sure, scene, names, options)
+            if job.vector:
+                _write_polygons(made, job.vector, scene, regions, names, options.simplify)
+            if job.instances:
+                numbers = np.where(np.isin(regions.classes, background(names)), 0, np.arange(len(regions) + 1))
+                blocks = ((at, numbers[block]) for at, block in regions.blocks())
+                geotiff.number_map(made / "instances.tif", scene, blocks)
+                _move(made / "instances.tif", job.instances)
+        if job.probabilities:
+            _finish(made / "probabilities.tif", job.probabilities, options.cog, averaged=True)
+        if table is None:
+            beside = job.class_map.with_name(job.class_map.name + ".aux.xml")
+            (made / "names.xml").write_bytes(geotiff.categories(names))
+            _move(made / "names.xml", beside)
+        _finish(plain if table is None else made / "values.tif", job.class_map, options.cog)
+
+
+def tell(scene: Scene, options: Prediction) -> None:
+    """Prints what a scene lacks. Raises UserError if polygons are wanted, and it has ground control points alone."""
+    if scene.transform.is_identity:
+        if options.vector or options.instances or options.min_area:
+            advice = "warp it first, such as with gdalwarp or rio warp"
+            raise UserError(f"{scene.path}: has ground control points, but --vector needs a transform; {advice}")
+        console.print(f"{scene.path}: has ground control points and no transform, which its maps keep")
+    elif scene.crs is None:
+        console.print(f"{scene.path}: has no CRS. Its maps keep the transform alone; areas are not in m2.")
+
+
+def background(names: Sequence[str]) -> tuple[int, ...]:
+    """Returns the classes of which no object is made: the one called background."""
+    return tuple(number for number, name in enumerate(names) if name == "background")
+
+
+def regions_of(path: Path, classes: Path, sure: Path | None, scene: Scene, names: Sequence[str], options) -> Regions:
+    """Finds the regions, or with --instances the objects, of a class map.
+
+    - `path`: file to write for their numbers
+    - `classes`, `sure`: class map, and packed probability of each pixel's class
+    - `scene`: raster from which the map was made
+    - `names`: names of the classes
+    - `options`: `min_area`, `instances` and `watershed` count
+    """
+    how = {}
+    if options.instances:
+        labeler = separate(options.watershed, background(names))
+        how = {"labeler": labeler, "halo": HALO, "agreement": AGREEMENT}
+    least = int(np.ceil(options.min_area / vectors.pixel_area(scene))) if options.min_area else 0
+    return find_regions(path, classes, scene, sure, least=least, **how)
+
+
+def _write_bands(
+    made: Path,
+    plain: Path,
+    sure: Path | None,
+    job: Job,
+    scene: Scene,
+    bands: Bands,
+    names: Sequence[str],
+    palette: np.ndarray,
+    table: np.ndarray | None,
+    options: Prediction,
+) -> None:
+    """Writes what grows from top to bottom: maps of classes, values, probabilities, and the overlay's classes."""
+    thin, step, top = [], maps.kept(scene.shape).step, 0
+    with ExitStack() as stack:
+        to_classes = stack.enter_context(geotiff.class_map(plain, scene, names, palette))
+        to_values = to_probabilities = to_sure = None
+        if table is not None:
+            to_values = stack.enter_context(geotiff.value_map(made / "values.tif", scene, table))
+        if job.probabilities:
+            file = geotiff.probability_map(made / "probabilities.tif", scene, names, options.probability_type)
+            to_probabilities = stack.enter_context(file)
+        if sure is not None:
+            file = stack.enter_context(geotiff.open_map(sure, scene, 1, "uint8", nodata=255))
+            to_sure = stack.enter_context(geotiff.rows_of(file))
+        for classes, p in bands:
+            to_classes(classes)
+            if to_values:
+                to_values(classes)
+            if to_probabilities:
+                to_probabilities(p)
+            if to_sure:
+                to_sure(geotiff.pack(p.max(-1)))
+            if job.overlay:
+                thin.append(classes[-top % step :: step, ::step])
+            top += len(classes)
+    if job.overlay:
+        np.save(made / "thin.npy", np.concatenate(thin))
+
+
+def _write_polygons(
+    made: Path, path: Path, scene: Scene, regions: Regions, names: Sequence[str], simplify: float
+) -> None:
+    """Writes polygons in a folder of their own, since a Shapefile is several files."""
+    polygons = vectors.polygonize(regions, background(names))
+    if simplify:
+        polygons = vectors.simplified(polygons, simplify)
+    folder = made / "vector"
+    folder.mkdir()
+    count = vectors.write(folder / path.name, scene, polygons, regions, names)
+    console.print(f"{count} polygons in {path}")
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the one that is looked for is last
+        _move(file, path.with_name(file.name))
+
+
+def _finish(made: Path, path: Path, cog: bool, averaged: bool = False) -> None:
+    if cog:
+        copy = made.with_name(f"cog-{made.name}")
+        geotiff.to_cog(made, copy, averaged)
+        made = copy
+    _move(made, path)
+
+
+def _move(made: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(made, path)
+
+
+@contextmanager
+def _whole_files(job: Job) -> Iterator[Path]:
+    """Yields a temporary folder beside the class map. Raises UserError when files cannot be written."""
+    folder = job.class_map.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as made:
+            yield Path(made)
+    except OSError as error:
+        raise UserError(f"{job.class_map}: cannot be written ({error.strerror or error})") from None
