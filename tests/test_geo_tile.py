@@ -26,7 +26,7 @@ from jaxseg.data.find.folders import find_split
 from jaxseg.doctor.examine import examine
 from jaxseg.geo import tile_folder
 from jaxseg.geo.tile import tile
-from jaxseg.geo.tile_source import starts
+from jaxseg.geo.tile_source import starts, unique_names
 
 HEIGHT, WIDTH = 90, 100
 
@@ -104,6 +104,10 @@ def test_windows_cover_a_side_without_reaching_over_it():
     assert starts(96, 32, 0.0) == [0, 32, 64]
     assert starts(64, 32, 0.5) == [0, 16, 32]
     assert starts(20, 32, 0.0) == [0]
+
+
+def test_scenes_of_one_name_get_numbers():
+    assert unique_names(["a", "b", "a", "A", "a-2"]) == ["a", "b", "a-2", "A-3", "a-2-2"]
 
 
 def test_the_data_set_is_trained_on_without_other_flags(source):
@@ -317,6 +321,15 @@ def test_every_scene_without_labels_is_named_unless_an_area_says_that_it_is_labe
     polygons(source / "area.gpkg", area)
     out = cut(source, scenes=("scene.tif", "other.tif"), aoi=source / "area.gpkg")
     assert sum(name.startswith("other") for name in names(out)) == 12
+
+
+def test_an_area_does_not_make_up_for_labels_that_miss_all_scenes(tmp_path, image):
+    scene(tmp_path / "scene.tif", image)
+    polygons(tmp_path / "area.gpkg", [on_ground(shapely.box(0, 0, 90, 90))])
+    polygons(tmp_path / "fields.gpkg", [on_ground(shapely.box(900, 0, 990, 90))])
+    for labels, area in (("fields.gpkg", "area.gpkg"), ("area.gpkg", "fields.gpkg")):
+        with pytest.raises(DataError, match=r"fields.gpkg is in EPSG:32633"):
+            cut(tmp_path, labels=(labels,), aoi=tmp_path / area)
 
 
 def test_raster_labels_elsewhere_are_an_error(tmp_path, image):

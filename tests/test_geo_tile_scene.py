@@ -87,6 +87,27 @@ def test_a_made_up_scene_becomes_tiles_of_all_classes(scenes, tmp_path, capsys):
 # Slow ones
 
 
+@pytest.mark.full
+def test_five_commands_lead_from_a_scene_to_a_scored_map(tmp_path, monkeypatch, capsys):
+    from jaxseg import evaluate, predict, train
+
+    monkeypatch.chdir(tmp_path)
+    make_scenes("scenes", size=1024, test=256)
+    commands = [
+        (door, "scenes/train.tif --labels scenes/fields.gpkg --class-field use -o tiles --size 128"),
+        (train, "--data tiles --group-by auto --epochs 2 --widths 8 16 32 --out runs/fields"),
+        (predict, "runs/fields scenes/test.tif -o map --vector gpkg --simplify 2 --min-area 100"),
+        (evaluate, "runs/fields scenes/test.tif --labels scenes/fields.gpkg --class-field use"),
+    ]
+    for command, words in commands:
+        assert command.main(words.split()) == 0, capsys.readouterr().err
+    with rasterio.open("map/test.tif") as drawn, rasterio.open("scenes/test.tif") as scene:
+        assert (drawn.crs, drawn.transform, drawn.bounds) == (scene.crs, scene.transform, scene.bounds)
+        assert set(np.unique(drawn.read())) <= {0, 1, 2, 255}
+    assert pyogrio.read_info("map/test.gpkg")["crs"] == "EPSG:32633"
+    assert "mIoU" in capsys.readouterr().out
+
+
 @pytest.fixture
 def large(tmp_path):
     """A scene of 12,000 x 12,000 pixels, 1.1 GiB decoded, with one field."""

@@ -69,14 +69,16 @@ def place(scenes: Sequence[Scene], options: Tiling) -> list[Source]:
     """Opens the labels, and brings them to each scene. Raises DataError naming the scenes that they miss."""
     opened = open_all(options)
     area = None if options.aoi is None else Polygons(options.aoi)
-    sources, missed = [], []
+    sources = []
     names = unique_names([scene.path.stem for scene in scenes])
     for name, scene, labels in zip(names, scenes, itertools.cycle(opened)):
         grid = Grid.of(scene, options.resolution)
         data = warped(scene, grid, Resampling.bilinear)
         source = Source(name, scene, grid, data, labels, labels.on(grid), area and area.on(grid))
-        missed += [missing(scene, of) for of, on in ((area, source.area), (labels, source.placed)) if lacks(on, source)]
         sources.append(source)
+    none = not any(source.placed.count for source in sources)
+    missed = [elsewhere(of.scene, area) for of in sources if of.area is not None and not of.area.count]
+    missed += [elsewhere(of.scene, of.labels) for of in sources if not of.placed.count and (none or of.area is None)]
     if missed:
         advice = "Are the files of the same place, and are the coordinates in the right order, x before y? "
         advice += "A scene without any object needs --aoi, the area that was labeled."
@@ -104,12 +106,7 @@ def open_all(options: Tiling) -> list[Labels]:
     return labels
 
 
-def lacks(on: Placed | Warped | None, source: Source) -> bool:
-    """True if nothing of labels, or of the labeled area, lies on the scene; labels may be missing inside the area."""
-    return on is not None and not on.count and (on is source.area or source.area is None)
-
-
-def missing(scene: Scene, labels: Labels) -> str:
+def elsewhere(scene: Scene, labels: Labels) -> str:
     """Says where a scene and its labels lie, in both CRS."""
     there = f"{labels.path} is in {crs_text(labels.crs)}, {bounds_text(labels.bounds)}"
     here = f"{scene.path}: is in {crs_text(scene.crs)}, {bounds_text(scene.bounds)}"
@@ -120,12 +117,14 @@ def missing(scene: Scene, labels: Labels) -> str:
 
 
 def unique_names(stems: Sequence[str]) -> list[str]:
-    """Returns the stems; those that occur before get a number."""
-    seen: Counter[str] = Counter()
-    names = []
+    """Returns the stems; those that occur before, in whatever case, get a number."""
+    names: list[str] = []
     for stem in stems:
-        seen[stem] += 1
-        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+        name, number = stem, 1
+        while name.casefold() in map(str.casefold, names):
+            number += 1
+            name = f"{stem}-{number}"
+        names.append(name)
     return names
 
 
