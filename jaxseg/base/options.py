@@ -63,13 +63,22 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Scored(Data):
+    """Images and masks to score."""
+
+    labels: tuple[str, ...] | None = None
+    """Labels of SCENE: a vector file (GeoPackage, GeoJSON, Shapefile, FlatGeobuf) or a raster, in any CRS."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Scores of a trained run on images with masks."""
+    """Scores of a trained run on images with masks, or on a scene with polygons."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder of images and masks, as --data; the run's own data if not given."""
+    folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|SCENE")] = None
+    """Folder of images and masks, as --data; the run's own data if not given. Or a file with coordinates, and --labels.
+    """
     out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
     """Folder for the results; RUN/evaluation, or RUN/evaluation-<name of FOLDER>, if not given."""
     checkpoint: Literal["best", "last"] = "best"
@@ -89,9 +98,21 @@ class Evaluation:
     """Replace existing files."""
     worst: int = 6
     """Images with the lowest mIoU in worst.png; 0 draws none."""
+    class_field: str | None = None
+    """Attribute of the polygons of --labels that holds their class: a name or mask value of the run's classes."""
+    layer: str | None = None
+    """Layer of --labels; needed if there are several."""
+    aoi: Path | None = None
+    """Vector file of the area of SCENE that is labeled; all if not given."""
+    instances: bool = False
+    """Separate touching objects of SCENE, for the scores of objects."""
+    watershed: Literal["distance", "probability"] = "distance"
+    """What --instances separates by: the distance to the outline, or the probability."""
+    min_area: float = 0.0
+    """Square meters below which an object of SCENE becomes part of its largest neighbor."""
     debug: bool = False
     """Show the traceback of an error."""
-    data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Data)
+    data: tyro.conf.OmitArgPrefixes[Scored] = dataclasses.field(default_factory=Scored)
 
 
 @dataclasses.dataclass(frozen=True)

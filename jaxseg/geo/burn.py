@@ -97,12 +97,13 @@ class Placed:
     """Polygons in the CRS of a scene, found by a spatial index.
 
     - `count`: number of polygons that touch the scene
+    - `classes`: class of each polygon
     """
 
     def __init__(
         self, grid: Grid, geometries: np.ndarray, classes: UInt8[np.ndarray, " n"], all_touched: bool, border: int
     ):
-        self._grid, self._geometries, self._classes = grid, geometries, classes
+        self._grid, self._geometries, self.classes = grid, geometries, classes
         self._all_touched, self._border = all_touched, border
         self._tree = shapely.STRtree(geometries)
         self.count = len(self._tree.query(grid.outline, predicate="intersects"))
@@ -110,21 +111,25 @@ class Placed:
     def read(self, row: int, column: int, height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
         """Burns the polygons into a window: class numbers, and 255 where ignored. Later ones cover earlier ones."""
         border = self._border
-        window = self._grid.window(row - border, column - border, height + 2 * border, width + 2 * border)
+        numbers = self.objects(row - border, column - border, height + 2 * border, width + 2 * border)
+        mask = np.concatenate([np.zeros(1, np.uint8), self.classes])[numbers]
+        if border:
+            mask[borders(numbers, border)] = IGNORE_INDEX
+        return mask[border : border + height, border : border + width]
+
+    def objects(self, row: int, column: int, height: int, width: int) -> Int[np.ndarray, "{height} {width}"]:
+        """Burns the numbers of the polygons, from 1, into a window; 0 outside. Number n has class `classes[n - 1]`."""
+        window = self._grid.window(row, column, height, width)
         near = np.sort(self._tree.query(window.outline))
         if not len(near):
-            return np.zeros((height, width), np.uint8)
-        numbers = rasterize(
-            zip(self._geometries[near], range(1, len(near) + 1)),
-            out_shape=(window.height, window.width),
+            return np.zeros((height, width), np.int32)
+        return rasterize(
+            zip(self._geometries[near], near + 1),
+            out_shape=(height, width),
             transform=window.transform,
             all_touched=self._all_touched,
             dtype=np.int32,
         )
-        mask = np.concatenate([[0], self._classes[near]]).astype(np.uint8)[numbers]
-        if border:
-            mask[borders(numbers, border)] = IGNORE_INDEX
-        return mask[border : border + height, border : border + width]
 
 
 class Raster:

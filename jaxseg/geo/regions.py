@@ -52,12 +52,18 @@ class Regions:
     def __len__(self) -> int:
         return len(self.pixels) - 1
 
+    def read(self, place: tuple[int, int, int, int]) -> Int[np.ndarray, "h w"]:
+        """Reads the numbers of a window: row, column, height and width."""
+        row, column, height, width = place
+        with rasterio.open(self.path) as file:
+            return self.numbers[file.read(1, window=Window(column, row, width, height))]
+
     def blocks(self, side: int = SIDE) -> Iterator[tuple[tuple[int, int], Int[np.ndarray, "h w"]]]:
         """Yields the blocks of the map from left to right, top to bottom: (row, column) and region numbers."""
         with rasterio.open(self.path) as file:
-            for row, column, height, width in places(file.shape, side):
-                found = file.read(1, window=Window(column, row, width, height))
-                yield (row, column), self.numbers[found]
+            shape = file.shape
+        for place in places(shape, side):
+            yield place[:2], self.read(place)
 
 
 def places(shape: tuple[int, int], side: int) -> Iterator[tuple[int, int, int, int]]:
