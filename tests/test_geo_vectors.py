@@ -23,6 +23,7 @@ from jaxseg.geo.instances import AGREEMENT, HALO, separate  # noqa: E402
 from jaxseg.geo.objects import ObjectScores  # noqa: E402
 from jaxseg.geo.raster import Scene  # noqa: E402
 from jaxseg.geo.regions import find_regions  # noqa: E402
+from jaxseg.geo.sieve import merge_small  # noqa: E402
 
 NAMES = ("background", "wheat", "rape", "oats")
 
@@ -40,11 +41,12 @@ def found(tmp_path):
     """Returns a function from classes to the regions, and the scene, of a map in UTM with pixels of 0.5 m."""
     opened = []
 
-    def find(classes, probability=None, **how):
+    def find(classes, probability=None, least=0, **how):
         path = write_scene(tmp_path / "map.tif", classes, tiled=True, blockxsize=256, blockysize=256)
         sure = None if probability is None else write_scene(tmp_path / "sure.tif", probability)
         opened.append(Scene(path))
-        return find_regions(tmp_path / f"regions{len(opened)}.tif", path, opened[-1], sure, **how), opened[-1]
+        regions = find_regions(tmp_path / f"regions{len(opened)}.tif", path, opened[-1], sure, **how)
+        return merge_small(regions, least, side=how.get("side", 256)) if least else regions, opened[-1]
 
     yield find
     for scene in opened:

@@ -19,6 +19,7 @@ from jaxseg.geo import vectors
 from jaxseg.geo.instances import AGREEMENT, HALO, separate
 from jaxseg.geo.raster import Scene, cache_for, environment
 from jaxseg.geo.regions import Regions, find_regions
+from jaxseg.geo.sieve import merge_small
 from jaxseg.inference import maps
 from jaxseg.inference.jobs import Job
 from jaxseg.inference.predictor import Raster
@@ -104,8 +105,10 @@ def regions_of(path: Path, classes: Path, sure: Path | None, scene: Scene, names
     if options.instances:
         labeler = separate(options.watershed, background(names))
         how = {"labeler": labeler, "halo": HALO, "agreement": AGREEMENT}
-    least = int(np.ceil(options.min_area / vectors.pixel_area(scene))) if options.min_area else 0
-    return find_regions(path, classes, scene, sure, least=least, **how)
+    regions = find_regions(path, classes, scene, sure, **how)
+    if not options.min_area:
+        return regions
+    return merge_small(regions, int(np.ceil(options.min_area / vectors.pixel_area(scene))), not options.instances)
 
 
 def _write_bands(
