@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import UserError
-from jaxseg.base.options import Prediction
+from jaxseg.base.options import Evaluation, Prediction
 from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import ClassMap
 from jaxseg.geo import maps as geotiff
@@ -48,7 +48,7 @@ def write_scene(
 
     Raises UserError when a file cannot be written.
     """
-    tell(scene, options)
+    tell(scene, bool(job.vector or job.instances))
     names, vector = labels.names, job.vector
     with _whole_files(job) as made, environment(cache_for(scene, options.tile)):
         plain, sure = made / "classes.tif", made / "sure.tif"
@@ -76,10 +76,10 @@ def write_scene(
         _finish(plain if table is None else made / "values.tif", job.class_map, options.cog)
 
 
-def tell(scene: Scene, options: Prediction) -> None:
+def tell(scene: Scene, polygons: bool) -> None:
     """Prints what a scene lacks. Raises UserError if polygons are wanted, and it has ground control points alone."""
     if scene.transform.is_identity:
-        if options.vector or options.instances or options.min_area:
+        if polygons:
             advice = "warp it first, such as with gdalwarp or rio warp"
             raise UserError(f"{scene.path}: has ground control points, but --vector needs a transform; {advice}")
         console.print(f"{scene.path}: has ground control points and no transform, which its maps keep")
@@ -92,7 +92,9 @@ def background(names: Sequence[str]) -> tuple[int, ...]:
     return tuple(number for number, name in enumerate(names) if name == "background")
 
 
-def regions_of(path: Path, classes: Path, sure: Path | None, scene: Scene, names: Sequence[str], options) -> Regions:
+def regions_of(
+    path: Path, classes: Path, sure: Path | None, scene: Scene, names: Sequence[str], options: Prediction | Evaluation
+) -> Regions:
     """Finds the regions, or with --instances the objects, of a class map.
 
     - `path`: file to write for their numbers
