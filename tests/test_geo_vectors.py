@@ -23,6 +23,7 @@ from jaxseg.geo.instances import AGREEMENT, HALO, separate  # noqa: E402
 from jaxseg.geo.objects import ObjectScores  # noqa: E402
 from jaxseg.geo.raster import Scene  # noqa: E402
 from jaxseg.geo.regions import find_regions  # noqa: E402
+from jaxseg.geo.sieve import merge_small  # noqa: E402
 
 NAMES = ("background", "wheat", "rape", "oats")
 
@@ -40,11 +41,12 @@ def found(tmp_path):
     """Returns a function from classes to the regions, and the scene, of a map in UTM with pixels of 0.5 m."""
     opened = []
 
-    def find(classes, probability=None, **how):
+    def find(classes, probability=None, least=0, **how):
         path = write_scene(tmp_path / "map.tif", classes, tiled=True, blockxsize=256, blockysize=256)
         sure = None if probability is None else write_scene(tmp_path / "sure.tif", probability)
         opened.append(Scene(path))
-        return find_regions(tmp_path / f"regions{len(opened)}.tif", path, opened[-1], sure, **how), opened[-1]
+        regions = find_regions(tmp_path / f"regions{len(opened)}.tif", path, opened[-1], sure, **how)
+        return merge_small(regions, least, side=how.get("side", 256)) if least else regions, opened[-1]
 
     yield find
     for scene in opened:
@@ -270,7 +272,7 @@ def test_one_geojson_of_a_mosaic_has_polygons_over_the_borders_of_its_tiles(tmp_
         write_scene(tmp_path / f"{i}.tif", part, transform=from_origin(451_000 + i * 10, 5_405_000, 0.5, 0.5))
         sources += (
             f'<SimpleSource><SourceFilename relativeToVRT="1">{i}.tif</SourceFilename><SourceBand>1</SourceBand>'
-            f'<DstRect xOff="{20 * i}" yOff="0" xSize="20" ySize="20"/></SimpleSource>'
+            f'<SrcRect xOff="0" yOff="0" xSize="20" ySize="20"/><DstRect xOff="{20 * i}" yOff="0" xSize="20" ySize="20"/></SimpleSource>'
         )
     place = "<GeoTransform>451000, 0.5, 0, 5405000, 0, -0.5</GeoTransform><SRS>EPSG:32633</SRS>"
     (tmp_path / "all.vrt").write_text(

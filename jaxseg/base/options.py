@@ -112,7 +112,7 @@ class Evaluation:
     """Square meters below which an object of SCENE becomes part of its largest neighbor."""
     debug: bool = False
     """Show the traceback of an error."""
-    data: tyro.conf.OmitArgPrefixes[Scored] = dataclasses.field(default_factory=Scored)
+    data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Scored)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ def open_map(
     bands: int,
     dtype: str,
     *,
-    nodata: float | None,
+    nodata: float | int | None,
     predictor: int = 1,
     **options: object,
 ) -> Iterator[rasterio.io.DatasetWriter]:

@@ -63,5 +63,5 @@ class ObjectScores:
         }
 
 
-def _share(part: float, whole: float) -> float:
+def _share(part: float | int, whole: float | int) -> float:
     return float(part / whole) if whole else float("nan")

@@ -1,7 +1,6 @@
 """Opens rasters with coordinates and reads them by windows: GeoTIFF, COG, VRT, JPEG 2000 and whatever GDAL reads."""
 
 import contextlib
-import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -28,11 +27,8 @@ RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 @contextlib.contextmanager
 def environment(cache: int = CACHE) -> Iterator[None]:
-    """Sets GDAL's options for a block: several threads to decode, and a cache of `cache` bytes.
-
-    GDAL's own cache takes 5 % of the machine's memory.
-    """
-    with rasterio.Env(GDAL_CACHEMAX=cache, GDAL_NUM_THREADS=str(os.cpu_count() or 1)):
+    """Limits GDAL's cache to `cache` bytes within a block; its default is 5 % of the machine's memory."""
+    with rasterio.Env(GDAL_CACHEMAX=cache):
         yield
 
 
@@ -52,7 +48,8 @@ class Scene:
         self.path = path
         with _naming(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            self.dataset = rasterio.open(path)
+            with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+                self.dataset = rasterio.open(path)
         data = self.dataset
         self.shape = (data.height, data.width, data.count)
         types = set(data.dtypes)
@@ -166,6 +163,10 @@ class Scene:
         beside = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
         return self.has_data(where) if beside or len(set(self.dataset.nodatavals)) > 1 else None
 
+    def sizes(self, where: Place) -> tuple[int, ...]:
+        """Returns the numbers of rows and columns in a slice."""
+        return tuple(len(range(*part.indices(size))) for part, size in zip(where, self.shape))
+
     def _window(self, where: Place) -> tuple[Window, tuple[int, int]]:
         rows, columns = (slice(*part.indices(size)) for part, size in zip(where, self.shape))
         size = max(0, columns.stop - columns.start), max(0, rows.stop - rows.start)
@@ -200,8 +201,13 @@ def as_read(scene: Scene, reading: Reading) -> tuple[Mapped, Mapped]:
     def read(where: Place) -> tuple[np.ndarray, np.ndarray]:
         return convert(scene.pixels(where, alpha=alpha is not None), scene.path, reading)
 
+    def has_data(where: Place) -> np.ndarray:
+        return read(where)[1] if may_lack else np.ones(scene.sizes(where), bool)
+
+    flags = {flag for band in scene.dataset.mask_flag_enums for flag in band}
+    may_lack = flags != {MaskFlags.all_valid} or scene.dtype.kind == "f" or reading.nodata is not None
     size = scene.shape[:2]
-    return Mapped(size, lambda where: read(where)[0]), Mapped(size, lambda where: read(where)[1])
+    return Mapped(size, lambda where: read(where)[0]), Mapped(size, has_data)
 
 
 def cache_for(scene: Scene, rows: int) -> int:

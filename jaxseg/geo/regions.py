@@ -1,4 +1,4 @@
-"""Numbers the connected regions of a class map block by block, with one block in memory, and merges small ones.
+"""Numbers the connected regions of a class map block by block, with one block in memory.
 
 Numbers follow the regions' first pixels, row by row, so that they do not depend on the blocks.
 """
@@ -82,7 +82,6 @@ def find_regions(
     labeler: Labeler = plain_regions,
     halo: int = 1,
     agreement: float = 0.0,
-    least: int = 0,
     side: int = SIDE,
 ) -> Regions:
     """Numbers the regions of a class map.
@@ -95,7 +94,6 @@ def find_regions(
     - `halo`: pixels around a block that the labeler sees too
     - `agreement`: at a seam, regions of two blocks are one if the intersection over union of their numbers in the halo
       is more than this
-    - `least`: regions of fewer pixels become part of the largest region that touches them, in its class
     - `side`: side of the blocks in pixels, a multiple of 256
 
     Memory: a few blocks, a halo across the map, and some numbers per region.
@@ -124,56 +122,7 @@ def find_regions(
             above[-height:, column : column + width] = core[-halo:]
             left = core[:, -halo:]
             file.write(core, 1, window=Window(column, row, width, height))
-    regions = parts.joined(path)
-    return merged(regions, least, alike=agreement == 0, side=side) if least > 1 else regions
-
-
-def merged(regions: Regions, least: int, alike: bool, side: int = SIDE) -> Regions:
-    """Merges regions of fewer than `least` pixels into the largest region that touches them.
-
-    - `regions`: regions
-    - `least`: pixels; a smaller region that touches no other is dropped
-    - `alike`: regions of one class that come to touch become one
-    - `side`: side of the blocks in which the map is read
-
-    A merged region takes class and probability of the larger one.
-    """
-    small = regions.pixels < least
-    pairs = _touching(regions, small, side)
-    root, kept = np.arange(len(small)), regions.pixels * 1.0
-    sums, pixels, classes = regions.probability * kept, regions.pixels.copy(), regions.classes
-    while True:
-        pairs = np.unique(np.sort(root[pairs], -1), axis=0)
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-        ways = np.concatenate([pairs, pairs[:, ::-1]])
-        ways = ways[pixels[ways[:, 0]] < least]
-        rank = np.lexsort((-np.arange(len(pixels)), pixels)).argsort()  # by size, then the earlier
-        ways = ways[rank[ways[:, 1]] > rank[ways[:, 0]]]
-        if not len(ways):
-            break
-        ways = ways[np.lexsort((rank[ways[:, 1]], ways[:, 0]))]
-        target = np.arange(len(root))
-        target[ways[:, 0]] = ways[:, 1]  # of several targets the last, which is the largest
-        while (target[target] != target).any():
-            target = target[target]
-        gone = target != np.arange(len(target))
-        sums[gone] = kept[gone] = 0
-        if alike:
-            near = target[pairs]
-            _, group = _components(near[classes[near[:, 0]] == classes[near[:, 1]]], len(target))
-            earliest = np.full(len(target), len(target))
-            np.minimum.at(earliest, group, np.where(gone, len(target), np.arange(len(target))))
-            target = earliest[group][target]
-        pixels, sums, kept = (np.bincount(target, values, len(root)) for values in (pixels, sums, kept))
-        root = target[root]
-    stays = (root == np.arange(len(root))) & (pixels >= least)
-    new = np.where(stays, np.cumsum(stays), 0)
-    number = new[root]
-    probability = np.divide(sums, kept, out=np.zeros(len(sums)), where=kept > 0)
-    few = [
-        np.concatenate([values[:1] * 0, values[stays]]) for values in (classes, pixels.astype(np.int64), probability)
-    ]
-    return Regions(regions.path, number[regions.numbers], *few)
+    return parts.joined(path)
 
 
 class _Parts:
@@ -219,7 +168,7 @@ class _Parts:
         kinds, pixels, sums, first = (
             np.concatenate([np.zeros(1, values[0].dtype), *values]) for values in zip(*self._columns)
         )
-        _, group = _components(np.concatenate([np.zeros((0, 2), np.int64), *self._pairs]), self.count + 1)
+        _, group = components(np.concatenate([np.zeros((0, 2), np.int64), *self._pairs]), self.count + 1)
         count = group.max() + 1
         earliest = np.full(count, np.iinfo(np.int64).max)
         np.minimum.at(earliest, group, first)
@@ -238,29 +187,7 @@ class _Parts:
         return Regions(path, numbers, classes, size, total / FULL / np.maximum(size, 1))
 
 
-def _components(pairs: np.ndarray, count: int) -> tuple[int, np.ndarray]:
+def components(pairs: np.ndarray, count: int) -> tuple[int, np.ndarray]:
+    """Returns the number of connected components of a graph, and the component of each of `count` nodes."""
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
     return connected_components(graph, directed=False)
-
-
-def _touching(regions: Regions, small: np.ndarray, side: int) -> np.ndarray:
-    """Pairs of regions that share an edge of a pixel, of which one is small: [n 2]."""
-    found, above = [np.zeros((0, 2), np.int64)], None
-    for (row, column), numbers in regions.blocks(side):
-        if column == 0:
-            upper, above, left = above, [], numbers[:, :0]
-        block = np.concatenate([left, numbers], 1)
-        if row:
-            edge = np.stack([upper[column // side], numbers[0]], -1)
-            found.append(_pairs(edge, small))
-        found.append(_pairs(np.stack([block[:, :-1].ravel(), block[:, 1:].ravel()], -1), small))
-        found.append(_pairs(np.stack([numbers[:-1].ravel(), numbers[1:].ravel()], -1), small))
-        above.append(numbers[-1])
-        left = numbers[:, -1:]
-    return np.unique(np.concatenate(found), axis=0)
-
-
-def _pairs(pairs: np.ndarray, small: np.ndarray) -> np.ndarray:
-    a, b = pairs.T
-    pairs = pairs[(a != b) & (a > 0) & (b > 0)]
-    return np.unique(np.sort(pairs[small[pairs].any(-1)], -1), axis=0)

@@ -55,7 +55,7 @@ def polygonize(regions: Regions, left_out: Collection[int] = (), side: int = SID
     return Polygons(shapely.simplify(np.array(whole, object), 0), numbers)
 
 
-def simplified(polygons: Polygons, tolerance: float) -> Polygons:
+def simplified(polygons: Polygons, tolerance: float | int) -> Polygons:
     """Simplifies outlines without gaps or overlaps between neighbors, by `shapely.coverage_simplify`.
 
     - `polygons`: polygons along the edges of pixels

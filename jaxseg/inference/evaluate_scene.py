@@ -47,7 +47,7 @@ def evaluate_scene(options: Evaluation) -> Path:
         scene = stack.enter_context(Scene(options.folder))
         stack.enter_context(environment(cache_for(scene, options.tile)))
         check_alike([scene])
-        tell(scene, options)
+        tell(scene, polygons=True)
         source = place([scene], tiling)[0]
         table = class_table(source.labels, reading)
         terminal.greet()

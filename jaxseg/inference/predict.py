@@ -122,7 +122,7 @@ class Writer:
     """
 
     def __init__(self, labels: ClassMap, options: Prediction):
-        self.names, self._palette, self._options = labels.names, labels.palette(), options
+        self.names, self._palette, self._labels, self._options = labels.names, labels.palette(), labels, options
         self._table = maps.value_table(labels) if options.values else None
         self.counts = np.zeros(256, np.int64)
 
@@ -155,7 +155,7 @@ class Writer:
             from jaxseg.inference.scenes import write_scene
 
             with scene:
-                write_scene(job, scene, image, bands(), self.names, self._palette, self._table, self._options)
+                write_scene(job, scene, image, bands(), self._labels, self._table, self._options)
         self.counts += counts
 
     def _write_picture(self, job: Job, image: Raster, bands: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
+from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import UserError
-from jaxseg.base.options import Prediction
+from jaxseg.base.options import Evaluation, Prediction
 from jaxseg.base.terminal import console
+from jaxseg.data.read.masks import ClassMap
 from jaxseg.geo import maps as geotiff
 from jaxseg.geo import vectors
 from jaxseg.geo.instances import AGREEMENT, HALO, separate
 from jaxseg.geo.raster import Scene, cache_for, environment
 from jaxseg.geo.regions import Regions, find_regions
+from jaxseg.geo.sieve import merge_small
 from jaxseg.inference import maps
 from jaxseg.inference.jobs import Job
 from jaxseg.inference.predictor import Raster
@@ -29,8 +32,7 @@ def write_scene(
     scene: Scene,
     image: Raster,
     bands: Bands,
-    names: Sequence[str],
-    palette: UInt8[np.ndarray, "256 3"],
+    labels: ClassMap,
     table: Shaped[np.ndarray, "256 ..."] | None,
     options: Prediction,
 ) -> None:
@@ -40,26 +42,24 @@ def write_scene(
     - `scene`: open raster
     - `image`: the scene as the network reads it
     - `bands`: classes and probabilities from top to bottom
-    - `names`: names of the classes
-    - `palette`: RGB color of each class
+    - `labels`: class map of the run
     - `table`: value or color of each class to write instead of class numbers, or None
     - `options`: which files to write, and how
 
     Raises UserError when a file cannot be written.
     """
-    tell(scene, options)
+    tell(scene, bool(job.vector or job.instances))
+    names, vector = labels.names, job.vector
     with _whole_files(job) as made, environment(cache_for(scene, options.tile)):
-        plain = made / "classes.tif"
-        sure = made / "sure.tif" if job.vector or job.instances else None
-        _write_bands(made, plain, sure, job, scene, bands, names, palette, table, options)
+        plain, sure = made / "classes.tif", made / "sure.tif"
+        thin = _write_bands(made, job, scene, bands, labels, table, options)
         if job.overlay:
-            thin = np.load(made / "thin.npy")
-            maps.write_overlay(made / "overlay.png", image, thin, palette, names)
+            maps.write_overlay(made / "overlay.png", image, thin, labels.palette(), names)
             _move(made / "overlay.png", job.overlay)
-        if sure:
+        if vector or job.instances:
             regions = regions_of(made / "regions.tif", plain, sure, scene, names, options)
-            if job.vector:
-                _write_polygons(made, job.vector, scene, regions, names, options.simplify)
+            if vector:
+                _write_polygons(made, vector, scene, regions, names, options.simplify)
             if job.instances:
                 numbers = np.where(np.isin(regions.classes, background(names)), 0, np.arange(len(regions) + 1))
                 blocks = ((at, numbers[block]) for at, block in regions.blocks())
@@ -67,17 +67,19 @@ def write_scene(
                 _move(made / "instances.tif", job.instances)
         if job.probabilities:
             _finish(made / "probabilities.tif", job.probabilities, options.cog, averaged=True)
+        beside = job.class_map.with_name(job.class_map.name + ".aux.xml")
         if table is None:
-            beside = job.class_map.with_name(job.class_map.name + ".aux.xml")
             (made / "names.xml").write_bytes(geotiff.categories(names))
             _move(made / "names.xml", beside)
+        else:
+            beside.unlink(missing_ok=True)  # of a class map that is replaced
         _finish(plain if table is None else made / "values.tif", job.class_map, options.cog)
 
 
-def tell(scene: Scene, options: Prediction) -> None:
+def tell(scene: Scene, polygons: bool) -> None:
     """Prints what a scene lacks. Raises UserError if polygons are wanted, and it has ground control points alone."""
     if scene.transform.is_identity:
-        if options.vector or options.instances or options.min_area:
+        if polygons:
             advice = "warp it first, such as with gdalwarp or rio warp"
             raise UserError(f"{scene.path}: has ground control points, but --vector needs a transform; {advice}")
         console.print(f"{scene.path}: has ground control points and no transform, which its maps keep")
@@ -90,7 +92,9 @@ def background(names: Sequence[str]) -> tuple[int, ...]:
     return tuple(number for number, name in enumerate(names) if name == "background")
 
 
-def regions_of(path: Path, classes: Path, sure: Path | None, scene: Scene, names: Sequence[str], options) -> Regions:
+def regions_of(
+    path: Path, classes: Path, sure: Path | None, scene: Scene, names: Sequence[str], options: Prediction | Evaluation
+) -> Regions:
     """Finds the regions, or with --instances the objects, of a class map.
 
     - `path`: file to write for their numbers
@@ -103,34 +107,36 @@ def regions_of(path: Path, classes: Path, sure: Path | None, scene: Scene, names
     if options.instances:
         labeler = separate(options.watershed, background(names))
         how = {"labeler": labeler, "halo": HALO, "agreement": AGREEMENT}
-    least = int(np.ceil(options.min_area / vectors.pixel_area(scene))) if options.min_area else 0
-    return find_regions(path, classes, scene, sure, least=least, **how)
+    regions = find_regions(path, classes, scene, sure, **how)
+    if not options.min_area:
+        return regions
+    return merge_small(regions, int(np.ceil(options.min_area / vectors.pixel_area(scene))), not options.instances)
 
 
 def _write_bands(
     made: Path,
-    plain: Path,
-    sure: Path | None,
     job: Job,
     scene: Scene,
     bands: Bands,
-    names: Sequence[str],
-    palette: np.ndarray,
+    labels: ClassMap,
     table: np.ndarray | None,
     options: Prediction,
-) -> None:
-    """Writes what grows from top to bottom: maps of classes, values, probabilities, and the overlay's classes."""
-    thin, step, top = [], maps.kept(scene.shape).step, 0
+) -> UInt8[np.ndarray, "h w"] | None:
+    """Writes what grows from top to bottom: maps of classes, values and probabilities. Returns an overlay's classes.
+
+    For polygons and objects, sure.tif has the probability of each pixel's class.
+    """
+    names, step, top, thin = labels.names, maps.kept(scene.shape).step, 0, []
     with ExitStack() as stack:
-        to_classes = stack.enter_context(geotiff.class_map(plain, scene, names, palette))
+        to_classes = stack.enter_context(geotiff.class_map(made / "classes.tif", scene, names, labels.palette()))
         to_values = to_probabilities = to_sure = None
         if table is not None:
             to_values = stack.enter_context(geotiff.value_map(made / "values.tif", scene, table))
         if job.probabilities:
             file = geotiff.probability_map(made / "probabilities.tif", scene, names, options.probability_type)
             to_probabilities = stack.enter_context(file)
-        if sure is not None:
-            file = stack.enter_context(geotiff.open_map(sure, scene, 1, "uint8", nodata=255))
+        if job.vector or job.instances:
+            file = stack.enter_context(geotiff.open_map(made / "sure.tif", scene, 1, "uint8", nodata=IGNORE_INDEX))
             to_sure = stack.enter_context(geotiff.rows_of(file))
         for classes, p in bands:
             to_classes(classes)
@@ -143,8 +149,7 @@ def _write_bands(
             if job.overlay:
                 thin.append(classes[-top % step :: step, ::step])
             top += len(classes)
-    if job.overlay:
-        np.save(made / "thin.npy", np.concatenate(thin))
+    return np.concatenate(thin) if thin else None
 
 
 def _write_polygons(
