@@ -1,5 +1,6 @@
 """`python -m jaxseg.predict` on scenes: coordinates in, coordinates out."""
 
+import json
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from jaxseg.base.errors import UserError  # noqa: E402
 from jaxseg.data.read.masks import PALETTE, ClassMap  # noqa: E402
 from jaxseg.data.read.samples import Reading, read_image  # noqa: E402
 from jaxseg.geo import maps  # noqa: E402
+from jaxseg.geo.raster import Scene  # noqa: E402
 from jaxseg.inference.predictor import Predictor  # noqa: E402
 from jaxseg.inference.shards import shard_of  # noqa: E402
 
@@ -50,10 +52,10 @@ def whole(run, scene):
     return predictor.probabilities(read_image(scene, predictor.reading))
 
 
-def gdalinfo(path):
+def info(path):
     """What rasterio's own command says of a file."""
-    said = subprocess.run([sys.executable, "-m", "rasterio", "info", str(path)], capture_output=True, check=True)
-    return __import__("json").loads(said.stdout)
+    rio = [sys.executable, "-c", "from rasterio.rio.main import main_group; main_group()", "info", str(path)]
+    return json.loads(subprocess.run(rio, capture_output=True, check=True).stdout)
 
 
 def test_a_map_has_the_scenes_coordinates_and_in_windows_the_classes_of_memory(run, scene, tmp_path, capsys):
@@ -70,7 +72,7 @@ def test_a_map_has_the_scenes_coordinates_and_in_windows_the_classes_of_memory(r
         assert found.colormap(1)[255][3] == 0
         assert {f"class_{i}": name for i, name in enumerate(NAMES)}.items() <= found.tags().items()
     assert "600 pixels have no data" in capsys.readouterr().out
-    a, b = gdalinfo(scene), gdalinfo(tmp_path / "out/scene.tif")
+    a, b = info(scene), info(tmp_path / "out/scene.tif")
     assert {key: a[key] for key in ("crs", "transform", "bounds", "lnglat", "shape")}.items() <= b.items()
 
 
@@ -241,6 +243,27 @@ def test_a_stopped_prediction_leaves_no_half_map_and_goes_on(run, scene, tmp_pat
     assert (out / "b.tif").stat().st_mtime_ns == before
 
 
+def test_no_more_than_a_tile_of_the_scene_is_read_at_once(run, scene, tmp_path, monkeypatch):
+    right, read = Scene.read, []
+    monkeypatch.setattr(Scene, "read", lambda self, where, *bands: read.append(where) or right(self, where, *bands))
+    more = [*TILES, "--vector", "gpkg", "--instances", "--overlay"]
+    assert command(run[0], scene, out=tmp_path / "out", more=more) == 0
+    sizes = [[len(range(*part.indices(size))) for part, size in zip(where, (90, 150))] for where in read]
+    tiles = [size for size in sizes if max(size) > 1 and size[1] < 150]
+    assert len(tiles) >= 20
+    assert np.max(tiles) == 32
+    assert max(rows for rows, _ in sizes[:-1]) <= 32, "the last one is the overlay's, thinned"
+
+
+def test_a_map_that_may_exceed_4_gb_is_a_bigtiff(scene, tmp_path):
+    with Scene(scene) as large:
+        large.shape = (70_000, 70_000, 4)
+        file = maps.open_map(tmp_path / "a.tif", large, 1, "uint8", nodata=255, sparse_ok=True)
+        with pytest.raises(OSError, match="parts of it are missing"), file:
+            pass
+    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
+
+
 def test_a_full_disk_is_no_map(run, scene, tmp_path, capsys, monkeypatch):
     right = maps._check
 
@@ -256,8 +279,9 @@ def test_a_full_disk_is_no_map(run, scene, tmp_path, capsys, monkeypatch):
 
 def test_shards_share_the_scenes(run, rng, tmp_path, capsys, monkeypatch):
     (tmp_path / "in").mkdir()
-    for name in "abc":
-        make(tmp_path / f"in/{name}.tif", noise(rng, 4, 16, 16, dtype="uint16"))
+    zones = {"a": 32632, "b": 32633, "c": 3035}
+    for name, zone in zones.items():
+        make(tmp_path / f"in/{name}.tif", noise(rng, 4, 16, 16, dtype="uint16"), crs=f"EPSG:{zone}")
     assert command(run[0], tmp_path / "in", out=tmp_path / "out", more=["--shard", "1/2"]) == 0
     assert {name[0] for name in files(tmp_path / "out")} == {"a", "c"}
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
@@ -265,6 +289,9 @@ def test_shards_share_the_scenes(run, rng, tmp_path, capsys, monkeypatch):
     assert command(run[0], tmp_path / "in", out=tmp_path / "out") == 0
     assert "part 2 of 2 of the images, by OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE" in capsys.readouterr().out
     assert {name[0] for name in files(tmp_path / "out")} == {"a", "b", "c"}
+    for name, zone in zones.items():
+        with rasterio.open(tmp_path / f"out/{name}.tif") as found:
+            assert found.crs.to_epsg() == zone
     assert command(run[0], tmp_path / "in", out=tmp_path / "new", more=["--shard", "3/2", "--simplify", "1"]) == 2
     error = capsys.readouterr().err
     assert "--shard is 3/2; expected part/parts" in error

@@ -272,7 +272,8 @@ def test_one_geojson_of_a_mosaic_has_polygons_over_the_borders_of_its_tiles(tmp_
         write_scene(tmp_path / f"{i}.tif", part, transform=from_origin(451_000 + i * 10, 5_405_000, 0.5, 0.5))
         sources += (
             f'<SimpleSource><SourceFilename relativeToVRT="1">{i}.tif</SourceFilename><SourceBand>1</SourceBand>'
-            f'<SrcRect xOff="0" yOff="0" xSize="20" ySize="20"/><DstRect xOff="{20 * i}" yOff="0" xSize="20" ySize="20"/></SimpleSource>'
+            f'<SrcRect xOff="0" yOff="0" xSize="20" ySize="20"/>'
+            f'<DstRect xOff="{20 * i}" yOff="0" xSize="20" ySize="20"/></SimpleSource>'
         )
     place = "<GeoTransform>451000, 0.5, 0, 5405000, 0, -0.5</GeoTransform><SRS>EPSG:32633</SRS>"
     (tmp_path / "all.vrt").write_text(

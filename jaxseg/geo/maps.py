@@ -161,7 +161,8 @@ def probability_map(
         if packed:
             file.scales, file.offsets = (1 / FULL,) * bands, (0.0,) * bands
         with rows_of(file) as append:
-            yield lambda p: append(pack(p) if packed else p)
+            # GDAL cuts digits off to write 16 bits; NumPy rounds
+            yield lambda p: append(pack(p) if packed else p.astype(np.float16) if kind == "float16" else p)
 
 
 def pack(p: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:

@@ -46,6 +46,7 @@ def plan(
     vector: str | None = None,
     instances: bool = False,
     cog: bool = False,
+    shard: tuple[int, int] = (1, 1),
     overwrite: bool = False,
     skip_existing: bool = False,
     skip_bad: bool = False,
@@ -57,6 +58,7 @@ def plan(
     - `overlay`, `probabilities`, `instances`: write these files too
     - `vector`: suffix of a file of polygons to write too
     - `cog`: write maps that need coordinates, as `vector` and `instances` do
+    - `shard`: part to return, and number of parts
     - `overwrite`: replace existing files
     - `skip_existing`: leave out images whose files all exist
     - `skip_bad`: leave out images that cannot be opened
@@ -80,6 +82,9 @@ def plan(
         if instances:
             more["instances"] = out / "instances" / name.with_suffix(".tif")
         jobs.append(dataclasses.replace(job, **more))
+    part, parts = shard
+    problems += clashes(jobs, may_exist=True) if parts > 1 else []
+    jobs = jobs[part - 1 :: parts]
     if skip_existing:
         jobs = [job for job in jobs if not all(target.exists() for target in job.targets)]
     bad = {job.image: problem for job in jobs if (problem := look_at(job.image)) is not None}
@@ -91,7 +96,7 @@ def plan(
         problems += bad.values()
     problems += clashes(jobs, may_exist=overwrite or skip_existing)
     if problems:
-        raise DataError("Nothing was predicted.", problems)
+        raise DataError("Nothing was predicted.", list(dict.fromkeys(problems)))
     return jobs, list(bad.values())
 
 

@@ -40,11 +40,11 @@ def predict(options: Prediction) -> list[Path]:
         vector=options.vector,
         instances=options.instances,
         cog=options.cog,
+        shard=(part, parts),
         overwrite=options.overwrite,
         skip_existing=options.skip_existing,
         skip_bad=options.on_bad_file == "skip",
     )
-    jobs = jobs[part - 1 :: parts]
     try_out(options.out)
     predictor = load(options.run, **loading(options))
     reading = predictor.reading
