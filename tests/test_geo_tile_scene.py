@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_five_commands_lead_from_a_scene_to_a_scored_map(tmp_path, monkeypatch, 
     from jaxseg import evaluate, predict, train
 
     monkeypatch.chdir(tmp_path)
-    make_scenes("scenes", size=1024, test=256)
+    make_scenes(Path("scenes"), size=1024, test=256)
     commands = [
         (door, "scenes/train.tif --labels scenes/fields.gpkg --class-field use -o tiles --size 128"),
         (train, "--data tiles --group-by auto --epochs 2 --widths 8 16 32 --out runs/fields"),
