@@ -216,7 +216,7 @@ def test_ground_control_points_alone_have_no_polygons(run, rng, tmp_path, capsys
         tmp_path / "a.tif", noise(rng, 4, 40, 30, dtype="uint16"), gcps=points, crs="EPSG:4326", transform=None
     )
     assert command(run[0], scene, out=tmp_path / "out", more=["--vector", "gpkg"]) == 2
-    assert "needs a transform; warp it first" in capsys.readouterr().err
+    assert "a.tif: has ground control points, but polygons need a transform" in capsys.readouterr().err
     assert files(tmp_path / "out") == set()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from jaxseg.base.config import IGNORE_INDEX
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import UserError, problem
 from jaxseg.base.options import Evaluation, Prediction
 from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import ClassMap
@@ -49,39 +49,42 @@ def write_scene(
     Raises UserError when a file cannot be written.
     """
     tell(scene, bool(job.vector or job.instances))
-    names, vector = labels.names, job.vector
+    names, ready = labels.names, []
     with _whole_files(job) as made, environment(cache_for(scene, options.tile)):
-        plain, sure = made / "classes.tif", made / "sure.tif"
+        classes = made / "classes.tif"
         thin = _write_bands(made, job, scene, bands, labels, table, options)
         if job.overlay:
             maps.write_overlay(made / "overlay.png", image, thin, labels.palette(), names)
-            _move(made / "overlay.png", job.overlay)
-        if vector or job.instances:
-            regions = regions_of(made / "regions.tif", plain, sure, scene, names, options)
-            if vector:
-                _write_polygons(made, vector, scene, regions, names, options.simplify)
+            ready.append((made / "overlay.png", job.overlay))
+        if job.vector or job.instances:
+            regions = regions_of(made / "regions.tif", classes, made / "sure.tif", scene, names, options)
+            if job.vector:
+                ready += _write_polygons(made, job.vector, scene, regions, names, options.simplify)
             if job.instances:
                 numbers = np.where(np.isin(regions.classes, background(names)), 0, np.arange(len(regions) + 1))
                 blocks = ((at, numbers[block]) for at, block in regions.blocks())
                 geotiff.number_map(made / "instances.tif", scene, blocks)
-                _move(made / "instances.tif", job.instances)
+                ready.append((made / "instances.tif", job.instances))
         if job.probabilities:
-            _finish(made / "probabilities.tif", job.probabilities, options.cog, averaged=True)
+            ready.append((_finished(made / "probabilities.tif", options.cog, averaged=True), job.probabilities))
         beside = job.class_map.with_name(job.class_map.name + ".aux.xml")
         if table is None:
             (made / "names.xml").write_bytes(geotiff.categories(names))
-            _move(made / "names.xml", beside)
-        else:
+            ready.append((made / "names.xml", beside))
+        ready.append((_finished(classes if table is None else made / "values.tif", options.cog), job.class_map))
+        if table is not None:
             beside.unlink(missing_ok=True)  # of a class map that is replaced
-        _finish(plain if table is None else made / "values.tif", job.class_map, options.cog)
+        for file, path in ready:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, path)
 
 
 def tell(scene: Scene, polygons: bool) -> None:
-    """Prints what a scene lacks. Raises UserError if polygons are wanted, and it has ground control points alone."""
+    """Prints what a scene lacks. Raises DataError if polygons are wanted, and it has ground control points alone."""
     if scene.transform.is_identity:
         if polygons:
-            advice = "warp it first, such as with gdalwarp or rio warp"
-            raise UserError(f"{scene.path}: has ground control points, but --vector needs a transform; {advice}")
+            advice = "Warp it first, such as with gdalwarp or rio warp."
+            raise problem(scene.path, "has ground control points, but polygons need a transform", advice)
         console.print(f"{scene.path}: has ground control points and no transform, which its maps keep")
     elif scene.crs is None:
         console.print(f"{scene.path}: has no CRS. Its maps keep the transform alone; areas are not in m2.")
@@ -154,8 +157,8 @@ def _write_bands(
 
 def _write_polygons(
     made: Path, path: Path, scene: Scene, regions: Regions, names: Sequence[str], simplify: float
-) -> None:
-    """Writes polygons in a folder of their own, since a Shapefile is several files."""
+) -> list[tuple[Path, Path]]:
+    """Writes polygons; returns the files, as a Shapefile has several, and where each belongs."""
     polygons = vectors.polygonize(regions, background(names))
     if simplify:
         polygons = vectors.simplified(polygons, simplify)
@@ -163,21 +166,16 @@ def _write_polygons(
     folder.mkdir()
     count = vectors.write(folder / path.name, scene, polygons, regions, names)
     console.print(f"{count} polygons in {path}")
-    for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the one that is looked for is last
-        _move(file, path.with_name(file.name))
+    return [(file, path.with_name(file.name)) for file in sorted(folder.iterdir())]
 
 
-def _finish(made: Path, path: Path, cog: bool, averaged: bool = False) -> None:
-    if cog:
-        copy = made.with_name(f"cog-{made.name}")
-        geotiff.to_cog(made, copy, averaged)
-        made = copy
-    _move(made, path)
-
-
-def _move(made: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(made, path)
+def _finished(made: Path, cog: bool, averaged: bool = False) -> Path:
+    """Returns a map, or with `cog` a cloud-optimized copy."""
+    if not cog:
+        return made
+    copy = made.with_name(f"cog-{made.name}")
+    geotiff.to_cog(made, copy, averaged)
+    return copy
 
 
 @contextmanager
