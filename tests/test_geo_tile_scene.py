@@ -80,7 +80,8 @@ def test_a_made_up_scene_becomes_tiles_of_all_classes(scenes, tmp_path, capsys):
     assert door.main([str(scenes / "train.tif"), *arguments, "--size", "128"]) == 0
     told = capsys.readouterr().out
     assert "16 of 128x128" in told
-    assert "arable" in told
+    assert "0 background " in told
+    assert ", 1 arable " in told
     assert told.rstrip().endswith("--group-by auto")
     assert (tmp_path / "tiles/classes.txt").read_text() == "background\narable\norchard\n"
 
