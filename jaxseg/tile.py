@@ -17,7 +17,7 @@ from jaxseg.base.options import Tiling
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv`, or else `sys.argv`, and returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    options = tyro.cli(Tiling, args=argv, prog="python -m jaxseg.tile")
+    options = tyro.cli(Tiling, args=argv, prog="python -m jaxseg.tile", config=(tyro.conf.DisallowNone,))
 
     def run() -> None:
         extra.require("geo", "python -m jaxseg.tile")

@@ -293,7 +293,7 @@ def test_scenes_with_a_file_of_labels_each_share_their_classes(tmp_path, image):
     first = {name[0]: read(out / "masks" / name)[0, 0] for name in names(out) if "r000_c000" in name}
     assert first == {"a": 2, "b": 3}
     with pytest.raises(DataError, match="use never is barley; found maize, rye, wheat"):
-        cut(tmp_path, ("a.tif", "b.tif"), ("a.gpkg", "b.gpkg"), class_field="use", class_values=("barley", "rye"))
+        cut(tmp_path, ("a.tif", "b.tif"), ("a.gpkg", "b.gpkg"), "other", class_field="use", class_values=("barley",))
 
 
 # Faults
@@ -414,16 +414,18 @@ def test_nothing_is_left_of_a_call_that_fails(source, monkeypatch, capsys, fault
     before = names(source / "tiles")
     write, count = tile_folder.write_tile, iter(range(99))
 
-    def failing(*arguments):
-        write(*arguments)
+    def failing(folder, name, *arguments):
+        write(folder, name, *arguments)
         if next(count) == 5:
+            fault.filename = str(folder / name)
             raise fault
 
     monkeypatch.setattr("jaxseg.geo.tile.write_tile", failing)
     arguments = [str(source / "scene.tif"), "--labels", str(source / "fields.gpkg"), "-o", str(source / "tiles")]
     status = door.main([*arguments, "--size", "32", "--overwrite"])
     assert status == (2 if isinstance(fault, OSError) else 130)
-    assert ("No space left" if status == 2 else "stopped; nothing was written") in capsys.readouterr().err
+    full = f"error: {source / 'tiles'}: No space left on device"
+    assert (full if status == 2 else "stopped; nothing was written") in capsys.readouterr().err
     assert names(source / "tiles") == before
     assert not [path for path in source.iterdir() if path.name.startswith(".")]
 

@@ -143,7 +143,7 @@ class Raster:
         self.path, self.scene = path, Scene(path)
         if self.scene.shape[2] != 1:
             raise problem(path, f"has {self.scene.shape[2]} bands; expected labels in one band, or a vector file")
-        self.crs, self.bounds, self.count = self.scene.crs and self.scene.crs.to_wkt(), self.scene.bounds, 1
+        self.crs, self.bounds, self.count = self.scene.crs and self.scene.crs.to_wkt(), Grid.of(self.scene).bounds, 1
         data, found = self.scene.dataset, set()
         for _, window in data.block_windows(1):
             values, there = read_whole(data, path, window)

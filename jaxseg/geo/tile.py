@@ -18,7 +18,7 @@ from jaxseg.data.read.masks import few
 from jaxseg.geo.burn import Polygons
 from jaxseg.geo.grid import crs_text
 from jaxseg.geo.raster import Scene, environment
-from jaxseg.geo.tile_folder import Tile, drafted, finish, write_tile
+from jaxseg.geo.tile_folder import Tile, check_free, drafted, finish, write_tile
 from jaxseg.geo.tile_source import Source, bands_of, check_alike, covered, place, read_image, read_mask, windows
 
 
@@ -32,6 +32,7 @@ def tile(options: Tiling, argv: Sequence[str] = ()) -> None:
     folder cannot be written. Nothing is written then.
     """
     check(options)
+    check_free(options.out, options.overwrite)
     with contextlib.ExitStack() as open_files:
         open_files.enter_context(environment())
         scenes = [open_files.enter_context(Scene(path)) for path in options.scenes]

@@ -81,6 +81,10 @@ def drafted(out: Path, overwrite: bool) -> Iterator[Path]:
                 os.replace(old, out)
             raise
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if str(error.filename).startswith(str(draft)):
+            error.filename = str(out)  # the draft is gone when this is read
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -109,8 +109,9 @@ def open_all(options: Tiling) -> list[Labels]:
 def elsewhere(scene: Scene, labels: Labels) -> str:
     """Says where a scene and its labels lie, in both CRS."""
     there = f"{labels.path} is in {crs_text(labels.crs)}, {bounds_text(labels.bounds)}"
-    here = f"{scene.path}: is in {crs_text(scene.crs)}, {bounds_text(scene.bounds)}"
-    turned = Turn(labels.path, labels.crs, Grid.of(scene)).bounds(scene.bounds)
+    grid = Grid.of(scene)
+    here = f"{scene.path}: is in {crs_text(scene.crs)}, {bounds_text(grid.bounds)}"
+    turned = Turn(labels.path, labels.crs, grid).bounds(grid.bounds)
     if crs_text(labels.crs) != crs_text(scene.crs):
         here += f" (in that of the labels {bounds_text(turned) if turned else 'undefined'})"
     return f"{here}; {there}"

@@ -224,7 +224,7 @@ def photograph(land: Tile) -> UInt8[np.ndarray, "h w 4"]:
     """Renders the scene with near infrared, cloud shadows, uneven light, blur and noise."""
     rng, size, image = land.rng, land.size, land.image
     red, green, blue = (image[..., band] for band in range(3))
-    infrared = 50 + 0.6 * green + 1.8 * (2 * green - red - blue) - 3 * np.maximum(blue - red, 0)
+    infrared = 40 + 0.6 * green + (2 * green - red - blue) - 3 * np.maximum(blue - red, 0)
     light = 1 + 0.1 * relief(rng, size, 900) - 0.25 * np.clip(3 * relief(rng, size, 260) - 1.4, 0, 1)
     result = np.empty((size, size, 4), np.uint8)
     for band, values in enumerate((red, green, blue, infrared)):
