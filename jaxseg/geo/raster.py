@@ -18,7 +18,7 @@ from jaxseg.data.read.mapped import Mapped, Place
 from jaxseg.data.read.pixels import Pixels
 from jaxseg.data.read.samples import Reading, convert
 
-CACHE = 256 << 20
+CACHE = 64 << 20
 """Bytes of GDAL's cache of decoded blocks, shared by all files. `Scene` enlarges it for wide scenes."""
 
 MOST_CACHE = 1 << 30
