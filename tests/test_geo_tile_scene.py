@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,7 +80,8 @@ def test_a_made_up_scene_becomes_tiles_of_all_classes(scenes, tmp_path, capsys):
     assert door.main([str(scenes / "train.tif"), *arguments, "--size", "128"]) == 0
     told = capsys.readouterr().out
     assert "16 of 128x128" in told
-    assert "arable" in told
+    assert "0 background " in told
+    assert ", 1 arable " in told
     assert told.rstrip().endswith("--group-by auto")
     assert (tmp_path / "tiles/classes.txt").read_text() == "background\narable\norchard\n"
 
@@ -92,7 +94,7 @@ def test_five_commands_lead_from_a_scene_to_a_scored_map(tmp_path, monkeypatch, 
     from jaxseg import evaluate, predict, train
 
     monkeypatch.chdir(tmp_path)
-    make_scenes("scenes", size=1024, test=256)
+    make_scenes(Path("scenes"), size=1024, test=256)
     commands = [
         (door, "scenes/train.tif --labels scenes/fields.gpkg --class-field use -o tiles --size 128"),
         (train, "--data tiles --group-by auto --epochs 2 --widths 8 16 32 --out runs/fields"),

@@ -132,7 +132,7 @@ def tell(tiles: Sequence[Tile], left: Counter[str], sources: Sequence[Source], o
             console.print(f"labels  {labels.path}: polygons of other values are ignored: {listed}", style="yellow")
     pixels = sum(tile.pixels for tile in tiles)
     names = dict(enumerate(sources[0].labels.names or ())) | {IGNORE_INDEX: "ignored"}
-    shares = [f"{names.get(v, v)} {pixels[v] / pixels.sum():.1%}" for v in np.flatnonzero(pixels).tolist()]
+    shares = [f"{v} {names.get(v, '')}".strip() + f" {pixels[v] / pixels.sum():.1%}" for v in np.flatnonzero(pixels)]
     console.print(f"tiles   {len(tiles):,} of {options.size}x{options.size} in {options.out}: {', '.join(shares)}")
     for why, number in left.items():
         console.print(f"tiles   {number:,} {why} left out")

@@ -27,6 +27,8 @@ CRS, PIXEL = "EPSG:32633", 0.5
 """Coordinate reference system, and side of a pixel in its unit, meters."""
 CORNERS = {"train": (451_000, 5_405_000), "test": (454_000, 5_406_000)}
 """x and y of each scene's upper left corner."""
+GRASS = landscape.GROUND[0]
+"""Color between the parcels, of all scenes, as they are of one region."""
 REACH = 24
 """Pixels by which a parcel may reach over its straight outline."""
 
@@ -154,10 +156,9 @@ def new_land(rng: np.random.Generator, size: int) -> Tile:
     cos, sin = np.float32(0.96), np.float32(0.28)
     u = cos * x + sin * y + 4 * relief(rng, size, 72) + 12 * relief(rng, size, 500)
     v = cos * y - sin * x + 4 * relief(rng, size, 72) + 12 * relief(rng, size, 500)
-    ground = landscape.ground_color(rng)
     texture = sum(weight * relief(rng, size, cell) for cell, weight in ((400, 1), (24, 0.5), (11, 0.4), (5, 0.4)))
-    image = ground.astype(np.float32) + 10 * texture[..., None]
-    return Tile(rng, size, image, np.zeros((size, size), bool), u, v, ground, np.array([3, 2]))
+    image = GRASS.astype(np.float32) + 10 * texture[..., None]
+    return Tile(rng, size, image, np.zeros((size, size), bool), u, v, GRASS, np.array([3, 2]))
 
 
 def relief(rng: np.random.Generator, size: int, cell: int) -> Float32[np.ndarray, "{size} {size}"]:
