@@ -7,8 +7,8 @@ import pytest
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
 
-import shapely  # noqa: E402
-from geo_tile_files import NORTH_UP, UTM32, on_ground, write_polygons, write_scene  # noqa: E402
+import shapely.affinity  # noqa: E402
+from geo_tile_files import UTM32, on_ground, write_polygons, write_scene  # noqa: E402
 from test_predict import make_run  # noqa: E402
 
 from jaxseg import evaluate  # noqa: E402
@@ -103,7 +103,7 @@ def test_pixels_outside_of_the_labeled_area_do_not_count(run, scene, tmp_path):
 def test_labels_that_do_not_go_with_the_scene_or_the_run(run, scene, tmp_path, capsys, flags, says):
     names = {"LABELS": str(labels(tmp_path))}
     if "FAR" in flags:
-        far = [on_ground(BOXES[0], NORTH_UP * NORTH_UP.translation(10_000, 0))]
+        far = [shapely.affinity.translate(on_ground(BOXES[0]), 10_000)]
         names["FAR"] = str(write_polygons(tmp_path / "far.gpkg", far, use=["wheat"]))
     flags = [names.get(flag, flag) for flag in flags]
     assert evaluate.main([str(run), str(scene), "-o", str(tmp_path / "out"), *flags]) == 2

@@ -170,17 +170,24 @@ def pack(p: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     return np.nan_to_num(np.rint(p * np.float32(FULL)), nan=255).astype(np.uint8)
 
 
-def number_map(path: Path, scene: Scene, blocks: Iterable[tuple[tuple[int, int], Int[np.ndarray, "h w"]]]) -> None:
-    """Writes a GeoTIFF of object numbers, int32; 0 is no object. Raises OSError when the file cannot be written.
+def block_map(
+    path: Path,
+    scene: Scene,
+    blocks: Iterable[tuple[tuple[int, int], Int[np.ndarray, "h w"]]],
+    dtype: str,
+    nodata: int,
+) -> None:
+    """Writes a GeoTIFF of one band from blocks. Raises OSError when the file cannot be written.
 
     - `path`: file to write
     - `scene`: raster whose size and coordinates the map takes
-    - `blocks`: (row, column) and numbers of each block
+    - `blocks`: (row, column) and values of each block
+    - `dtype`, `nodata`: type, and value without data
     """
-    with open_map(path, scene, 1, "int32", nodata=0) as file:
-        for (row, column), numbers in blocks:
-            height, width = numbers.shape
-            file.write(numbers.astype(np.int32), 1, window=Window(column, row, width, height))
+    with open_map(path, scene, 1, dtype, nodata=nodata) as file:
+        for (row, column), values in blocks:
+            height, width = values.shape
+            file.write(values.astype(dtype), 1, window=Window(column, row, width, height))
 
 
 def to_cog(source: Path, path: Path, averaged: bool = False) -> None:

@@ -18,7 +18,7 @@ from jaxseg.data.read.mapped import Mapped, Place
 from jaxseg.data.read.pixels import Pixels
 from jaxseg.data.read.samples import Reading, convert
 
-CACHE = 256 << 20
+CACHE = 64 << 20
 """Bytes of GDAL's cache of decoded blocks, shared by all files. `Scene` enlarges it for wide scenes."""
 
 MOST_CACHE = 1 << 30
@@ -83,10 +83,10 @@ class Scene:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """Least and largest coordinates: left, bottom, right, top, of the corners of the scene."""
+        a, b, c, d, e, f = self.transform[:6]
         height, width, _ = self.shape
-        corners = [self.transform * at for at in ((0, 0), (width, 0), (0, height), (width, height))]
-        x, y = zip(*corners)
-        return min(x), min(y), max(x), max(y)
+        x, y = (np.add.outer((0, i * width), (0, j * height)) + k for i, j, k in ((a, b, c), (d, e, f)))
+        return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
     @property
     def nodata(self) -> float | None:

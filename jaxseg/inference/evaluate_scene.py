@@ -28,7 +28,7 @@ from jaxseg.inference import results
 from jaxseg.inference.predictor import Predictor, load
 from jaxseg.inference.predictor import Raster as Image
 from jaxseg.inference.progress import ImageBar
-from jaxseg.inference.scenes import background, regions_of, tell
+from jaxseg.inference.scenes import background, object_numbers, regions_of, tell
 from jaxseg.inference.scores import Scores
 
 
@@ -147,8 +147,8 @@ def count(
     - `options`: how objects are separated
     """
     scene, names = source.scene, scores.labels.names
-    regions = regions_of(made / "regions.tif", made / "classes.tif", made / "sure.tif", scene, names, options)
-    found = np.where(np.isin(regions.classes, background(names)), 0, np.arange(len(regions) + 1))
+    regions = regions_of(made, scene, names, options)
+    found = object_numbers(regions, names)
     with rasterio.open(made / "classes.tif") as file:
         masks = ((at, table[read_mask(source, at)]) for at in places(file.shape, LARGEST))
         true = true_objects(made, source, table, names)
@@ -176,7 +176,7 @@ def true_objects(
             row, column, height, width = at
             file.write(table[read_mask(source, at)], 1, window=Window(column, row, width, height))
     regions = find_regions(made / "true-regions.tif", made / "true.tif", source.scene)
-    numbers = np.where(np.isin(regions.classes, left_out), 0, np.arange(len(regions) + 1))
+    numbers = object_numbers(regions, names)
     for at in places(size, LARGEST):
         yield numbers[regions.read(at)]
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import UserError, problem
@@ -16,6 +16,7 @@ from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import ClassMap
 from jaxseg.geo import maps as geotiff
 from jaxseg.geo import vectors
+from jaxseg.geo.burn import is_background
 from jaxseg.geo.instances import AGREEMENT, HALO, separate
 from jaxseg.geo.raster import Scene, cache_for, environment
 from jaxseg.geo.regions import Regions, find_regions
@@ -57,13 +58,13 @@ def write_scene(
             maps.write_overlay(made / "overlay.png", image, thin, labels.palette(), names)
             ready.append((made / "overlay.png", job.overlay))
         if job.vector or job.instances:
-            regions = regions_of(made / "regions.tif", classes, made / "sure.tif", scene, names, options)
+            regions = regions_of(made, scene, names, options)
             if job.vector:
                 ready += _write_polygons(made, job.vector, scene, regions, names, options.simplify)
             if job.instances:
-                numbers = np.where(np.isin(regions.classes, background(names)), 0, np.arange(len(regions) + 1))
+                numbers = object_numbers(regions, names)
                 blocks = ((at, numbers[block]) for at, block in regions.blocks())
-                geotiff.number_map(made / "instances.tif", scene, blocks)
+                geotiff.block_map(made / "instances.tif", scene, blocks, "int32", nodata=0)
                 ready.append((made / "instances.tif", job.instances))
         if job.probabilities:
             ready.append((_finished(made / "probabilities.tif", options.cog, averaged=True), job.probabilities))
@@ -91,29 +92,41 @@ def tell(scene: Scene, polygons: bool) -> None:
 
 
 def background(names: Sequence[str]) -> tuple[int, ...]:
-    """Returns the classes of which no object is made: the one called background."""
-    return tuple(number for number, name in enumerate(names) if name == "background")
+    """Returns the classes of which no object is made: those called background, and class 0 if its name means that."""
+    return tuple(i for i, name in enumerate(names) if name == "background" or (i == 0 and is_background(name)))
 
 
-def regions_of(
-    path: Path, classes: Path, sure: Path | None, scene: Scene, names: Sequence[str], options: Prediction | Evaluation
-) -> Regions:
+def object_numbers(regions: Regions, names: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Returns the number of the object that a region is; 0 where it is background, or no region."""
+    return np.where(np.isin(regions.classes, background(names)), 0, np.arange(len(regions) + 1))
+
+
+def regions_of(made: Path, scene: Scene, names: Sequence[str], options: Prediction | Evaluation) -> Regions:
     """Finds the regions, or with --instances the objects, of a class map.
 
-    - `path`: file to write for their numbers
-    - `classes`, `sure`: class map, and packed probability of each pixel's class
+    - `made`: folder with classes.tif, and sure.tif with the packed probability of each pixel's class
     - `scene`: raster from which the map was made
     - `names`: names of the classes
     - `options`: `min_area`, `instances` and `watershed` count
+
+    Small regions are merged before objects are separated, since a hole would divide its object, and once more after.
     """
-    how = {}
-    if options.instances:
-        labeler = separate(options.watershed, background(names))
-        how = {"labeler": labeler, "halo": HALO, "agreement": AGREEMENT}
-    regions = find_regions(path, classes, scene, sure, **how)
-    if not options.min_area:
+    classes, sure = made / "classes.tif", made / "sure.tif"
+    least = int(np.ceil(options.min_area / vectors.pixel_area(scene))) if options.min_area else 1
+    regions = find_regions(made / "regions.tif", classes, scene, sure)
+    if least > 1:
+        regions = merge_small(regions, least)
+    if not options.instances:
         return regions
-    return merge_small(regions, int(np.ceil(options.min_area / vectors.pixel_area(scene))), not options.instances)
+    if least > 1:
+        kinds = np.append(np.uint8(IGNORE_INDEX), regions.classes[1:])
+        blocks = ((at, kinds[block].astype(int)) for at, block in regions.blocks())
+        classes = made / "sieved.tif"
+        geotiff.block_map(classes, scene, blocks, "uint8", nodata=IGNORE_INDEX)
+    labeler = separate(options.watershed, background(names))
+    objects = made / "objects.tif"
+    regions = find_regions(objects, classes, scene, sure, labeler=labeler, halo=HALO, agreement=AGREEMENT)
+    return merge_small(regions, least, alike=False) if least > 1 else regions
 
 
 def _write_bands(
