@@ -1,7 +1,7 @@
 """Draws predicted polygons over their scene, beside the scene: `python scripts/map_picture.py SCENE POLYGONS OUT`.
 
-SCENE is a north-up GeoTIFF of red, green, blue; POLYGONS a file of `jaxseg.predict --vector`. FIRST and SIDE may follow:
-the first row and column of the square to show, and its side in pixels.
+SCENE is a north-up GeoTIFF of red, green, blue; POLYGONS a file of `jaxseg.predict --vector`. FIRST and SIDE may
+follow: the first row and column of the square to show, and its side in pixels.
 """
 
 import sys
