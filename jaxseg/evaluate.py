@@ -1,7 +1,8 @@
-"""Scores a trained run on images with masks: `python -m jaxseg.evaluate RUN [FOLDER]`
+"""Scores a trained run on images with masks: `python -m jaxseg.evaluate RUN [FOLDER | SCENE --labels FILE]`
 
 Without a FOLDER these are the run's own validation images. Every image is predicted at its own size. Classes, channels
-and scaling are the run's. OUT gets metrics.json, per_image.csv, confusion.png and worst.png.
+and scaling are the run's. A SCENE with coordinates (extra `geo`) is scored against polygons or a raster in any CRS,
+its objects too. OUT gets metrics.json, per_image.csv, confusion.png and worst.png.
 
 Exit status: 0 done, 2 something that the user can fix, 130 stopped by Ctrl-C. Nothing is written before all images are
 scored.

@@ -1,8 +1,11 @@
 """Predicts class maps of new images with a trained run: `python -m jaxseg.predict RUN INPUT -o OUT`
 
 INPUT is one or more images, folders or quoted patterns such as 'scenes/**/*.tif'. Images may have any size. OUT gets
-an indexed PNG of the same size, stem and subfolder for each. Its values are the classes (255: no data), and its palette
+a class map of the same size, stem and subfolder for each. Its values are the classes (255: no data), and its palette
 makes them visible. Network, bands, scaling and classes are the run's.
+
+The map is an indexed PNG, or a GeoTIFF where the image has coordinates (extra `geo`): any raster that GDAL reads, or a
+picture with a world file. It is read and written by windows. --vector adds polygons, --instances separates objects.
 
 Exit status: 0 done, 2 something that the user can fix, 130 stopped by Ctrl-C. Files are written atomically.
 """

@@ -14,6 +14,8 @@ LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128
         ("classes.txt", "soil\nfield\n", (0, 255), False, ("soil", "field")),
         ("classes.txt", "field\n\n", (0, 1), False, ("background", "field")),
         ("classes.txt", "background\n", (0, 1), False, None),
+        ("classes.txt", "background\nwheat\nrye\n", (0, 2), False, ("background", "rye")),
+        ("classes.txt", "background\nwheat\nrye\n", (0, 3), False, None),
         ("classes.txt", "a\nb\nc\nd\n", (0, 1), False, None),
         ("classes.txt", "a\na\n", (0, 1), False, None),
         ("class_dict.csv", CSV, (0x0000FF, 0x804080), True, ("sky", "road")),

@@ -81,7 +81,8 @@ class Data:
     validation: Annotated[float, tyro.conf.arg(aliases=("-v",))] = 20.0
     """Percent of the pairs, 1 to 90, drawn for validation (by --seed) when there is no validation set."""
     group_by: str | None = None
-    """Regular expression. Files with the same first group stay on one side of the split, such as 'scene(\\d+)_'."""
+    """Regular expression. Files with the same first group stay on one side of the split, such as 'scene(\\d+)_'.
+    `auto`: images with coordinates are split by blocks on the ground, with a gap of left out images between."""
     channels: tuple[int, ...] | None = None
     """Bands of the images to use, counted from 1; all if not given."""
     nodata: float | None = None

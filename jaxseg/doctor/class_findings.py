@@ -15,6 +15,7 @@ from jaxseg.doctor.doubts import MOST_FOUND, Doubt
 from jaxseg.doctor.facts import MaskFacts
 from jaxseg.doctor.findings import Finding, Sides, count
 from jaxseg.doctor.mask_findings import drawn
+from jaxseg.doctor.shapes import VOID
 from jaxseg.doctor.survey import Facts
 
 
@@ -50,11 +51,14 @@ def find_classes(sides: Sides) -> tuple[ClassMap | None, list[Finding]]:
     remarks = (
         [] if color else list(conventions.usually_ignored(counts, sides.layout, sides.settings.ignore_index or ()))
     )
+    settings = sides.settings
+    if settings.ignore_index is None and not _asked(sides) and void_is_declared(facts):
+        settings = dataclasses.replace(settings, ignore_index=(VOID,))
     try:
         found = discover(
             counts,
             color,
-            sides.settings,
+            settings,
             flat=_flat(facts, color),
             outline=np.sum([f.mask.outline for f in facts if f.mask.outline] or [()], axis=0).tolist(),
             void=not color and conventions.void_is_known(counts, sides.layout),
@@ -68,6 +72,12 @@ def find_classes(sides: Sides) -> tuple[ClassMap | None, list[Finding]]:
         return None, [Finding("error", what, _strange(sides, facts, counts, color, odd), advice, flags), *remarks]
     found, named = _with_names(found, sides)
     return (found.as_colors() if sides.looks else found), [*named, *(remarks if found.binarize is None else [])]
+
+
+def void_is_declared(facts: Sequence[Facts]) -> bool:
+    """True if there are masks with 255, and each of them names 255 as its nodata value, as GeoTIFF files can."""
+    holding = [f.mask for f in facts if VOID in f.mask.values]
+    return bool(holding) and all(mask.nodata == VOID for mask in holding)
 
 
 def _with_names(labels: ClassMap, sides: Sides) -> tuple[ClassMap, list[Finding]]:

@@ -10,7 +10,7 @@ from jaxseg.base.config import IGNORE_INDEX, Data
 from jaxseg.base.errors import DataError
 from jaxseg.data.find.folders import Split
 from jaxseg.data.read.samples import Reading
-from jaxseg.doctor import class_findings, duplicates, findings, mask_findings, values
+from jaxseg.doctor import class_findings, duplicates, findings, ground, mask_findings, values
 from jaxseg.doctor.classes import ClassMap
 from jaxseg.doctor.facts import MaskFacts, chosen
 from jaxseg.doctor.findings import Finding, Sides, count, usual_channels
@@ -30,6 +30,7 @@ RULES = [
     values.ranges,
     findings.sizes,
     duplicates.duplicates,
+    ground.touching,
     mask_findings.photos,
     mask_findings.lossy,
     mask_findings.misplaced,

@@ -40,6 +40,8 @@ class ImageFacts:
     levels: int  # distinct values of the first channel, in a sample of about 2**16 pixels
     content: str  # hash of the pixels
     thumbnail: str  # hex of uint8 [THUMBNAIL THUMBNAIL], gray, stretched to 0..255
+    crs: str = ""  # `Ground.crs`
+    corners: tuple[float, ...] = ()  # `Ground.corners`; () without coordinates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,7 @@ class MaskFacts:
     block: int  # borders lie only on multiples of this many pixels
     shift: tuple[int, ...]  # rows and columns from its borders to the image's edges; () with too few borders
     content: str  # hash of the values
+    nodata: float | None = None  # GDAL's nodata value that the file names
 
 
 def image_facts(pixels: Pixels, settings: Data) -> tuple[ImageFacts, np.ndarray]:

@@ -17,13 +17,14 @@ from jaxseg.base.config import Data, cache_folder
 from jaxseg.base.digests import of_content
 from jaxseg.base.errors import DataError
 from jaxseg.base.terminal import console
+from jaxseg.data.find.ground import read_ground
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.images import read_palette, read_pixels
 from jaxseg.data.read.images import stamp as stamp_of
 from jaxseg.data.read.masks import values_of
 from jaxseg.doctor.facts import ImageFacts, MaskFacts, image_facts, mask_facts
 
-VERSION = 5  # version of the facts: increase it when other things are measured
+VERSION = 6  # version of the facts: increase it when other things are measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,8 @@ def look(pair: Pair, settings: Data, colors: bool = False) -> Facts:
     try:
         pixels = read_pixels(pair.image)
         image, has_data = image_facts(pixels, settings)
+        if (ground := read_ground(pair.image, image.height, image.width)) is not None:
+            image = dataclasses.replace(image, crs=ground.crs, corners=ground.corners)
     except DataError as error:
         errors["image_error"] = _reason(error, pair.image)
     try:
@@ -92,6 +95,7 @@ def look(pair: Pair, settings: Data, colors: bool = False) -> Facts:
         palette = None if colors else read_palette(pair.mask)
         beside = (pixels.array, has_data) if fits else (None, None)
         mask = mask_facts(values, color, jpeg, *beside, palette, drawn.orientation)
+        mask = dataclasses.replace(mask, nodata=drawn.nodata)
     except DataError as error:
         errors["mask_error"] = _reason(error, pair.mask)
     digests = () if errors else (of_content(pair.image), of_content(pair.mask))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxseg.base import cli, config, terminal
+from jaxseg.base import cli, config, extra, terminal
 from jaxseg.base.config import Config, Data, flag
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.base.options import Evaluation, loading
@@ -15,7 +15,6 @@ from jaxseg.data.find.listing import Pair
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
 from jaxseg.inference import results
-from jaxseg.inference.jobs import try_out
 from jaxseg.inference.predictor import Predictor, load
 from jaxseg.inference.progress import ImageBar
 from jaxseg.inference.scores import Scores
@@ -27,6 +26,9 @@ WHERE = {
 }  # fmt: skip
 """Settings of `Data` that select files. All others are taken from the run."""
 
+SCENE = ("class_field", "layer", "aoi", "instances", "watershed", "min_area")
+"""Options for scenes with coordinates."""
+
 
 def evaluate(options: Evaluation) -> Path:
     """Scores all images, writes the results and returns their folder.
@@ -34,16 +36,17 @@ def evaluate(options: Evaluation) -> Path:
     Raises UserError for invalid options or existing results, and DataError listing all pairs that cannot be scored.
     Then nothing is written.
     """
+    if options.folder is not None and options.folder.is_file():
+        extra.require("geo", f"{options.folder}: scoring a scene")
+        from jaxseg.inference.evaluate_scene import evaluate_scene
+
+        return evaluate_scene(options)
     options = check(options)
     saved = config.load(options.run)
     own = is_own(options.data, saved.data)
     split = options.split or ("validation" if own else "all")
     name = place(options.data).resolve().name if not own else "test" if split == "test" else ""
-    out = options.out or options.run / "-".join(filter(None, ["evaluation", name]))
-    files = results.targets(out)
-    if there := [str(file) for file in files if file.exists() and not options.overwrite]:
-        raise DataError(f"-o {out}: results are there.", there, "Give --overwrite to replace them, or another -o.")
-    try_out(out)
+    out = results.place(options, name)
     predictor = load(options.run, **loading(options))
     reading = predictor.reading
     if split == "test":
@@ -58,13 +61,15 @@ def evaluate(options: Evaluation) -> Path:
     about |= {"tile": options.tile, "overlap": options.overlap, "tta": options.tta}
     results.write(out, scores, about)
     results.tell(scores, f"{split}, {predictor.checkpoint} checkpoint")
-    console.print("\n".join(["", *(str(file) for file in files if file.exists())]))
+    results.tell_files(out)
     return out
 
 
 def check(options: Evaluation) -> Evaluation:
     """Returns the options with FOLDER moved to --data. Raises UserError naming all invalid options."""
-    data, wrong = options.data, []
+    data, wrong = Data(**vars(options.data)), []
+    if objects := changed_options(options, SCENE):
+        wrong.append(f"{', '.join(objects)}: only for a SCENE with --labels")
     if options.folder is not None:
         if data.data not in (None, options.folder):
             wrong.append(f"{options.folder} and --data {data.data}: give one of them, not both")
@@ -80,6 +85,12 @@ def check(options: Evaluation) -> Evaluation:
         raise UserError("\n".join(wrong))
     cli.check(Config(data=data))
     return dataclasses.replace(options, data=data, folder=None)
+
+
+def changed_options(options: Evaluation, names: Sequence[str]) -> list[str]:
+    """Returns the flags, of the options of these names, that are not at their default."""
+    fields = {field.name: field.default for field in dataclasses.fields(Evaluation)}
+    return [flag(name) for name in names if getattr(options, name) != fields[name]]
 
 
 def place(data: Data) -> Path:

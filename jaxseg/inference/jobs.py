@@ -6,11 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxseg.base import extra
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.base.files import try_writing
 from jaxseg.data.find.listing import EXTENSIONS, list_images
+from jaxseg.inference.coordinates import has_coordinates
 
 WILDCARDS = frozenset("*?[")
+NAMED = EXTENSIONS | {".vrt", ".img"}
+"""Suffixes that a pattern finds; a folder's VRT is left out, as its tiles may lie there too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +25,16 @@ class Job:
     class_map: Path
     overlay: Path | None = None
     probabilities: Path | None = None
+    vector: Path | None = None
+    instances: Path | None = None
+    placed: bool = False
+    """True if the image has coordinates, which its maps keep."""
 
     @property
     def targets(self) -> list[Path]:
         """Paths in the order of writing. The class map is last: if it exists, all do."""
-        return [path for path in (self.probabilities, self.overlay, self.class_map) if path is not None]
+        every = (self.probabilities, self.overlay, self.vector, self.instances, self.class_map)
+        return [path for path in every if path is not None]
 
 
 def plan(
@@ -34,6 +43,10 @@ def plan(
     *,
     overlay: bool = False,
     probabilities: bool = False,
+    vector: str | None = None,
+    instances: bool = False,
+    cog: bool = False,
+    shard: tuple[int, int] = (1, 1),
     overwrite: bool = False,
     skip_existing: bool = False,
     skip_bad: bool = False,
@@ -42,30 +55,48 @@ def plan(
 
     - `inputs`: images, folders or patterns
     - `out`: folder of the results
-    - `overlay`, `probabilities`: write these files too
+    - `overlay`, `probabilities`, `instances`: write these files too
+    - `vector`: suffix of a file of polygons to write too
+    - `cog`: write maps that need coordinates, as `vector` and `instances` do
+    - `shard`: part to return, and number of parts
     - `overwrite`: replace existing files
     - `skip_existing`: leave out images whose files all exist
     - `skip_bad`: leave out images that cannot be opened
 
-    Raises DataError listing inputs without images, images that cannot be opened, and conflicts between files.
+    Raises DataError listing inputs without images, images that cannot be opened or lack coordinates that are needed,
+    and conflicts between files.
     """
     found, problems = find_images(inputs, out)
-    jobs = []
+    placing = [name for name, given in (("--vector", vector), ("--instances", instances), ("--cog", cog)) if given]
+    for flag in placing:
+        extra.require("geo", flag)
+    kept, jobs = not extra.missing("geo"), []
     for image, name in found:
-        targets = [out / name.with_suffix(".png")]
-        targets.append(out / "overlays" / name.with_suffix(".png") if overlay else None)
-        targets.append(out / "probabilities" / name.with_suffix(".npy") if probabilities else None)
-        jobs.append(Job(image, *targets))
+        placed = kept and has_coordinates(image)
+        job = Job(image, out / name.with_suffix(".tif" if placed else ".png"), placed=placed)
+        more = {"overlay": out / "overlays" / name.with_suffix(".png") if overlay else None}
+        if probabilities:
+            more["probabilities"] = out / "probabilities" / name.with_suffix(".tif" if placed else ".npy")
+        if vector:
+            more["vector"] = out / name.with_suffix(f".{vector}")
+        if instances:
+            more["instances"] = out / "instances" / name.with_suffix(".tif")
+        jobs.append(dataclasses.replace(job, **more))
+    part, parts = shard
+    problems += clashes(jobs, may_exist=True) if parts > 1 else []
+    jobs = jobs[part - 1 :: parts]
     if skip_existing:
         jobs = [job for job in jobs if not all(target.exists() for target in job.targets)]
     bad = {job.image: problem for job in jobs if (problem := look_at(job.image)) is not None}
+    needed = f"has no coordinates, which {' and '.join(placing)} need{'s' * (len(placing) == 1)}"
+    problems += [f"{job.image}: {needed}" for job in jobs if placing and not job.placed and job.image not in bad]
     if skip_bad:
         jobs = [job for job in jobs if job.image not in bad]
     else:
         problems += bad.values()
     problems += clashes(jobs, may_exist=overwrite or skip_existing)
     if problems:
-        raise DataError("Nothing was predicted.", problems)
+        raise DataError("Nothing was predicted.", list(dict.fromkeys(problems)))
     return jobs, list(bad.values())
 
 
@@ -117,7 +148,7 @@ def matches(pattern: Path) -> tuple[Path, list[Path]]:
     def shown(file: Path) -> bool:
         return not any(part.startswith(".") for part in file.relative_to(base).parts)
 
-    return base, [file for file in files if file.suffix.lower() in EXTENSIONS and shown(file) and file.is_file()]
+    return base, [file for file in files if file.suffix.lower() in NAMED and shown(file) and file.is_file()]
 
 
 def endings() -> str:

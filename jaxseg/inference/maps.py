@@ -81,14 +81,15 @@ def write_overlay(
     """Writes a PNG of the image with half-transparent classes. Raises UserError when it cannot be written.
 
     - `image`: image [h w c], as `pictures.to_rgb` takes it
-    - `classes`: class numbers; `IGNORE_INDEX` has no data and stays clear
+    - `classes`: class numbers, of all pixels or of those that `kept` leaves; `IGNORE_INDEX` has no data, stays clear
     - `palette`: RGB color of each class
     - `names`: names of the classes; one called background stays clear
 
     Above 4096 pixels a side, rows and columns are left out.
     """
-    thin = slice(None, None, -(-max(classes.shape) // OVERLAY_SIDE))
-    classes = classes[thin, thin]
+    thin = kept(image.shape)
+    if classes.shape == image.shape[:2]:
+        classes = classes[thin, thin]
     shown = to_rgb(image[thin, thin], classes != IGNORE_INDEX)
     clear = np.zeros(256, bool)
     clear[[IGNORE_INDEX, *(i for i, name in enumerate(names) if name == "background")]] = True
@@ -96,6 +97,11 @@ def write_overlay(
         mixed = shown[rows] // 2 + (palette // 2)[classes[rows]]
         shown[rows] = np.where(clear[classes[rows]][..., None], shown[rows], mixed)
     _save(path, _picture(shown, "RGB"))
+
+
+def kept(shape: tuple[int, ...]) -> slice:
+    """Returns the rows, and columns, that an overlay of an image of this shape keeps."""
+    return slice(None, None, -(-max(shape[:2]) // OVERLAY_SIDE))
 
 
 @contextmanager

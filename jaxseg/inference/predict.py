@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.base import terminal
+from jaxseg.base import extra, terminal
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.base.options import Prediction, loading
@@ -18,9 +18,11 @@ from jaxseg.data.read.mapped import open_tile
 from jaxseg.data.read.samples import Reading
 from jaxseg.doctor.classes import ClassMap
 from jaxseg.inference import maps
+from jaxseg.inference.coordinates import has_coordinates
 from jaxseg.inference.jobs import Job, plan, try_out
 from jaxseg.inference.predictor import Predictor, Raster, load
 from jaxseg.inference.progress import ImageBar
+from jaxseg.inference.shards import shard_of
 
 
 def predict(options: Prediction) -> list[Path]:
@@ -29,13 +31,16 @@ def predict(options: Prediction) -> list[Path]:
     Raises UserError listing all faults found before anything is written. Raises DataError after all other images are
     done if some could not be decoded, unless `options.on_bad_file` is "skip".
     """
-    if not options.input:
-        raise UserError("no INPUT given; expected an image, a folder or a quoted pattern after the run")
+    part, parts, source = check(options)
     jobs, bad = plan(
         options.input,
         options.out,
         overlay=options.overlay,
         probabilities=options.probabilities,
+        vector=options.vector,
+        instances=options.instances,
+        cog=options.cog,
+        shard=(part, parts),
         overwrite=options.overwrite,
         skip_existing=options.skip_existing,
         skip_bad=options.on_bad_file == "skip",
@@ -43,10 +48,14 @@ def predict(options: Prediction) -> list[Path]:
     try_out(options.out)
     predictor = load(options.run, **loading(options))
     reading = predictor.reading
-    writer = Writer(reading.labels, options.values)
+    writer = Writer(reading.labels, options)
     options.out.mkdir(parents=True, exist_ok=True)
     terminal.greet()
+    if parts > 1:
+        console.print(f"part {part} of {parts} of the images, by {source}")
     console.print(f"{len(jobs)} image{'s' * (len(jobs) != 1)}, classes {', '.join(reading.labels.names)}")
+    if extra.missing("geo") and (dropped := sum(has_coordinates(job.image) for job in jobs)):
+        console.print(f"coordinates of {dropped} images are dropped: pip install 'jaxseg[geo]' to keep them")
     images, done = len(jobs) + len(bad), []
     with ImageBar(len(jobs)) as bar:
         for job, opened in read_ahead(jobs, reading):
@@ -67,61 +76,108 @@ def predict(options: Prediction) -> list[Path]:
     return done
 
 
+def check(options: Prediction) -> tuple[int, int, str]:
+    """Returns what `shard_of` returns. Raises UserError naming all invalid options."""
+    polygons = options.vector is not None
+    rules = [
+        (options.input, "no INPUT given; expected an image, a folder or a quoted pattern after the run"),
+        (options.simplify >= 0, f"--simplify is {options.simplify:g}; expected 0 or more pixels"),
+        (options.min_area >= 0, f"--min-area is {options.min_area:g}; expected 0 or more square meters"),
+        (polygons or not options.simplify, "--simplify is about polygons; add --vector gpkg"),
+        (polygons or options.instances or not options.min_area, "--min-area is about polygons; add --vector gpkg"),
+    ]
+    wrong, shard = [message for holds, message in rules if not holds], (1, 1, "")
+    try:
+        shard = shard_of(options.shard)
+    except UserError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise UserError("\n".join(wrong))
+    return shard
+
+
 def read_ahead(jobs: Sequence[Job], reading: Reading) -> Iterator[tuple[Job, Future]]:
     """Yields each job with its opened image, which a thread reads while the one before is predicted."""
     with ThreadPoolExecutor(1) as pool:
-        opened = (pool.submit(open_tile, job.image, reading) for job in jobs)
+        opened = (pool.submit(open_job, job, reading) for job in jobs)
         for job, (now, _) in zip(jobs, itertools.pairwise(itertools.chain(opened, [None]))):
             yield job, now
+
+
+def open_job(job: Job, reading: Reading) -> tuple[Raster, Raster, object]:
+    """Opens an image [h w c], its data mask [h w], and the scene if it has coordinates, else None. Raises DataError."""
+    if not job.placed:
+        return *open_tile(job.image, reading), None
+    from jaxseg.geo.raster import Scene, as_read
+
+    scene = Scene(job.image)
+    return *as_read(scene, reading), scene
 
 
 class Writer:
     """Predicts images, writes their files and counts the pixels of each class in `counts` [256].
 
     - `labels`: class map of the run
-    - `values`: write the mask values of the training data instead of class numbers
+    - `options`: which files to write, and how
     """
 
-    def __init__(self, labels: ClassMap, values: bool):
-        self.names, self._palette = labels.names, labels.palette()
-        self._table = maps.value_table(labels) if values else None
+    def __init__(self, labels: ClassMap, options: Prediction):
+        self.names, self._palette, self._labels, self._options = labels.names, labels.palette(), labels, options
+        self._table = maps.value_table(labels) if options.values else None
         self.counts = np.zeros(256, np.int64)
 
-    def write(self, job: Job, opened: tuple[Raster, Raster], predictor: Predictor, bar: ImageBar) -> None:
+    def write(self, job: Job, opened: tuple[Raster, Raster, object], predictor: Predictor, bar: ImageBar) -> None:
         """Writes the files of a job, with one band of probabilities in memory at a time.
 
         - `job`: image and paths
-        - `opened`: image [h w c], and where it has data [h w]
+        - `opened`: image [h w c], where it has data [h w], and the scene or None
         - `predictor`: network
         - `bar`: progress bar
 
         Raises UserError when a file cannot be written.
         """
-        image, has_data = opened
+        image, has_data, scene = opened
+        counts = np.zeros(256, np.int64)
+        bar.start(job.image, image.shape[0] * image.shape[1])
+
+        def bands() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for rows, found, p in predictor.class_bands(image):
+                empty = ~has_data[rows, :]
+                found[empty] = IGNORE_INDEX
+                p[empty] = np.nan
+                counts[:] += np.bincount(found.ravel(), minlength=256)
+                yield found, p
+                bar.advance(found.size)
+
+        if scene is None:
+            self._write_picture(job, image, bands())
+        else:
+            from jaxseg.inference.scenes import write_scene
+
+            with scene:
+                write_scene(job, scene, image, bands(), self._labels, self._table, self._options)
+        self.counts += counts
+
+    def _write_picture(self, job: Job, image: Raster, bands: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Writes the files of an image without coordinates."""
         height, width = image.shape[:2]
-        classes, counts = np.empty((height, width), np.uint8), np.zeros(256, np.int64)
-        bar.start(job.image, height * width)
+        classes, top = np.empty((height, width), np.uint8), 0
         with ExitStack() as stack:
             append = None
             if job.probabilities:
                 shape = (height, width, len(self.names))
                 append = stack.enter_context(maps.probability_file(job.probabilities, shape))
-            for rows, found, p in predictor.class_bands(image):
-                empty = ~has_data[rows, :]
-                found[empty] = IGNORE_INDEX
-                classes[rows] = found
-                counts += np.bincount(found.ravel(), minlength=256)
+            for found, p in bands:
+                classes[top : top + len(found)] = found
+                top += len(found)
                 if append is not None:
-                    p[empty] = np.nan
                     append(p)
-                bar.advance(found.size)
         if job.overlay:
             maps.write_overlay(job.overlay, image, classes, self._palette, self.names)
         if self._table is None:
             maps.write_indexed(job.class_map, classes, self._palette)
         else:
             maps.write_values(job.class_map, classes, self._table)
-        self.counts += counts
 
 
 def report(out: Path, writer: Writer, done: int, bar: ImageBar) -> None:

@@ -11,10 +11,12 @@ from jaxtyping import UInt8
 from rich.table import Table
 
 from jaxseg.base import terminal
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import DataError, UserError
 from jaxseg.base.files import replace
+from jaxseg.base.options import Evaluation
 from jaxseg.base.terminal import console
 from jaxseg.inference.confusion_picture import draw_confusion, human
+from jaxseg.inference.jobs import try_out
 from jaxseg.inference.scores import Scores
 from jaxseg.runs.pictures import draw_samples, write_png
 
@@ -38,6 +40,24 @@ OVERALL = {
 def targets(out: Path) -> list[Path]:
     """Returns the paths of the results in folder `out`, in the order of `NAMES`."""
     return [out / name for name in NAMES]
+
+
+def place(options: Evaluation, name: str) -> Path:
+    """Returns the folder for the results. Raises DataError for results that are there, UserError for a bad folder.
+
+    - `options`: command line
+    - `name`: end of the folder's name if no -o is given
+    """
+    out = options.out or options.run / "-".join(filter(None, ["evaluation", name]))
+    if there := [str(file) for file in targets(out) if file.exists() and not options.overwrite]:
+        raise DataError(f"-o {out}: results are there.", there, "Give --overwrite to replace them, or another -o.")
+    try_out(out)
+    return out
+
+
+def tell_files(out: Path) -> None:
+    """Prints the paths of the results."""
+    console.print("\n".join(["", *(str(file) for file in targets(out) if file.exists())]))
 
 
 def write(out: Path, scores: Scores, about: dict) -> None:

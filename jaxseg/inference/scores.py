@@ -86,6 +86,17 @@ class Scores:
             prediction[rows] = classes
             mask[rows][~has_data[rows, :]] = IGNORE_INDEX
             bar.advance(classes.size)
+        self.count(name, image, mask, prediction)
+
+    def count(self, name: str, image: Raster, mask: np.ndarray, prediction: np.ndarray) -> None:
+        """Scores a predicted image.
+
+        - `name`: name of the image in per_image.csv
+        - `image`: image [h w c], for worst.png
+        - `mask`: class numbers [h w]; `IGNORE_INDEX` is ignored
+        - `prediction`: class numbers [h w]
+        """
+        height, width = mask.shape
         confusion = metrics.count_pixels(prediction, mask, len(self.confusion))
         self.confusion += confusion
         self.boundary.add(mask, prediction)

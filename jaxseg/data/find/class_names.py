@@ -24,7 +24,8 @@ class ClassNames:
         - `values`: mask values of the classes.
         - `color`: true if they are colors, 0xRRGGBB. A gray value v is the color (v, v, v).
 
-        Names without colors fit values of the same number, or one more if the first is 0: background.
+        Names without colors fit values of the same number, or one more if the first is 0: background. A list that
+        begins with a background names the values 0, 1, ..., of which some may be missing.
         """
         if self.colors:
             known = dict(self.colors)
@@ -33,6 +34,10 @@ class ClassNames:
             names = list(self.ordered)
         elif len(self.ordered) == len(values) - 1 and values[0] == 0 and self.ordered[0].lower() not in BACKGROUND:
             names = ["background", *self.ordered]
+        elif (
+            not color and 0 <= min(values) <= max(values) < len(self.ordered) and self.ordered[0].lower() in BACKGROUND
+        ):
+            names = [self.ordered[value] for value in values]
         else:
             return None
         return tuple(names) if all(names) and len(set(names)) == len(names) else None

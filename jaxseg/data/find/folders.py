@@ -7,13 +7,17 @@ from pathlib import Path
 
 from jaxseg.base.config import Data
 from jaxseg.base.errors import DataError, UserError
-from jaxseg.data.find import scenes
+from jaxseg.data.find import blocks, scenes
+from jaxseg.data.find.ground import read_ground
 from jaxseg.data.find.layouts import Place, recognize
 from jaxseg.data.find.listing import list_both
 from jaxseg.data.find.pairs import Match, find_pairs, match
 from jaxseg.data.find.splits import Split, by_group, by_percent, from_lists
 
 __all__ = ["Split", "find_pairs", "find_split"]
+
+AUTO = "auto"
+"""Value of --group-by for a split by blocks on the ground."""
 
 
 def find_split(settings: Data, seed: int, *, all_train: bool = False) -> Split:
@@ -24,7 +28,8 @@ def find_split(settings: Data, seed: int, *, all_train: bool = False) -> Split:
     - `--train-list` and `--val-list`, or Pascal VOC's lists;
     - validation folders, without `--train-list`;
     - a random draw with `seed` of `--validation` percent of the pairs, or of those that `--train-list` names, in whole
-      groups if `--group-by` is given.
+      groups if `--group-by` is given. With `auto`, groups are blocks on the ground, and tiles between training and
+      validation are left out.
 
     With `all_train` a single pair is enough; it is for training.
 
@@ -42,6 +47,7 @@ def find_split(settings: Data, seed: int, *, all_train: bool = False) -> Split:
     names = [name for found in matches for name in found.names]
     notes = [*place.notes, *(note for found in matches for note in found.notes)]
 
+    left_out: set[int] = set()
     of_list = f" of {lists[0].name}" if len(lists) == 1 else ""
     if len(lists) == 2:
         how = f"split by {lists[0].name} and {lists[1].name}"
@@ -50,6 +56,9 @@ def find_split(settings: Data, seed: int, *, all_train: bool = False) -> Split:
         how = "validation set as given"
         validation = set(range(len(matches[0].pairs), len(pairs)))
         _check_disjoint(*matches)
+    elif settings.group_by == AUTO:
+        drawn = blocks.of_files([pair.image for pair in pairs], settings.validation, seed)
+        how, validation, left_out = f"{drawn}{of_list}", drawn.validation, drawn.gap
     elif settings.group_by is not None:
         keys = scenes.groups(names, settings.group_by)
         validation = by_group(keys, settings.validation, seed)
@@ -58,9 +67,10 @@ def find_split(settings: Data, seed: int, *, all_train: bool = False) -> Split:
     else:
         validation = by_percent(len(pairs), settings.validation, seed, all_train)
         how = f"{settings.validation:g} percent{of_list} drawn for validation"
-        notes += scenes.leak(names, validation, matches[0].rule.image.partition("*")[2])
-    training = [index for index in range(len(pairs)) if index not in validation]
-    if settings.group_by is not None:
+        if read_ground(pairs[0].image) is None:  # else `check` compares the ground itself
+            notes += scenes.leak(names, validation, matches[0].rule.image.partition("*")[2])
+    training = [index for index in range(len(pairs)) if index not in validation | left_out]
+    if settings.group_by not in (None, AUTO):
         notes += scenes.shared([names[i] for i in training], [names[i] for i in sorted(validation)], settings.group_by)
     rules = " or ".join(dict.fromkeys(str(found.rule) for found in matches if found.pairs))
     return Split(

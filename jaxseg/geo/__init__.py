@@ -1,0 +1,1 @@
+"""Scenes and maps with coordinates. Needs the extra `geo`: call `jaxseg.base.extra.require` before importing."""
