@@ -1,0 +1,51 @@
+"""Layouts that shapes leave open, such as that of a square kernel, decided by what the modules compute."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from parity.certificate import layers, theirs
+from parity.certificate.matching import Match, to_twin
+from parity.certificate.ours import Ours
+from parity.certificate.pair import Pair
+from parity.certificate.theirs import Step
+
+
+def resolved(pair: Pair, side: Ours, expected: Step) -> Pair:
+    """The pair with the layouts under which the most modules agree with PyTorch's first step."""
+    weights = theirs.weights(pair.model)
+
+    def score(tried: Pair) -> tuple[int, bool]:
+        tried.restart(side)
+        found = side.step(*pair.batches[0][1])
+        compared = layers.lines(tried, expected, found)
+        first = layers.first_difference([dataclasses.replace(line, backward=None) for line in compared])
+        agreeing = compared.index(next(x for x in compared if x.name == first.name)) if first else len(compared)
+        return agreeing, layers.outputs("", found.outputs, expected.outputs, pair.moved).passed
+
+    best = score(pair)
+    while not best[1]:
+        for matches in _alternatives(pair.matches):
+            tried = dataclasses.replace(pair, matches=matches, first=to_twin(matches, weights))
+            if (found := score(tried)) > best:
+                pair, best = tried, found
+                break
+        else:
+            break
+    pair.restart(side)
+    return pair
+
+
+def _alternatives(matches: list[Match]) -> Iterator[list[Match]]:
+    """Each open weight in each other layout; then all weights of a kind together."""
+    open_ = [i for i, match in enumerate(matches) if match.others]
+    for i in open_:
+        for j in range(len(matches[i].others)):
+            yield [_turned(match, j) if k == i else match for k, match in enumerate(matches)]
+    for change in dict.fromkeys((matches[i].layout.name, matches[i].others[0].name) for i in open_):
+        group = {i for i in open_ if (matches[i].layout.name, matches[i].others[0].name) == change}
+        yield [_turned(match, 0) if k in group else match for k, match in enumerate(matches)]
+
+
+def _turned(match: Match, j: int) -> Match:
+    others = [other for i, other in enumerate(match.others) if i != j]
+    return dataclasses.replace(match, layout=match.others[j], others=(*others, match.layout), by="outputs")
