@@ -9,8 +9,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import flax.linen as nn  # noqa: E402
-import jax  # noqa: E402
 import optax  # noqa: E402
 from flax import nnx  # noqa: E402
 

@@ -6,7 +6,9 @@ A cause is confirmed if the row or module that failed first passes without it. O
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ import optax
 import torch
 
 from jaxseg.learn import optimizers
-from parity.certificate import layers, training
+from parity.certificate import layers, rounding, training
 from parity.certificate.altered import Altered
 from parity.certificate.layers import Line
 from parity.certificate.matching import to_twin
@@ -40,21 +42,33 @@ Trial = tuple[str, str, Pair]
 """What is wrong, what was changed, and the pair with that change."""
 
 
-def likely(pair: Pair, expected: Run, found: Run, lines: list[Line], rows: list[Row]) -> list[Cause]:
+def likely(pair: Pair, expected: Run, found: Run, first: Line | None, rows: list[Row]) -> list[Cause]:
     """Causes of the first failure, those that were confirmed first."""
-    first = layers.first_difference(lines)
     failed = next(row.name for row in rows if not row.passed)
     confirmed = []
-    if first is not None or failed == "outputs in training":
-        trials = [*_attributes(pair, first), *_functions(pair), *_gate_bias(pair, first)]
-        confirmed = [Cause(what, how) for what, how, tried in trials if _agrees(tried, first)]
-    elif failed == "loss":
+    if failed == "loss":
         confirmed = _loss(expected, found, pair)
+    elif first is not None or failed == "outputs in training":
+        confirmed = _tried(pair, first)
     if any(row.name.startswith("running statistics") and not row.passed for row in rows):
         confirmed += _statistics(pair, expected, found)
     if failed.startswith(("weights", "optimizer", "losses")):
         confirmed += [*_two_biases(pair, rows), *_optimizer(pair, expected)]
     return confirmed or [Cause(what) for what in _from_ledger(pair, first, failed)]
+
+
+def _tried(pair: Pair, first: Line | None) -> list[Cause]:
+    """The first trial after which the sides agree there, and what else is set otherwise."""
+    settings = list(_attributes(pair))
+    inside = [trial for trial in settings if first and _within(trial[0].partition(":")[0], first.name)]
+    for what, how, tried in itertools.chain(inside, _functions(pair), _gate_bias(pair)):
+        if _agrees(tried, first):
+            return [Cause(what, how)] + [Cause(other) for other, _, _ in settings if other != what]
+    return [Cause(what) for what, _, _ in settings]
+
+
+def _within(name: str, module: str) -> bool:
+    return f"{name}.".startswith(f"{module.split('#')[0]}.")
 
 
 def _agrees(tried: Pair, first: Line | None) -> bool:
@@ -78,15 +92,10 @@ def changed(pair: Pair, change: Change) -> Pair:
     return dataclasses.replace(pair, twin=Altered(pair.twin, change))
 
 
-def _attributes(pair: Pair, first: Line | None) -> Iterator[Trial]:
-    """Trials with attributes of PyTorch's modules: eps and padding, of the module that differs and those in it."""
-    if first is None:
-        return
+def _attributes(pair: Pair) -> Iterator[Trial]:
+    """Trials with attributes of PyTorch's modules where the twin's are others: eps and padding."""
     modules = dict(pair.model.named_modules())
-    for match in pair.matches:
-        theirs, ours = match.piece.module, match.leaf.rpartition(".")[0]
-        if not f"{theirs}.".startswith(f"{first.name.split('#')[0]}."):
-            continue
+    for theirs, ours in dict.fromkeys((m.piece.module, m.leaf.rpartition(".")[0]) for m in pair.matches):
         module, kind = modules[theirs], type(modules[theirs]).__name__
         key = "epsilon" if pair.twin.attribute(ours, "epsilon") is not None else "eps"
         epsilon = pair.twin.attribute(ours, key)
@@ -96,6 +105,8 @@ def _attributes(pair: Pair, first: Line | None) -> Iterator[Trial]:
         padding = pair.twin.attribute(ours, "padding")
         if padding is not None and isinstance(module, torch.nn.modules.conv._ConvNd):
             right = _padding(module)
+            if _pads(padding, len(right)) == right:
+                continue
             what = f"{theirs}: convolution: padding, {module.padding} against {padding!r}"
             yield what, f"padding={right}", changed(pair, Change({ours: {"padding": right}}))
 
@@ -108,6 +119,13 @@ def _padding(module: torch.nn.modules.conv._ConvNd) -> list[tuple[int, int]]:
         return [(p, p) for p in module.padding]
     sizes = zip(module.kernel_size, module.padding, module.output_padding, module.dilation)
     return [(d * (k - 1) - p, d * (k - 1) - p + o) for k, p, o, d in sizes]
+
+
+def _pads(padding: Any, n: int) -> Any:
+    """Flax's padding as pairs, or as it is if it is a word."""
+    if isinstance(padding, int):
+        return [(padding, padding)] * n
+    return padding if isinstance(padding, str) else [(p, p) if isinstance(p, int) else tuple(p) for p in padding]
 
 
 def _functions(pair: Pair) -> Iterator[Trial]:
@@ -124,7 +142,7 @@ def _with(pair: Pair, functions: dict[str, Callable]) -> Pair:
     return dataclasses.replace(pair, twin=Altered(pair.twin, functions=functions))
 
 
-def _gate_bias(pair: Pair, first: Line | None) -> Iterator[Trial]:
+def _gate_bias(pair: Pair) -> Iterator[Trial]:
     """Trial without the bias that PyTorch's GRU has inside the reset gate, in both models."""
     grus = [m for m in pair.model.modules() if isinstance(m, torch.nn.GRU | torch.nn.GRUCell) and m.bias]
     if not grus or not any(len(match.piece.names) > 1 for match in pair.matches):
@@ -166,7 +184,7 @@ def _statistics(pair: Pair, expected: Run, found: Run) -> list[Cause]:
             if n > 1 and np.allclose(factor, factor.mean(), 1e-6) and abs(n - round(n)) < 0.01:
                 how = f"times n / (n - 1) with n = {n:.0f}, the values of a channel"
                 causes.append(Cause(f"{name}: BatchNorm: running variance: biased against unbiased", how))
-    unique = {cause.what: cause for cause in causes}
+    unique = {cause.what: cause for cause in sorted(causes, key=lambda cause: bool(cause.confirmed))}
     return sorted(unique.values(), key=lambda cause: not cause.confirmed)
 
 
@@ -201,16 +219,28 @@ def _optimizer(pair: Pair, expected: Run) -> list[Cause]:
     return [Cause(f"optimizer: other constants or another order than {name}'s", told)] if row.passed else []
 
 
+def of_rounding(pair: Pair, rows: list[Row], exact: Run, steps: int) -> list[Cause]:
+    """Why weights in float32 are farther from PyTorch's than PyTorch's own: Optax's bias correction of Adam."""
+    if pair.optimizers[0] is None or all(row.passed for row in rows):
+        return []
+    told, tx = equivalent(pair.optimizers[0](list(pair.model.parameters())))
+    if tx is None:
+        return []
+    again, _ = rounding.measure(dataclasses.replace(pair, optimizers=(pair.optimizers[0], tx)), exact, steps)
+    what = "Adam: bias correction in float32, which cancels in Optax: a learning rate 6e-6 too low"
+    return [Cause(what, told)] if all(row.passed for row in again) else []
+
+
 def equivalent(optimizer: torch.optim.Optimizer) -> tuple[str, optax.GradientTransformation | None]:
     """jaxseg's optimizer that equals one of PyTorch's, as code and as it is; None if there is none."""
     group = optimizer.param_groups[0]
-    options = {"weight_decay": group.get("weight_decay", 0)}
+    options = {"weight_decay": float(group.get("weight_decay", 0))}
     if "betas" in group:
         options |= {"b1": group["betas"][0], "b2": group["betas"][1], "eps": group["eps"]}
     if isinstance(optimizer, torch.optim.SGD):
-        options |= {"momentum": group["momentum"], "nesterov": group["nesterov"]}
+        options |= {"momentum": float(group["momentum"]), "nesterov": group["nesterov"]}
     if isinstance(optimizer, torch.optim.RMSprop):
-        options |= {"decay": group["alpha"], "eps": group["eps"], "momentum": group["momentum"]}
+        options |= {"decay": group["alpha"], "eps": group["eps"], "momentum": float(group["momentum"])}
     name = type(optimizer).__name__.lower()
     if name not in ("sgd", "adam", "adamw", "rmsprop") or any(
         group.get(k) for k in ("amsgrad", "dampening", "centered")
@@ -239,8 +269,8 @@ def _from_ledger(pair: Pair, first: Line | None, failed: str) -> Iterator[str]:
         below = [type(m).__name__ for m in pair.model.get_submodule(first.name.split("#")[0]).modules()]
         known = sorted(WORDS, key=len, reverse=True)
         begins = tuple({WORDS[next(w for w in known if k.startswith(w))] for k in below if k.startswith(tuple(known))})
-        if not first.forward.passed and not begins:
-            begins = ("GELU", "resize", "nearest")
+        if not first.forward.passed and first.kind in ("Linear", "Conv2d", "Conv1d"):  # or what lies before it
+            begins = (*begins, "GELU", "resize", "nearest")
         if first.forward.passed:
             begins = ("ReLU", "max-pool")
     elif failed.startswith(("weights", "optimizer", "losses")) and pair.optimizers[0]:

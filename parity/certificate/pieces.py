@@ -5,6 +5,7 @@ PyTorch's recurrent layers have two biases; a twin may have their sum.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -14,6 +15,8 @@ from parity.certificate.twins import Arrays
 
 ATTENTION = ("query", "key", "value")
 GATES = {"LSTM": "ifgo", "LSTMCell": "ifgo", "GRU": "rzn", "GRUCell": "rzn", "RNN": "", "RNNCell": ""}
+PACKED = re.compile(r"(qkv|query_key_value|c_attn|in_proj)$", re.IGNORECASE)
+"""Names of linear layers that hold query, key and value."""
 KINDS = (
     (torch.nn.modules.conv._ConvTransposeNd, "transposed convolution"),
     (torch.nn.modules.conv._ConvNd, "convolution"),
@@ -83,13 +86,13 @@ def pieces(model: torch.nn.Module, packing: Packing) -> list[Piece]:
             if id(x) in tied or key in ("running_mean", "running_var"):
                 own[key] = x
                 tied.discard(id(x))
-        for piece in _of(module, own, packing):
+        for piece in _of(name, module, own, packing):
             names = tuple(f"{name}.{key}" if name else key for key in piece.names)
             found.append(dataclasses.replace(piece, names=names))
     return found
 
 
-def _of(module: torch.nn.Module, own: Mapping[str, torch.Tensor], packing: Packing) -> Iterator[Piece]:
+def _of(name: str, module: torch.nn.Module, own: Mapping[str, torch.Tensor], packing: Packing) -> Iterator[Piece]:
     kind = next((word for cls, word in KINDS if isinstance(module, cls)), "other")
     gates = GATES.get(type(module).__name__)
     for key, x in own.items():
@@ -101,6 +104,8 @@ def _of(module: torch.nn.Module, own: Mapping[str, torch.Tensor], packing: Packi
         elif isinstance(module, torch.nn.MultiheadAttention) and key[1:] == "_proj_weight":
             hint = next(word for word in ATTENTION if word[0] == key[0])
             yield Piece((key,), "linear", shape, role, hint)
+        elif packing.split and kind == "linear" and PACKED.search(name):
+            yield from _attention(key, shape, role, packing)
         else:
             yield Piece((key,), kind if x.ndim > 1 else "other", shape, role)
 

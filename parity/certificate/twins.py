@@ -119,8 +119,10 @@ class Twin:
         """
         recorder = Recorder(added or {}, change or Change())
         token = _recorder.set(recorder)
+        attention = _attention if _wide(params) else jax.nn.dot_product_attention
         try:
-            output, state = self.call(params, state, inputs, train, recorder)
+            with mock.patch.object(jax.nn, "dot_product_attention", attention):
+                output, state = self.call(params, state, inputs, train, recorder)
         finally:
             _recorder.reset(token)
         self.order = tuple(recorder.layers)
@@ -198,9 +200,10 @@ class LinenTwin(Twin):
                 return args[0]
             self.modules[name] = type(module).__name__
             self._attributes.setdefault(name, dict(vars(module)))
-            changed = {**_settings(module, _wide(params)), **recorder.change.attributes.get(name, {})}
-            for key, value in changed.items():
-                object.__setattr__(module, key, value)  # Linen's modules are frozen; this one lives for the call
+            changes = recorder.change.attributes.get(name, {})
+            for part in (module, *(part for part in vars(module).values() if isinstance(part, nn.Module))):
+                for key, value in {**_settings(part, _wide(params)), **(changes if part is module else {})}.items():
+                    object.__setattr__(part, key, value)  # Linen's modules are frozen; these live for the call
             return recorder(name, function(*args, **kwargs), _carries(module))
 
         variables = {"params": _nested(params)}
@@ -284,6 +287,19 @@ def _settings(module: Any, wide: bool) -> dict[str, Any]:
     if wide and getattr(module, "force_float32_reductions", False):
         found["force_float32_reductions"] = False
     return found
+
+
+def _attention(query, key, value, bias=None, mask=None, *, scale=None, is_causal=False, **_):
+    """`jax.nn.dot_product_attention`, which takes its softmax in float32, in the type of its arguments."""
+    groups = query.shape[-2] // key.shape[-2]
+    key, value = (jnp.repeat(x, groups, axis=-2) for x in (key, value))
+    logits = jnp.einsum("...qhd,...khd->...hqk", query, key) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    logits = logits if bias is None else logits + bias
+    allowed = jnp.tril(jnp.ones(logits.shape[-2:], bool)) if is_causal else jnp.ones(logits.shape[-2:], bool)
+    allowed = allowed.reshape((1,) * (logits.ndim - 2) + allowed.shape)
+    allowed = allowed if mask is None else allowed & mask
+    logits = jnp.where(allowed, logits, jnp.finfo(logits.dtype).min)
+    return jnp.einsum("...hqk,...khd->...qhd", jax.nn.softmax(logits), value)
 
 
 def _wide(arrays: Mapping[str, jax.Array]) -> bool:
