@@ -3,29 +3,27 @@
 import dataclasses
 from collections.abc import Iterator
 
-from parity.certificate import layers, theirs
-from parity.certificate.matching import Match, to_twin
+from parity.certificate import layers
+from parity.certificate.matching import Match
 from parity.certificate.ours import Ours
 from parity.certificate.pair import Pair
-from parity.certificate.theirs import Step
 
 
-def resolved(pair: Pair, side: Ours, expected: Step) -> Pair:
-    """The pair with the layouts under which the most modules agree with PyTorch's first step."""
-    weights = theirs.weights(pair.model)
+def resolved(pair: Pair, side: Ours) -> Pair:
+    """The pair with the layouts under which the most modules agree in the first step."""
 
     def score(tried: Pair) -> tuple[int, bool]:
         tried.restart(side)
+        expected = tried.theirs().step(*pair.batches[0][0])
         found = side.step(*pair.batches[0][1])
         compared = layers.lines(tried, expected, found)
-        first = layers.first_difference([dataclasses.replace(line, backward=None) for line in compared])
-        agreeing = compared.index(next(x for x in compared if x.name == first.name)) if first else len(compared)
+        agreeing = next((i for i, line in enumerate(compared) if not line.forward.passed), len(compared))
         return agreeing, layers.outputs("", found.outputs, expected.outputs, pair.moved).passed
 
     best = score(pair)
     while not best[1]:
         for matches in _alternatives(pair.matches):
-            tried = dataclasses.replace(pair, matches=matches, first=to_twin(matches, weights))
+            tried = pair.rematched(matches)
             if (found := score(tried)) > best:
                 pair, best = tried, found
                 break

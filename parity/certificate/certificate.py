@@ -55,7 +55,7 @@ class Certificate:
             steps = len(self.runs[0].steps)
             trained = f", {steps} training steps" if self.pair.optimizers[0] else ""
             return (
-                f"the twin does what the PyTorch model does: {len(self.lines)} modules{trained}, {len(self.rows)} rows"
+                f"The twin does what the PyTorch model does: {len(self.lines)} modules{trained}, {len(self.rows)} rows"
             )
         where = f"{self.first.name} ({self.first.kind}) is the first to differ" if self.first else failed[0].name
         cause = f": {self.causes[0].what}" if self.causes else ""
@@ -119,14 +119,14 @@ def certify(
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         pair = pair_of(torch_model, twin, batch, loss, optimizer, rules, layout, weights_from)
         steps = max(steps, 1) if pair.optimizers[0] else 1
-        expected = training.run(pair.theirs(), pair.batches_of(0), steps)
         side = pair.ours()
-        pair = ambiguous.resolved(pair, side, expected.steps[0])
+        pair = ambiguous.resolved(pair, side)
+        expected = training.run(pair.theirs(), pair.batches_of(0), steps)
         found = training.run(side, pair.batches_of(1), steps)
         rows = training.rows(pair, expected, found)
         lines = layers.lines(pair, expected.steps[0], found.steps[0])
         wrong = [row.name for row in rows if not row.passed]
-        first, passed = None if wrong[:1] == ["loss"] else layers.first_difference(lines), not wrong
+        first, passed = layers.first_difference(lines, wrong[:1]), not wrong
         reasons = [] if passed else causes.likely(pair, expected, found, first, rows)
         tried = injected.inject(pair) if passed and mistakes else []
     float32 = {}
@@ -141,7 +141,7 @@ def certify(
         "inputs": ", ".join(str(x.shape) for x in pair.batches[0][0][0]),
         "the twin's inputs": ", ".join(str(x.shape) for x in pair.batches[0][1][0]),
         "loss": _name(loss),
-        "optimizer": _name(optimizer),
+        "optimizer": _described(pair),
         "steps": str(steps),
         "seconds": f"{time.monotonic() - began:.0f}",
     }
@@ -155,7 +155,7 @@ def certify(
 def limits(pair: Pair, tried: list[injected.Injected], injecting: bool) -> tuple[str, ...]:
     """Sentences on what the certificate cannot see."""
     shapes = ", ".join(str(x.shape) for x in pair.batches[0][0][0])
-    found = [f"Other inputs than these {len(pair.batches)} batches, and other shapes than {shapes}."]
+    found = [f"Other inputs than those of the {len(pair.batches)} batches given, and other shapes than {shapes}."]
     if dropped := theirs.dropouts(pair.model):
         found.append(f"Dropout, which is switched off on both sides: {', '.join(dropped)}.")
     found.append("How weights are drawn at the start, and how data are read: both sides get the same.")
@@ -168,11 +168,18 @@ def limits(pair: Pair, tried: list[injected.Injected], injecting: bool) -> tuple
     return tuple(found)
 
 
-def _name(value: Any) -> str:
-    if value is None:
+def _name(loss: Any) -> str:
+    """Name of a loss, or of a pair of functions."""
+    if isinstance(loss, tuple):
+        return " and ".join(getattr(function, "__name__", str(function)) for function in loss)
+    return loss or "a projection of the outputs"
+
+
+def _described(pair: Pair) -> str:
+    """PyTorch's optimizer with its constants."""
+    if pair.optimizers[0] is None:
         return "none"
-    if isinstance(value, str):
-        return value
-    if isinstance(value[0], str):
-        return f"{value[0]}, {value[1]:g}"
-    return f"{getattr(value[0], '__name__', value[0])} and {getattr(value[1], '__name__', type(value[1]).__name__)}"
+    optimizer = pair.optimizers[0](list(pair.model.parameters()))
+    numbers = {key: x for key, x in optimizer.param_groups[0].items() if isinstance(x, int | float | tuple) and x}
+    constants = ", ".join(f"{key} {x}" for key, x in numbers.items() if not isinstance(x, bool))
+    return f"{type(optimizer).__name__}, {constants}"

@@ -95,7 +95,7 @@ def _in_weights(pair: Pair) -> Named:
 
 
 def _in_modules(pair: Pair) -> Named:
-    modules = pair.twin.modules
+    modules = [name for name in pair.twin.modules if name]
     for attribute, word, turn in (
         ("epsilon", "times 10", lambda e: e * 10),
         ("momentum", "the other way", lambda m: 1 - m),

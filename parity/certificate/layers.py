@@ -181,8 +181,12 @@ def _worst(name: str, rows: list[Row]) -> Row:
     return dataclasses.replace(compare.worst_of(QUESTION, name, rows), worst=f"first {first.name}; {first.worst}")
 
 
-def first_difference(compared: list[Line]) -> Line | None:
-    """The first module whose output differs; if none does, the first on the way back whose gradient does."""
+def first_difference(compared: list[Line], failed: list[str]) -> Line | None:
+    """The first module whose output differs, or else the first on the way back whose gradient does.
+
+    `failed`: the first row that fails. If it is the outputs or the loss, gradients differ for that reason alone.
+    """
     forward = (line for line in compared if not line.forward.passed)
     backward = (line for line in reversed(compared) if line.backward and not line.backward.passed)
-    return next(itertools.chain(forward, backward), None)
+    after = failed in (["outputs in training"], ["loss"])
+    return next(itertools.chain(forward, () if after else backward), None)

@@ -62,14 +62,15 @@ def write(certificate: "Certificate") -> str:
         ("Weights", _weights(certificate)),
     ]
     body = "".join(f"<h2>{name}</h2>{content}" for name, content in sections if content)
-    facts = "".join(page.group(name, values) for name, values in certificate.facts.items())
+    asked, *others = (page.group(name, values) for name, values in certificate.facts.items())
     return PAGE.format(
         color="#0a7d3c" if certificate.passed else "#b3261e",
         title=f"{escape(certificate.facts['asked']['model'])} and its twin in JAX",
         word="Certificate" if certificate.passed else "No certificate",
         verdict=escape(certificate.verdict),
-        facts=facts,
+        asked=asked,
         body=body,
+        facts="".join(others),
     )
 
 
@@ -88,7 +89,9 @@ def _first(certificate: "Certificate") -> Iterator[str]:
             before = certificate.lines[place - 1]
             yield f"The {place} modules before it agree; the last of them is {before.name} ({before.kind})."
     elif failed is not None:
-        yield f"Modules agree. First row that fails: {failed.name}; {failed.worst}"
+        last = certificate.lines[-1].name if failed.name == "outputs in training" and certificate.lines else ""
+        after = f" The difference lies after {last}, in no module." if last else ""
+        yield f"Modules agree.{after} First row that fails: {failed.name}; {failed.worst}"
 
 
 def _causes(certificate: "Certificate") -> Iterator[str]:
@@ -187,13 +190,11 @@ def _matrix(found: tuple[Injected, ...]) -> str:
         cells = "".join("<td class=hit>●" if name in mistake.failed else "<td>·" for name in columns)
         lines.append(f"<tr class={'ok' if mistake.failed else 'fail'}><td>{escape(mistake.name)}{cells}")
     seen = sum(bool(mistake.failed) for mistake in found)
-    words = (
-        f"<p>{seen} of {len(found)} are seen; a disk marks a row that fails. Training has {columns_steps(columns)}.</p>"
-    )
+    words = f"<p>{seen} of {len(found)} are seen; a disk marks a row that fails. Training has {_steps(columns)}.</p>"
     return f"{words}<div class=scroll><table class=matrix><tr><th>mistake{heads}{''.join(lines)}</table></div>"
 
 
-def columns_steps(columns: list[str]) -> str:
+def _steps(columns: list[str]) -> str:
     """Number of steps that a mistake was trained, in words."""
     return next(
         (f"{name.split()[-2]} steps here" for name in columns if name.startswith("weights after") and "steps" in name),
@@ -255,6 +256,7 @@ summary {{ cursor: pointer; margin: .5rem 0 }}
 <p class=verdict>{verdict}</p>
 <p>Both sides start from the same weights and get the same batches. Formulas are compared in float64, where correct code
 differs by rounding alone; float32 is judged by PyTorch's distance from itself. Made by <code>parity.certify</code>.</p>
-<div class=facts>{facts}</div>
-{body}</html>
+<div class=facts>{asked}</div>
+{body}
+<h2>Environment</h2><div class=facts>{facts}</div></html>
 """

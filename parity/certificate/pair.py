@@ -55,8 +55,8 @@ class Pair:
     optimizers: tuple[Callable | None, optax.GradientTransformation | None]
     moved: bool
     """True if the twin has channels last where PyTorch has them first."""
-    fits: bool = True
-    """True if the outputs have the same shapes."""
+    source: str = "torch"
+    """Side whose weights both have: "torch" or "twin"."""
 
     def theirs(self, dtype: str = "float64") -> Theirs:
         """PyTorch's side at its start."""
@@ -72,6 +72,15 @@ class Pair:
         """Gives the twin its first weights again."""
         names = self.twin.params, self.twin.state
         side.start(*({name: self.first[name] for name in part} for part in names))
+
+    def rematched(self, matches: list[Match]) -> "Pair":
+        """The pair with other matches; the weights of the source stay, those of the other side follow."""
+        if self.source == "torch":
+            return dataclasses.replace(self, matches=matches, first=to_twin(matches, theirs.weights(self.model)))
+        model = copy.deepcopy(self.model)
+        arrays = to_torch(matches, self.first, theirs.weights(model))
+        model.load_state_dict({name: torch.from_numpy(x) for name, x in arrays.items()}, strict=False)
+        return dataclasses.replace(self, matches=matches, model=model)
 
     def batches_of(self, side: int) -> list[Batch]:
         """Batches of PyTorch's side (0) or the twin's (1)."""
@@ -101,11 +110,6 @@ def pair_of(
     moved, call = _arranged(model, twin, batches[0][0], layout)
     flattened = _flattened(order, ins, outs)
     matches = matched(model, twin, rules, order=(order, twin.order), flattened=flattened)
-    weights = theirs.weights(model)
-    if weights_from == "twin":
-        arrays = {name: np.asarray(x, np.float64) for name, x in {**twin.params, **twin.state}.items()}
-        weights = to_torch(matches, arrays, weights)
-        model.load_state_dict({name: torch.from_numpy(x) for name, x in weights.items()}, strict=False)
     expected = [tuple(x.shape) for x in _outputs(model, batches[0][0])]
     found = [tuple(x.shape) for x in jax.tree.leaves(call.output)]
     turned = moved and bool(expected) and found[0] != expected[0]
@@ -115,7 +119,9 @@ def pair_of(
         both = [(b, (o[0], channels_last(o[1], expected[0]))) for b, o in both]
     losses = _losses(loss if fits else None, turned)
     both_optimizers = _optimizers(optimizer) if fits else (None, None)
-    return Pair(model, twin, matches, to_twin(matches, weights), both, losses, both_optimizers, moved, fits)
+    first = {name: np.asarray(x, np.float64) for name, x in {**twin.params, **twin.state}.items()}
+    pair = Pair(model, twin, matches, first, both, losses, both_optimizers, moved, weights_from)
+    return pair.rematched(matches)
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
