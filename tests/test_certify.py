@@ -150,6 +150,17 @@ def test_other_constants_of_the_optimizer_are_named_with_what_to_write():
     assert report.causes[0].confirmed.startswith("jaxseg.optimizers.adamw(0.01, weight_decay=0.01")
 
 
+def test_bias_correction_of_optax_in_float32_is_named_and_confirmed():
+    torch.manual_seed(0)
+    reference, twin = torch.nn.Sequential(torch.nn.Linear(3, 2)), nnx.Sequential(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+    batch = np.random.default_rng(0).normal(size=(4, 3)), np.arange(4) % 2
+    adam = (lambda params: torch.optim.Adam(params, 0.1)), optax.adam(0.1)
+    report = certify(reference, twin, batch, loss="cross_entropy", optimizer=adam, steps=10, mistakes=False)
+    assert failed(report) == ["float32: weights after 10 steps"]
+    assert report.causes[0].what.startswith("Adam: bias correction in float32")
+    assert report.causes[0].confirmed.startswith("jaxseg.optimizers.adam(0.1, ")
+
+
 def test_loss_that_sums_is_named():
     reference, twin = torch.nn.Sequential(torch.nn.Linear(3, 2)), nnx.Sequential(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
     batch = np.random.default_rng(0).normal(size=(4, 3)), np.zeros((4, 2))

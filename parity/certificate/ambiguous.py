@@ -12,16 +12,17 @@ from parity.certificate.pair import Pair
 def resolved(pair: Pair, side: Ours) -> Pair:
     """The pair with the layouts under which the most modules agree in the first step."""
 
-    def score(tried: Pair) -> tuple[int, bool]:
+    def score(tried: Pair) -> tuple[int, bool, bool]:
+        """Number of modules up to the first that differs; whether outputs agree; whether gradients do."""
         tried.restart(side)
-        expected = tried.theirs().step(*pair.batches[0][0])
-        found = side.step(*pair.batches[0][1])
+        expected, found = tried.theirs().step(*pair.batches[0][0]), side.step(*pair.batches[0][1])
         compared = layers.lines(tried, expected, found)
         agreeing = next((i for i, line in enumerate(compared) if not line.forward.passed), len(compared))
-        return agreeing, layers.outputs("", found.outputs, expected.outputs, pair.moved).passed
+        rows = {row.name.split(" of ")[0]: row.passed for row in layers.pass_rows(tried, expected, found)}
+        return agreeing, rows["outputs in training"], rows["gradients"]
 
     best = score(pair)
-    while not best[1]:
+    while not (best[1] and best[2]):
         for matches in _alternatives(pair.matches):
             tried = pair.rematched(matches)
             if (found := score(tried)) > best:
