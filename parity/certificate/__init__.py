@@ -3,12 +3,15 @@
 Read in this order:
 
 - `certificate`: `certify`, and what it returns
-- `theirs`, `twins`: one pass through either side, with every module's output and gradient
+- `theirs`, `ours`: a step of either side, with every module's output and gradient; `twins`, `recorder`: how the twin is
+  called
 - `layouts`, `pieces`, `matching`: which weight is which, and how it is transposed
+- `pair`, `losses`: both sides with equal weights, and their inputs, losses and optimizers
+- `ambiguous`: layouts that shapes leave open
 - `layers`: the two passes compared, and the first module that differs
-- `causes`: the likely reason, tried
+- `causes`, `trials`, `altered`: the likely reason, tried
 - `training`: step by step in float64
 - `rounding`: float32, judged by PyTorch's distance from itself
 - `injected`: mistakes that show what the certificate can see
-- `page`: certificate.html and the terminal
+- `page`, `terminal`: what it looks like
 """

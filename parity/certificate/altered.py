@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from parity.certificate.twins import Call, Change, FunctionTwin, LinenTwin, NNXTwin, Twin
+from parity.certificate.recorder import Call, Change
+from parity.certificate.twins import FunctionTwin, LinenTwin, NNXTwin, Twin
 
 
 class Altered(Twin):

@@ -10,7 +10,7 @@ import jax
 import torch
 
 from jaxseg.base.files import replace
-from parity.certificate import ambiguous, causes, injected, layers, page, rounding, theirs, training
+from parity.certificate import ambiguous, causes, injected, layers, page, rounding, terminal, theirs, training
 from parity.certificate.causes import Cause
 from parity.certificate.layers import Line
 from parity.certificate.matching import Rules
@@ -58,12 +58,13 @@ class Certificate:
                 f"The twin does what the PyTorch model does: {len(self.lines)} modules{trained}, {len(self.rows)} rows"
             )
         where = f"{self.first.name} ({self.first.kind}) is the first to differ" if self.first else failed[0].name
-        cause = f": {self.causes[0].what}" if self.causes else ""
+        prefix = f"{self.first.name}: " if self.first else ""
+        cause = f": {self.causes[0].what.removeprefix(prefix)}" if self.causes else ""
         return f"{len(failed)} of {len(self.rows)} rows fail; {where}{cause}"
 
     def show(self) -> None:
         """Prints the certificate on the terminal."""
-        page.show(self)
+        terminal.show(self)
 
     def save(self, path: str | Path = "certificate.html") -> Path:
         """Writes the certificate as one HTML file that needs no other. Raises OSError."""
@@ -145,24 +146,25 @@ def certify(
         "steps": str(steps),
         "seconds": f"{time.monotonic() - began:.0f}",
     }
-    unseen = limits(pair, tried, passed and mistakes)
+    unseen = limits(pair, lines, tried, passed and mistakes)
     facts = {"asked": asked} | environment()
     return Certificate(
         pair, tuple(rows), tuple(lines), first, tuple(reasons), (expected, found), float32, tuple(tried), unseen, facts
     )
 
 
-def limits(pair: Pair, tried: list[injected.Injected], injecting: bool) -> tuple[str, ...]:
+def limits(pair: Pair, lines: list[Line], tried: list[injected.Injected], injecting: bool) -> tuple[str, ...]:
     """Sentences on what the certificate cannot see."""
     shapes = ", ".join(str(x.shape) for x in pair.batches[0][0][0])
-    found = [f"Other inputs than those of the {len(pair.batches)} batches given, and other shapes than {shapes}."]
+    found = [f"Other inputs than those given, and other shapes than {shapes}."]
     if dropped := theirs.dropouts(pair.model):
         found.append(f"Dropout, which is switched off on both sides: {', '.join(dropped)}.")
     found.append("How weights are drawn at the start, and how data are read: both sides get the same.")
     if pair.optimizers[0] is None:
         found.append("Training: no optimizer was given.")
-    if not pair.twin.modules and not pair.matches:
-        found.append("Modules of the twin, which is a function; `parity.certificate.twins.named` marks values in it.")
+    if not lines:
+        named = "`parity.certificate.recorder.named`"
+        found.append(f"Where inside the twin a difference begins: no module is on both sides. {named} marks values.")
     if injecting and (escaped := [mistake.name for mistake in tried if not mistake.failed]):
         found.append(f"Injected mistakes that no row saw: {', '.join(escaped)}.")
     return tuple(found)

@@ -15,10 +15,10 @@ import optax
 
 from parity.certificate import training
 from parity.certificate.altered import Altered
-from parity.certificate.causes import changed
 from parity.certificate.pair import Pair
+from parity.certificate.recorder import Change
 from parity.certificate.training import Run
-from parity.certificate.twins import Change
+from parity.certificate.trials import changed
 
 STEPS = 2
 

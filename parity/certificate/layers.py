@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from parity.certificate.pair import Pair
+from parity.certificate.recorder import Arrays
 from parity.certificate.theirs import Step
-from parity.certificate.twins import Arrays
 from parity.judge import compare
 from parity.judge.compare import Row
 

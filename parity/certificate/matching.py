@@ -17,7 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from jaxseg.base.errors import UserError
 from parity.certificate.layouts import Layout, fitting
 from parity.certificate.pieces import PACKINGS, Piece, pieces
-from parity.certificate.twins import Arrays, Twin
+from parity.certificate.recorder import Arrays
+from parity.certificate.twins import Twin
 
 Rules = str | Mapping[str, Any] | Sequence[tuple]
 GROUPS = {

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from parity.certificate.recorder import Arrays
 from parity.certificate.theirs import Step
-from parity.certificate.twins import Arrays, Twin
+from parity.certificate.twins import Twin
 from parity.twins.passes import UNOPTIMIZED
 
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}

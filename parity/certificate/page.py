@@ -1,4 +1,4 @@
-"""certificate.html, one file that opens from disk with the verdict first, and the tables on the terminal."""
+"""certificate.html: one file that opens from disk, with the verdict first."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from rich.console import Console
-from rich.markup import escape as markup
-from rich.table import Table
 
-from parity.certificate import layers
+from parity.certificate import layers, terminal
 from parity.certificate.injected import Injected, kinds
 from parity.judge import compare
 from parity.judge.answer import Answer
@@ -25,33 +22,10 @@ TINY = 1e-18
 """Drawn in place of 0 on logarithmic axes."""
 
 
-def show(certificate: "Certificate") -> None:
-    """Prints verdict, first difference, causes and rows."""
-    console = Console(highlight=False)
-    style = "bold green" if certificate.passed else "bold red"
-    console.print(markup(certificate.verdict), style=style, soft_wrap=True)
-    for sentence in [*_first(certificate), *_causes(certificate)]:
-        console.print(f"  {markup(sentence)}", soft_wrap=True)
-    table = Table()
-    for heading, justify in (("row", "left"), ("figure", "right"), ("gate", "right"), ("", "left")):
-        table.add_column(heading, justify=justify)
-    for row in certificate.rows:
-        verdict = "ok" if row.passed else "[bold red]FAIL"
-        table.add_row(markup(row.name), figure(row.figure), figure(row.gate), verdict)
-        if not row.passed:
-            table.add_row(f"  [red]{markup(row.worst) or 'no detail'}", "", "", "")
-    console.print(table)
-    if certificate.mistakes:
-        seen = sum(bool(mistake.failed) for mistake in certificate.mistakes)
-        console.print(f"{seen} of {len(certificate.mistakes)} injected mistakes are seen")
-    for sentence in certificate.unseen:
-        console.print(f"not seen: {markup(sentence)}", soft_wrap=True)
-
-
 def write(certificate: "Certificate") -> str:
     """HTML of the whole page."""
     rows = page.table(Answer(layers.QUESTION, certificate.rows))
-    first = "".join(f"<p>{escape(s)}</p>" for s in [*_first(certificate), *_causes(certificate)])
+    first = "".join(f"<p>{escape(s)}</p>" for s in [*terminal.first(certificate), *terminal.causes(certificate)])
     sections = [
         ("The first difference", first),
         ("Rows", f"<p>A row passes when its figure is at most its gate.</p>{rows}"),
@@ -72,34 +46,6 @@ def write(certificate: "Certificate") -> str:
         body=body,
         facts="".join(others),
     )
-
-
-# Sentences ------------------------------------------------------------------------------------------------------------
-
-
-def _first(certificate: "Certificate") -> Iterator[str]:
-    """Where the sides differ first, with index and both values."""
-    line = certificate.first
-    failed = next((row for row in certificate.rows if not row.passed), None)
-    if line is not None:
-        row, what = (line.backward, "gradient of its output") if line.forward.passed else (line.forward, "output")
-        yield f"First module that differs: {line.name} ({line.kind}), in the twin {line.twin}; {what}, {row.worst}"
-        place = certificate.lines.index(line)
-        if not line.forward.passed and place:
-            before = certificate.lines[place - 1]
-            yield f"The {place} modules before it agree; the last of them is {before.name} ({before.kind})."
-    elif failed is not None:
-        last = certificate.lines[-1].name if failed.name == "outputs in training" and certificate.lines else ""
-        after = f" The difference lies after {last}, in no module." if last else ""
-        yield f"Modules agree.{after} First row that fails: {failed.name}; {failed.worst}"
-
-
-def _causes(certificate: "Certificate") -> Iterator[str]:
-    for cause in certificate.causes:
-        if cause.confirmed:
-            yield f"Cause: {cause.what}. Confirmed: with {cause.confirmed} in the twin the sides agree."
-        else:
-            yield f"Perhaps: {cause.what}."
 
 
 # Sections -------------------------------------------------------------------------------------------------------------

@@ -6,39 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-import torch.nn.functional as F
 
 from jaxseg.base.errors import ArgumentError
-from jaxseg.learn import optimizers
 from parity.certificate import theirs
+from parity.certificate.losses import LOSSES, OPTIMIZERS, losses_of, optimizers_of
 from parity.certificate.matching import Match, Rules, matched, to_torch, to_twin
 from parity.certificate.ours import Ours
+from parity.certificate.recorder import Arrays
 from parity.certificate.theirs import Theirs
-from parity.certificate.twins import Arrays, Twin, twin_of
+from parity.certificate.twins import Twin, twin_of
 
 Batch = tuple[tuple[np.ndarray, ...], Any]
 """Inputs, and the target or None."""
-
-LOSSES: dict[str, tuple[Callable, Callable]] = {
-    "cross_entropy": (F.cross_entropy, lambda x, y: optax.softmax_cross_entropy_with_integer_labels(x, y).mean()),
-    "mse": (F.mse_loss, lambda x, y: jnp.square(x - y).mean()),
-    "l1": (F.l1_loss, lambda x, y: jnp.abs(x - y).mean()),
-    "binary_cross_entropy_with_logits": (
-        F.binary_cross_entropy_with_logits,
-        lambda x, y: optax.sigmoid_binary_cross_entropy(x, y).mean(),
-    ),
-}
-OPTIMIZERS: dict[str, Callable[[float], tuple[Callable, optax.GradientTransformation]]] = {
-    "sgd": lambda rate: (lambda params: torch.optim.SGD(params, rate), optimizers.sgd(rate)),
-    "momentum": lambda rate: (lambda params: torch.optim.SGD(params, rate, 0.9), optimizers.sgd(rate, 0.9)),
-    "adam": lambda rate: (lambda params: torch.optim.Adam(params, rate), optimizers.adam(rate)),
-    "adamw": lambda rate: (lambda params: torch.optim.AdamW(params, rate), optimizers.adamw(rate)),
-}
-RATES = {"sgd": 1e-2, "momentum": 1e-2, "adam": 1e-3, "adamw": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +99,8 @@ def pair_of(
     both = [(b, (tuple(channels_last(x) if moved else x for x in b[0]), b[1])) for b in batches]
     if turned:
         both = [(b, (o[0], channels_last(o[1], expected[0]))) for b, o in both]
-    losses = _losses(loss if fits else None, turned)
-    both_optimizers = _optimizers(optimizer) if fits else (None, None)
+    losses = losses_of(loss if fits else None, turned)
+    both_optimizers = optimizers_of(optimizer) if fits else (None, None)
     first = {name: np.asarray(x, np.float64) for name, x in {**twin.params, **twin.state}.items()}
     pair = Pair(model, twin, matches, first, both, losses, both_optimizers, moved, weights_from)
     return pair.rematched(matches)
@@ -177,45 +159,6 @@ def _numpy(x: Any) -> np.ndarray:
     if x.dtype.kind not in "fiub":
         raise TypeError(f"found values of {x.dtype}; expected (inputs, target) of arrays, or a list of such pairs")
     return x.astype(np.float64) if x.dtype.kind == "f" else x
-
-
-def _losses(loss: Any, turned: bool) -> tuple[Callable, Callable]:
-    if loss is None:
-        return _projections(turned)
-    if isinstance(loss, tuple):
-        return loss
-    first, second = LOSSES[loss]
-    if loss == "cross_entropy" and not turned:  # PyTorch's classes are on axis 1
-        return first, lambda x, y: second(jnp.moveaxis(x, 1, -1), y)
-    return first, second
-
-
-def _projections(turned: bool) -> tuple[Callable, Callable]:
-    """Sum of the outputs, each times another number, so that every gradient says something."""
-
-    def ours(output, target):
-        total = 0.0
-        for x in jax.tree.leaves(output):
-            x = jnp.moveaxis(x, -1, 1) if turned and x.ndim > 2 else x
-            total += (x * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)).sum()
-        return total
-
-    def reference(output, target):
-        return sum(
-            (x * torch.arange(x.numel(), dtype=x.dtype).cos().view(x.shape)).sum() for x in theirs.leaves(output)
-        )
-
-    return reference, ours
-
-
-def _optimizers(optimizer: Any) -> tuple[Callable | None, optax.GradientTransformation | None]:
-    if optimizer is None:
-        return None, None
-    if isinstance(optimizer, str):
-        return OPTIMIZERS[optimizer](RATES[optimizer])
-    if isinstance(optimizer[0], str):
-        return OPTIMIZERS[optimizer[0]](optimizer[1])
-    return optimizer
 
 
 # Layouts of inputs and outputs ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from parity.certificate.twins import Arrays
+from parity.certificate.recorder import Arrays
 
 ATTENTION = ("query", "key", "value")
 GATES = {"LSTM": "ifgo", "LSTMCell": "ifgo", "GRU": "rzn", "GRUCell": "rzn", "RNN": "", "RNNCell": ""}

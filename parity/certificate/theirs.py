@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.certificate.twins import Arrays
+from parity.certificate.recorder import Arrays
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg")
 """State of PyTorch's optimizers that is compared."""

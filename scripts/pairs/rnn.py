@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from parity.certificate.twins import named
+from parity.certificate.recorder import named
 
 TOKENS, WIDTH, HIDDEN = 11, 6, 8
 
