@@ -1,6 +1,7 @@
 """How a weight of PyTorch's lies in the twin: every rearrangement that fits its shape, the likeliest first."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -24,7 +25,8 @@ class Layout:
         return weight.reshape(shape)
 
 
-def fitting(kind: str, shape: Shape, target: Shape, flattened: Shape = ()) -> list[Layout]:
+@functools.cache  # a deep model asks for the same shapes again and again
+def fitting(kind: str, shape: Shape, target: Shape, flattened: Shape = ()) -> tuple[Layout, ...]:
     """Layouts that turn `shape` into `target`, the likeliest first.
 
     - `kind`: "convolution", "transposed convolution", "linear", "embedding" or "other"
@@ -33,7 +35,7 @@ def fitting(kind: str, shape: Shape, target: Shape, flattened: Shape = ()) -> li
     - `flattened`: channels and sizes of the maps that a linear layer gets flattened
     """
     if math.prod(shape) != math.prod(target):
-        return []
+        return ()
     found: list[Layout] = []
     seen: list[np.ndarray] = []
     places = np.arange(math.prod(shape)).reshape(shape)
@@ -42,7 +44,7 @@ def fitting(kind: str, shape: Shape, target: Shape, flattened: Shape = ()) -> li
         if moved.shape == target and not any(np.array_equal(moved, other) for other in seen):
             found.append(layout)
             seen.append(moved)
-    return found
+    return tuple(found)
 
 
 def _candidates(kind: str, shape: Shape, target: Shape, flattened: Shape) -> Iterator[Layout]:

@@ -153,7 +153,7 @@ def _ruled(
             close = difflib.get_close_matches(leaf, shapes, 3, 0.3)
             wrong.append(f"rule {pattern!r}: the twin has no {leaf!r}; {', '.join(close)} are close")
             continue
-        layouts = [_given(transform)] if transform else fitting(piece.kind, piece.shape, shapes[leaf])
+        layouts = (_given(transform),) if transform else fitting(piece.kind, piece.shape, shapes[leaf])
         layouts = [x for x in layouts if x.of(np.zeros(piece.shape)).shape == shapes[leaf]]
         if not layouts:
             wrong.append(f"rule {pattern!r}: {piece.label} {piece.shape} does not become {leaf} {shapes[leaf]}")
@@ -179,7 +179,7 @@ def _costs(
     twin: Twin,
     order: tuple[Sequence[str], Sequence[str]],
     flattened: Mapping[str, tuple[int, ...]],
-) -> tuple[np.ndarray, dict[tuple[int, int], list[Layout]]]:
+) -> tuple[np.ndarray, dict[tuple[int, int], tuple[Layout, ...]]]:
     """How unlikely each pair is, [pieces, leaves], and the layouts of the pairs that are possible."""
     costs, fits = np.full((len(found), len(free)), IMPOSSIBLE), {}
     roles = [role_of(name, len(shape)) for name, shape in free.items()]

@@ -103,22 +103,23 @@ def _training(certificate: "Certificate") -> Iterator[tuple[str, str]]:
     yield "Loss of each step, float64.", picture(losses)
     far = [compare.relative_l2(a.params, certificate.pair.named(b.params)) for a, b in zip(found.steps, expected.steps)]
 
+    curves = [("twin, float64", far, "black", 1.4)]
+    for i, (name, curve) in enumerate(certificate.float32.get("variations", {}).items()):
+        curves.append((f"PyTorch, {name}", curve, f"C{(0, 2, 4, 5)[i % 4]}", 0.9))
+    if "twin" in certificate.float32:
+        curves.append(("twin, float32", certificate.float32["twin"], JAXSEG, 1.6))
+
     def distances(axes: Axes) -> None:
-        axes.plot(steps, [_drawn(x) for x in far], color="black", lw=1.4, label="twin, float64")
-        for i, (name, curve) in enumerate(certificate.float32.get("variations", {}).items()):
-            axes.plot(
-                steps, [_drawn(x) for x in curve], color=f"C{(0, 2, 4, 5)[i % 4]}", lw=0.9, label=f"PyTorch, {name}"
-            )
-        if "twin" in certificate.float32:
-            axes.plot(
-                steps, [_drawn(x) for x in certificate.float32["twin"]], color=JAXSEG, lw=1.6, label="twin, float32"
-            )
+        for label, curve, color, width in curves:
+            known = [(step, _drawn(x)) for step, x in zip(steps, curve) if math.isfinite(x)]
+            axes.plot(*zip(*known), color=color, lw=width, label=label)
         axes.set(yscale="log", xlabel="step", ylabel="distance of weights, relative l2")
         axes.grid(alpha=0.25)
         legend(axes, loc="best")
 
     caption = "Distance of the twin's weights from PyTorch's; in float32 beside PyTorch's distance from itself."
-    yield f"{caption} 0 is drawn at 1e-18.", picture(distances)
+    if all(any(map(math.isfinite, curve)) for _, curve, _, _ in curves):
+        yield f"{caption} 0 is drawn at 1e-18.", picture(distances)
 
 
 def _drawn(value: float) -> float:

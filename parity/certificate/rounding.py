@@ -26,7 +26,10 @@ HALF_ULP = 2.0**-24
 
 
 def measure(pair: Pair, exact: Run, steps: int) -> tuple[list[Row], dict[str, Any]]:
-    """Rows, and distances of the weights after each step: {"twin": [...], "variations": {name: [...]}}."""
+    """Rows, and distances of the weights after each step: {"twin": [...], "variations": {name: [...]}}.
+
+    A distance is NaN where weights were not kept (see `training.looks`).
+    """
     reference, side = pair.theirs("float32"), pair.ours("float32")
     plain = training.run(reference, pair.batches_of(0), steps)
     found = training.run(side, pair.batches_of(1), steps)
@@ -35,8 +38,8 @@ def measure(pair: Pair, exact: Run, steps: int) -> tuple[list[Row], dict[str, An
         return rows, {}
 
     def distances(run: Run, ours: bool) -> list[float]:
-        expected = [pair.named(s.params) if ours else s.params for s in plain.steps]
-        return [compare.relative_l2(s.params, e) for s, e in zip(run.steps, expected)]
+        both = [(s.params, pair.named(e.params) if ours else e.params) for s, e in zip(run.steps, plain.steps)]
+        return [compare.relative_l2(*weights) if weights[1] else math.nan for weights in both]
 
     curves = {name: distances(run, False) for name, run in _variations(pair, reference, plain, steps)}
     twin = distances(found, True)

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 
+import numpy as np
+
 from parity.certificate import layers
 from parity.certificate.layers import QUESTION, each
 from parity.certificate.ours import Ours
@@ -17,7 +19,10 @@ GATE = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Steps of one side; those after the first have no modules. Evaluation comes after the last."""
+    """Steps of one side; those after the first have no modules, and only those of `looks` have weights.
+
+    Evaluation comes after the last step.
+    """
 
     steps: list[Step]
     evaluated: list
@@ -31,11 +36,21 @@ class Run:
 def run(side: Theirs | Ours, batches: list[Batch], steps: int) -> Run:
     """Trains a side, which has been started, on batches in turn."""
     found: list[Step] = []
-    for batch in itertools.islice(itertools.cycle(batches), steps):
+    for i, batch in enumerate(itertools.islice(itertools.cycle(batches), steps), 1):
         step = side.step(*batch)
-        slim = {"layers": {}, "layer_gradients": {}, "outputs": []} if found else {}
+        slim = {"layers": {}, "layer_gradients": {}, "outputs": [], "gradients": {}} if found else {}
+        if i not in looks(steps, sum(x.size for x in step.params.values())):
+            slim |= {"params": {}, "moments": {}}
         found.append(dataclasses.replace(step, **slim))
     return Run(found, side.evaluate(batches[0][0]))
+
+
+def looks(steps: int, size: int) -> set[int]:
+    """Steps whose weights are kept, the first and the last among them: as many as take a quarter of a GiB.
+
+    `size`: number of weights
+    """
+    return set(np.linspace(1, steps, max(2, min(steps, 2**28 // (24 * max(size, 1))))).round().astype(int).tolist())
 
 
 def rows(pair: Pair, expected: Run, found: Run) -> list[Row]:
