@@ -93,6 +93,7 @@ def test_momentum_convention_is_named_and_confirmed(classifier):
     assert report.causes[0].confirmed == "momentum=0.9"
 
 
+@pytest.mark.full
 def test_same_padding_is_named_and_confirmed(classifier):
     report = run(classifier, twin=classifier.Twin(padding="SAME", rngs=nnx.Rngs(0)))
     assert report.first.name == "depthwise"
@@ -109,6 +110,7 @@ def test_layer_norm_eps_is_named_and_confirmed(block):
     assert "against" in report.first.forward.worst
 
 
+@pytest.mark.full
 def test_approximate_gelu_is_named_before_the_layer_that_gets_it(block):
     report = run(block, twin=block.twin_of(approximate=True))
     assert report.first.name == "linear2"
@@ -134,6 +136,7 @@ def test_gru_without_the_second_bias_of_its_candidate_is_named_and_confirmed(rnn
     assert report.causes[0].confirmed
 
 
+@pytest.mark.full
 def test_two_biases_of_an_lstm_in_one_are_equal_until_they_learn(rnn):
     report = run(rnn, twin=Recurrent(nnx.OptimizedLSTMCell, nnx.Rngs(0)))
     assert report.first is None
@@ -230,6 +233,7 @@ def test_weights_without_counterpart_are_named_all_at_once_and_rules_match_them(
     assert [match.by for match in report.pair.matches] == ["rule", "auto", "rule", "auto"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("packed", [False, True])
 def test_packed_attention_is_split_among_heads(packed):
     class Model(torch.nn.Module):

@@ -35,13 +35,13 @@ class Injected:
 
 def inject(pair: Pair) -> list[Injected]:
     """Injects every mistake that the twin can have."""
-    steps = STEPS if pair.optimizers[0] else 1
+    steps, compiled = (STEPS if pair.optimizers[0] else 1), loops(pair)
     expected = training.run(pair.theirs(), pair.batches_of(0), steps)
-    right = training.run(pair.ours(compiled=False), pair.batches_of(1), steps)
+    right = training.run(pair.ours(compiled=compiled), pair.batches_of(1), steps)
     found = []
     for name, wrong in mistakes(pair):
         try:
-            run = training.run(wrong.ours(compiled=False), wrong.batches_of(1), steps)
+            run = training.run(wrong.ours(compiled=compiled), wrong.batches_of(1), steps)
         except (TypeError, ValueError):
             continue  # cannot be made in this twin
         if not _same(run, right):
@@ -49,6 +49,14 @@ def inject(pair: Pair) -> list[Injected]:
             failed = tuple(row.name for row in rows if not row.passed)
             found.append(Injected(name, failed, tuple(row.name for row in rows)))
     return found
+
+
+def loops(pair: Pair) -> bool:
+    """True if the twin has a loop, which JAX compiles again at every call unless all is compiled."""
+    names = pair.twin.params, pair.twin.state
+    given = ({name: pair.first[name] for name in part} for part in names)
+    traced = jax.make_jaxpr(lambda *x: pair.twin(*x, pair.batches[0][1][0], train=True).output)(*given)
+    return any(word in str(traced) for word in ("scan[", "while["))
 
 
 def _same(run: Run, right: Run) -> bool:
