@@ -322,6 +322,12 @@ def test_wrong_arguments_are_named_all_at_once():
     assert all(f"`{name}` " in str(caught.value) for name in names)
 
 
+def test_losses_that_do_not_take_the_outputs_are_both_named():
+    reference, twin, batch = square_pair()
+    with pytest.raises(UserError, match=r"(?s)`loss` of PyTorch fails: .*`loss` of the twin fails: "):
+        certify(reference, twin, (batch, np.zeros((3, 7))), loss="mse")
+
+
 def test_certify_is_the_function_after_the_command_was_imported():
     import parity
 

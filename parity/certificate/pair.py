@@ -103,6 +103,7 @@ def pair_of(
     both_optimizers = optimizers_of(optimizer) if fits else (None, None)
     first = {name: np.asarray(x, np.float64) for name, x in {**twin.params, **twin.state}.items()}
     pair = Pair(model, twin, matches, first, both, losses, both_optimizers, moved, weights_from)
+    _try_losses(pair, call.output)
     return pair.rematched(matches)
 
 
@@ -120,7 +121,7 @@ def _check(model, twin, batch, loss, optimizer, layout, weights_from) -> None:
         wrong.append(("twin", f"is wrong: {error}"))
     for name, value, known in (("loss", loss, LOSSES), ("optimizer", optimizer, OPTIMIZERS)):
         named = value[0] if isinstance(value, tuple) and isinstance(value[0], str) else value
-        usable = named in known if isinstance(named, str) else value is None or _is_pair(value)
+        usable = named in known if isinstance(named, str) else value is None or _is_pair(name, value)
         if not usable:
             wrong.append((name, f"is {value!r}; expected a pair (PyTorch's, JAX's) or one of {', '.join(known)}"))
     if optimizer is not None and loss is None:
@@ -137,8 +138,30 @@ def _check(model, twin, batch, loss, optimizer, layout, weights_from) -> None:
         raise ArgumentError(wrong)
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and callable(value[0])
+def _is_pair(name: str, value: Any) -> bool:
+    """True for two losses, or for a function that makes PyTorch's optimizer and Optax's."""
+    if not isinstance(value, tuple) or len(value) != 2 or not callable(value[0]):
+        return False
+    return callable(value[1]) if name == "loss" else hasattr(value[1], "update")
+
+
+def _try_losses(pair: Pair, output: Any) -> None:
+    """Raises ArgumentError unless both losses take what the models return; `output` has the twin's shapes."""
+    (inputs, target), (_, ours) = pair.batches[0][0], pair.batches[0][1]
+    model, kind = copy.deepcopy(pair.model), torch.float64
+    wrong = []
+    with torch.no_grad(), theirs.without_dropout(model):
+        found = model(*(theirs.tensor(x, kind) for x in inputs))
+        try:
+            pair.losses[0](found, theirs.tensor(target, kind))
+        except Exception as error:  # whatever the user's function raises
+            wrong.append(("loss", f"of PyTorch fails: {error}"))
+    try:
+        jax.eval_shape(lambda x: pair.losses[1](x, ours), output)
+    except Exception as error:
+        wrong.append(("loss", f"of the twin fails: {error}"))
+    if wrong:
+        raise ArgumentError(wrong)
 
 
 def _batches(batch: Any) -> list[Batch]:
