@@ -92,8 +92,8 @@ SMALL = ("--loss tversky", "--tversky-alpha 0.3", "--class-weights inverse", "--
 def test_a_recipe_passes_and_names_its_command():
     rows = recipes.run(Settings(recipe=SMALL)).rows
     assert [row.name for row in rows if not row.passed] == []
-    kinds = ["batches", "initial weights", "learning rates", "losses", "parameters", "running statistics", "validation"]
-    assert [row.name.split(": ")[1] for row in rows] == kinds
+    kinds = ["batches", "initial weights", "learning rates", "losses", "parameters", "biases before BatchNorm"]
+    assert [row.name.split(": ")[1] for row in rows] == [*kinds, "running statistics", "validation"]
     assert all("--tversky-alpha 0.3" in row.note for row in rows)
 
 
@@ -129,7 +129,7 @@ def test_a_finished_run_is_certified_on_a_page(run, tmp_path, capsys):
     assert report["passed"]
     assert len(report["questions"][0]["evidence"]["curves"][0]["losses"]) == 3
     text = (tmp_path / "page/report.html").read_text()
-    for part in ("7 of 7 rows pass", "--noise 0.01", "SHA-256", "drawn from seed", "torch"):
+    for part in ("8 of 8 rows pass", "--noise 0.01", "SHA-256", "drawn from seed", "torch"):
         assert part in text
     assert "The ledger" not in text
     assert text.count("data:image/svg+xml") == 3

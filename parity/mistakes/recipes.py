@@ -187,6 +187,8 @@ MISTAKES = [
     asks("--dropout 0.4", mistake("--dropout: the share kept", *NET, changed(lambda m: {"dropout": 1 - m.dropout}))),
     asks("--dropout 0.4", mistake("dropout from another key", step, "DROPOUT", lambda right: 0)),
     asks("--init xavier_uniform", mistake("--init dropped", *NET, without("init"))),
+    asks("--upsample bilinear", mistake("--upsample dropped", *NET, without("upsample"))),
+    asks("--no-conv-bias", mistake("--no-conv-bias dropped", *NET, without("conv_bias"))),
     asks("--no-flips, --init kaiming_normal", mistake("--no-flips dropped", *AUGMENT, without("flips"))),
     asks("--no-augment, --zoom 0.5", mistake("--no-augment dropped", *AUGMENT, without("augment"))),
     asks("--zoom 0.5", mistake("--zoom dropped", *AUGMENT, without("zoom"))),

@@ -57,8 +57,13 @@ class Recipe:
         self.steps = 0
 
     def start(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Takes copies of `weights`, and a fresh optimizer."""
-        self.model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, strict=False)
+        """Takes copies of `weights`, and a fresh optimizer.
+
+        Weights of a network of another shape are left out, and show where weights are compared afterwards.
+        """
+        mine = self.model.state_dict()
+        fitting = {name: torch.tensor(x) for name, x in weights.items() if mine.get(name, x).shape == x.shape}
+        self.model.load_state_dict(fitting, strict=False)
         o = self.config.optimization
         self.optimizer = training.OPTIMIZERS[o.optimizer](self.model.parameters(), o)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(o.ema)) if o.ema else self.model
