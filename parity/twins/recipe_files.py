@@ -36,6 +36,7 @@ def make(root: Path, images: str, masks: str, sizes: str, seed: int = 0) -> Path
             h, w = SIZES[sizes][part][number % len(SIZES[sizes][part])]
             rng = np.random.default_rng((seed, part, number))
             image, where = draw(rng, h, w, images)
+            where[where == 1] = 1 if number % 3 else 0  # the second class does not occur in every image
             stem = f"{name}_{number}"
             if images == "uint8 color":
                 cv2.imwrite(str(root / name / f"{stem}.png"), image)
