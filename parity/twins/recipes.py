@@ -5,8 +5,7 @@ by JAX is drawn here from the keys that the settings state, by jaxseg's function
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 
 from jaxseg.base.config import Augmentation, Config
 from jaxseg.base.terminal import console
-from jaxseg.data.feed.pipeline import Batch, Pipeline
+from jaxseg.data.feed.pipeline import Batch
 from jaxseg.learn import augment
 from jaxseg.nn.torch_weights import to_torch
 from jaxseg.training import assembly, dataset, loop, steps
@@ -92,27 +91,14 @@ def side_by_side(
             scores = steps.evaluate(ours.eval_step, ours.validation, epoch)
             plateau = loop.watch_plateau(o, plateau, {"validation": scores}, ours.optimizer)
             theirs.end_epoch(float(theirs.validate()["miou"]))
-    scores, their_scores = (
-        steps.evaluate(ours.eval_step, First(ours.validation, batches), epoch),
-        theirs.validate(batches),
-    )
+    scores = steps.evaluate(ours.eval_step, ours.validation, epoch, batches)
+    their_scores = theirs.validate(batches)
     (losses, rates), (their_losses, their_rates) = np.transpose(found), np.transpose(expected)
     return Played(
         start,
         Side(read[0], rates, losses, to_torch(ours.net), numbers(scores, their_scores)),
         Side(read[1], their_rates, their_losses, theirs.weights(), numbers(their_scores, their_scores)),
     )
-
-
-class First:
-    """The first `count` batches of a pipeline, or all."""
-
-    def __init__(self, pipeline: Pipeline, count: int | None):
-        self._pipeline, self._count = pipeline, count
-
-    def epoch(self) -> Iterator[Batch]:
-        """Yields the batches."""
-        return itertools.islice(self._pipeline.epoch(), self._count)
 
 
 def note(read: tuple[Arrays, Arrays], step: int, batch: Batch, raw: tuple) -> None:
