@@ -3,6 +3,8 @@
 Prints a table for each question with figures, gates and verdicts, and writes report.html and report.json. Formulas
 are compared in float64; rounding is judged in float32 and below. `--quick` asks the same questions in small.
 
+`--run RUN` certifies a finished run instead: its settings and data go through both frameworks once more.
+
 Exit status: 0 if all rows pass, 1 if any fails, 2 for a mistake in the command.
 """
 
@@ -28,6 +30,7 @@ Question = Literal[
     "optimizers",
     "model",
     "training",
+    "recipes",
     "precision",
     "divergence",
     "gpu",
@@ -51,7 +54,13 @@ class Options:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Ask the float32 questions on a GPU too: "auto" if there is one, "cpu" never, "gpu" or fail."""
     data: Path | None = None
-    """Folder in the article's layout (train/ Ltrain/ val/ Lval/) for the data question; made-up tiles by default."""
+    """Folder in the article's layout (train/ Ltrain/ val/ Lval/) for the data question; made-up tiles by default. With
+    --run, where the run's data are now; where they were by default."""
+    run: Path | None = None
+    """Folder of a run: ask only whether its first steps are those of PyTorch, in float64, from its own settings, data
+    and weights at the start."""
+    steps: int = 20
+    """Steps to take with --run."""
     out: Path = Path("parity-report")
     """Folder for report.html and report.json."""
 
@@ -62,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     if importlib.util.find_spec("torch") is None:
         print("error: parity needs PyTorch and SciPy: pip install 'jaxseg[parity]'", file=sys.stderr)
         return 2
-    if options.device == "cpu":
+    if options.device == "cpu" or options.run is not None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of a GPU's memory
 
@@ -88,7 +97,19 @@ def main(argv: list[str] | None = None) -> int:
                 report.show(answers[-1])
         return report.finish(answers, options.out, asked)
 
-    return doors.enter(run)
+    return doors.enter(run if options.run is None else lambda: of_run(options))
+
+
+def of_run(options: Options) -> int:
+    """Answers the question of --run; returns the exit status."""
+    from parity.checks import finished_run
+    from parity.report import report
+
+    began = time.monotonic()
+    answer, asked = finished_run.run(options.run, options.steps, options.data)
+    answer = dataclasses.replace(answer, seconds=time.monotonic() - began)
+    report.show(answer)
+    return report.finish([answer], options.out, asked)
 
 
 def questions(options: Options) -> list[Question]:

@@ -32,12 +32,12 @@ from parity.mistakes import Mistake
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
-FLOAT32 = ("precision",)  # asked about its own mistakes alone: every wrong formula would show there too
+ALONE = ("recipes", "precision")  # asked about their own mistakes alone: every wrong formula would show there too
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:
     """Every mistake, by the question that should catch it."""
-    questions = (*COLUMNS, *FLOAT32)
+    questions = (*COLUMNS, *ALONE)
     return {question: importlib.import_module(f"parity.mistakes.{question}").MISTAKES for question in questions}
 
 
@@ -57,14 +57,17 @@ def injected(wrong: Mistake) -> Iterator[None]:
         jax.clear_caches()
 
 
-def ask(question: str, data: Path, briefly: bool = False) -> list:
-    """Rows of a question in its quick form; with `briefly` only the first failed row, if there is one."""
+def ask(question: str, data: Path, briefly: bool = False, recipe: tuple[str, ...] = ()) -> list:
+    """Rows of a question in its quick form; with `briefly` only the first failed row, if there is one.
+
+    recipe: values of the recipe to ask, for the recipes question.
+    """
     from parity.judge.answer import Settings
 
     check = importlib.import_module(f"parity.checks.{question}")
     with failures_raised() if briefly else contextlib.nullcontext():
         try:
-            return list(check.run(Settings(quick=True, seeds=1, data=data, device="cpu")).rows)
+            return list(check.run(Settings(quick=True, seeds=1, data=data, device="cpu", recipe=recipe)).rows)
         except Failure as failure:
             return [failure.row]
 
@@ -133,9 +136,10 @@ class Cell:
 
 def try_one(own: str, number: int, question: str, data: Path, briefly: bool = False) -> Cell:
     """Asks `question` with mistake `number` of question `own` injected."""
+    wrong = all_mistakes()[own][number]
     try:
-        with injected(all_mistakes()[own][number]):
-            rows = ask(question, data, briefly)
+        with injected(wrong):
+            rows = ask(question, data, briefly, *([wrong.recipe] if question == "recipes" else []))
     except Exception as error:
         return Cell(own, number, question, broke=f"{type(error).__name__}: {error}"[:200])
     return Cell(own, number, question, tuple(row.name for row in rows if not row.passed))
@@ -144,7 +148,7 @@ def try_one(own: str, number: int, question: str, data: Path, briefly: bool = Fa
 # The matrix -----------------------------------------------------------------------------------------------------------
 
 
-def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int, int] = (1, 1)):
+def run(settings, only: tuple[str, ...] = (*COLUMNS, *ALONE), part: tuple[int, int] = (1, 1)):
     """Answers the mutations question: a row for each mistake of the questions `only`, and one without a mistake.
 
     With `part` (k, n), only every n-th mistake is injected, from the k-th on.
@@ -160,7 +164,7 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int,
         data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_tiles(data)
         compiled = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        asked = [q for q in (*COLUMNS, *FLOAT32) if q in only or (not settings.quick and q in COLUMNS)]
+        asked = [q for q in (*COLUMNS, *ALONE) if q in only or (not settings.quick and q in COLUMNS)]
         pools = {quickly: stack.enter_context(workers(compiled, quickly)) for quickly in (True, False)}
         pool_of = {question: pools[settings.quick and question not in OPTIMIZED] for question in asked}
         controls = {question: pool_of[question].submit(control, question, data, settings.quick) for question in asked}
@@ -256,7 +260,10 @@ class Options:
     quick: bool = False
     """Ask only the question that should catch the mistake, not the whole matrix."""
     only: tuple[
-        Literal["schedule", "init", "data", "layers", "losses", "optimizers", "model", "training", "precision"], ...
+        Literal[
+            "schedule", "init", "data", "layers", "losses", "optimizers", "model", "training", "recipes", "precision"
+        ],
+        ...,
     ] = ()
     """Inject only the mistakes of these questions."""
     part: tuple[int, int] = (1, 1)
@@ -280,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
     from parity.report import report
 
     began = time.monotonic()
-    answer = run(Settings(quick=options.quick), options.only or (*COLUMNS, *FLOAT32), options.part)
+    answer = run(Settings(quick=options.quick), options.only or (*COLUMNS, *ALONE), options.part)
     answer = dataclasses.replace(answer, seconds=time.monotonic() - began)
     report.show(answer)
     form = "quick" if options.quick else "full"

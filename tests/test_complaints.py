@@ -26,7 +26,7 @@ from jaxseg.data.read.images import read_pixels
 from jaxseg.data.read.masks import read_values
 from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
-from jaxseg.training import loop
+from jaxseg.training import assembly, loop
 
 DRY = ["--widths", "2", "4", "-b", "2", "--workers", "0", "--dry-run"]
 TINY = ["--widths", "2", "4", "-e", "1", "-b", "2", "--workers", "0", "--no-augment"]
@@ -272,7 +272,7 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_try(folder, trains, m
 
         return run
 
-    monkeypatch.setattr(loop, "compile_train_step", step)
+    monkeypatch.setattr(assembly, "compile_train_step", step)
     found = trains(folder)
     assert found.code == 1
     places = [
@@ -283,12 +283,12 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_try(folder, trains, m
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_reader_that_fails_says_which_file(folder, trains, monkeypatch, workers):
-    def vanish(*args, real=loop.compile_train_step, **how):
+    def vanish(*args, real=assembly.compile_train_step, **how):
         (folder / "images/a0.png").unlink()
         (folder / "images/a1.png").unlink()
         return real(*args, **how)
 
-    monkeypatch.setattr(loop, "compile_train_step", vanish)
+    monkeypatch.setattr(assembly, "compile_train_step", vanish)
     found = trains(folder, "--workers", workers, "--cache-mb", "0")
     assert found.code == 2
     assert "a0.png" in found.text or "a1.png" in found.text

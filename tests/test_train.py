@@ -38,7 +38,7 @@ from jaxseg.learn.compiled import compile_eval_step
 from jaxseg.nn import unet
 from jaxseg.runs.checkpoint import Checkpoints, load_model
 from jaxseg.runs.pictures import draw_samples
-from jaxseg.training import loop, report
+from jaxseg.training import assembly, loop, report
 from jaxseg.training.dataset import open_data
 from jaxseg.training.steps import Signals, run_steps
 
@@ -69,7 +69,7 @@ class AtStep:
     """
 
     def __init__(self, number=None, action=None, compiled=()):
-        self.number, self.action, self.real = number, action, loop.compile_train_step
+        self.number, self.action, self.real = number, action, assembly.compile_train_step
         self.taken, self.compiled, self.compilations = 0, compiled, []
 
     def __call__(self, *args, **kwargs):
@@ -121,7 +121,7 @@ def whole(tiles_root, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "it's a run"
     with pytest.MonkeyPatch.context() as patch, compilations() as found:
         watch = AtStep(compiled=found)
-        patch.setattr(loop, "compile_train_step", watch)
+        patch.setattr(assembly, "compile_train_step", watch)
         result = launch("--data", tiles_root, "--out", run, *TINY)
     result.run, result.compilations = run, watch.compilations
     return result
@@ -353,13 +353,13 @@ def test_a_plateau_lowers_the_rate_and_is_kept_through_a_stop(start, monkeypatch
     monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": 0.5})
     how = ["-e", 4, "--schedule", "plateau", "--patience", 1, "--gamma", 0.5, "-l", 0.25]
     with monkeypatch.context() as patch, compilations() as found:
-        patch.setattr(loop, "compile_train_step", watch := AtStep(compiled=found))
+        patch.setattr(assembly, "compile_train_step", watch := AtStep(compiled=found))
         assert start(*how).code == 0
     assert_compiled_in_the_first_epoch(watch.compilations)
     rates = [record["learning_rate"] for record in records(tmp_path / "run")]
     assert rates == [0.25, 0.25, 0.25, 0.125]
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compile_train_step", AtStep(11, sends(signal.SIGTERM)))
+        patch.setattr(assembly, "compile_train_step", AtStep(11, sends(signal.SIGTERM)))
         assert start(*how, "--out", tmp_path / "stopped").code == 143
     assert launch("--resume", tmp_path / "stopped").code == 0
     assert_same_run(tmp_path / "stopped", tmp_path / "run")
@@ -369,11 +369,11 @@ def test_what_averages_accumulates_drops_and_augments_goes_on_to_the_same_bits(s
     how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--noise", 0.1]
     how += ["--class-weights", "auto", "--loss", "dice_ce", "--schedule", "one_cycle", "--optimizer", "adamw"]
     with monkeypatch.context() as patch, compilations() as found:
-        patch.setattr(loop, "compile_train_step", watch := AtStep(compiled=found))
+        patch.setattr(assembly, "compile_train_step", watch := AtStep(compiled=found))
         assert start(*how).code == 0
     assert_compiled_in_the_first_epoch(watch.compilations)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
+        patch.setattr(assembly, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
         assert start(*how, "--out", tmp_path / "stopped").code == 143
     assert launch("--resume", tmp_path / "stopped").code == 0
     assert_same_run(tmp_path / "stopped", tmp_path / "run")
@@ -416,7 +416,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits_with_its_images_kep
 ):
     monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compile_train_step", AtStep(step, sends(number)))
+        patch.setattr(assembly, "compile_train_step", AtStep(step, sends(number)))
         stopped = start()
     assert (stopped.code, stopped.err) == (code, "")
     assert step_of(tmp_path / "run", "last") == step
@@ -430,7 +430,7 @@ def test_the_best_epoch_is_kept_through_later_ones_and_through_a_stop(start, mon
     evaluate, miou = loop.evaluate, iter([0.3, 0.5, 0.4])
     monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
+        patch.setattr(assembly, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
         assert start().code == 143
     done = launch("--resume", tmp_path / "run")
     assert done.code == 0
@@ -444,7 +444,7 @@ def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoc
 ):
     for attempt, step, action in ((start, 6, sends(signal.SIGTERM)), (None, 2, crashes)):
         with monkeypatch.context() as patch, contextlib.suppress(Crash):
-            patch.setattr(loop, "compile_train_step", AtStep(step, action))
+            patch.setattr(assembly, "compile_train_step", AtStep(step, action))
             (attempt or functools.partial(launch, "--resume", tmp_path / "run"))()
     assert launch("--resume", tmp_path / "run").code == 0
     assert_same_run(tmp_path / "run", whole.run)
@@ -452,7 +452,7 @@ def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoc
 
 def test_a_run_that_crashed_goes_on_from_its_last_epoch_to_the_same_bits(whole, start, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compile_train_step", AtStep(5, crashes))
+        patch.setattr(assembly, "compile_train_step", AtStep(5, crashes))
         with pytest.raises(Crash):
             start()
     assert step_of(tmp_path / "run", "last") == 3
@@ -486,11 +486,11 @@ def test_a_run_that_is_done_can_be_resumed_and_stays_as_it_is(whole, tmp_path):
     assert_same_run(run, whole.run)
 
 
-@pytest.mark.parametrize(("where", "name"), [(loop, "compile_train_step"), (Checkpoints, "save")])
+@pytest.mark.parametrize(("where", "name"), [(assembly, "compile_train_step"), (Checkpoints, "save")])
 def test_run_killed_before_its_first_checkpoint_begins_again(whole, start, monkeypatch, tmp_path, where, name):
     """Within the first epoch, or between the first line of the log and the checkpoint."""
     with monkeypatch.context() as patch:
-        patch.setattr(where, name, AtStep(2, crashes) if where is loop else crashes)
+        patch.setattr(where, name, AtStep(2, crashes) if where is assembly else crashes)
         with pytest.raises(Crash):
             start()
     resumed = launch("--resume", tmp_path / "run")
@@ -515,7 +515,7 @@ def test_run_whose_last_checkpoint_is_damaged_goes_on_from_the_best(whole, start
     evaluate, miou = loop.evaluate, iter([0.3, 0.5, 0.4, 0.5, 0.4])
     monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
+        patch.setattr(assembly, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
         assert start().code == 143
     (path,) = (tmp_path / "run/checkpoints/last").glob("8/optimizer/manifest.ocdbt")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -547,7 +547,7 @@ def test_run_that_started_from_weights_goes_on_to_the_same_bits(whole, start, mo
     for step, action in ((2, sends(signal.SIGTERM)), (2, crashes)):
         run = tmp_path / action.__name__
         with monkeypatch.context() as patch, contextlib.suppress(Crash):
-            patch.setattr(loop, "compile_train_step", AtStep(step, action))
+            patch.setattr(assembly, "compile_train_step", AtStep(step, action))
             start(*how, "--out", run)
         assert launch("--resume", run).code == 0
         assert_same_run(run, tmp_path / "run")
@@ -672,7 +672,7 @@ def test_the_first_step_that_is_no_number_is_named(name, value):
 
 def test_no_checkpoint_is_promised_when_there_is_none(start, monkeypatch, tmp_path):
     spoiled = AtStep(2, lambda record: record | {"loss": jnp.float32(jnp.nan)})
-    monkeypatch.setattr(loop, "compile_train_step", spoiled)
+    monkeypatch.setattr(assembly, "compile_train_step", spoiled)
     stopped = start()
     assert stopped.code == 1
     assert not list((tmp_path / "run/checkpoints/last").iterdir())
@@ -681,7 +681,7 @@ def test_no_checkpoint_is_promised_when_there_is_none(start, monkeypatch, tmp_pa
 
 def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_place(start, monkeypatch, tmp_path):
     """The last step's loss is that from before its update; what the update did shows in validation."""
-    compile_eval_step, calls = loop.compile_eval_step, []
+    compile_eval_step, calls = assembly.compile_eval_step, []
 
     def spoiled(net, **how):
         step = compile_eval_step(net, **how)
@@ -692,7 +692,7 @@ def test_an_epoch_that_ends_in_no_number_does_not_take_the_last_checkpoints_plac
 
         return counted
 
-    monkeypatch.setattr(loop, "compile_eval_step", spoiled)
+    monkeypatch.setattr(assembly, "compile_eval_step", spoiled)
     stopped = start()
     assert stopped.code == 1
     assert step_of(tmp_path / "run", "last") == 3
@@ -706,8 +706,8 @@ def test_the_loss_of_the_settings_is_trained_and_evaluated(start, monkeypatch):
         asked.append(loss)
         raise Crash
 
-    monkeypatch.setattr(loop, "compile_train_step", lambda net, optimizer, loss, **_: asked.append(loss))
-    monkeypatch.setattr(loop, "compile_eval_step", crash)
+    monkeypatch.setattr(assembly, "compile_train_step", lambda net, optimizer, loss, **_: asked.append(loss))
+    monkeypatch.setattr(assembly, "compile_eval_step", crash)
     with pytest.raises(Crash):
         start("--loss", "dice")
     assert asked == [losses.dice] * 2
@@ -741,7 +741,7 @@ def test_broken_tiles_of_both_sides_end_with_2_and_are_listed(tiles_root, tmp_pa
 def test_a_tile_that_vanishes_during_the_run_ends_it_with_its_name(tiles_root, tmp_path, monkeypatch):
     data = shutil.copytree(tiles_root, tmp_path / "data")
     gone = data / "train/train_0003.png"
-    monkeypatch.setattr(loop, "compile_train_step", AtStep(STEPS, lambda record: gone.unlink()))
+    monkeypatch.setattr(assembly, "compile_train_step", AtStep(STEPS, lambda record: gone.unlink()))
     assert str(gone) in refused("--data", data, "--out", tmp_path / "run", "--cache-mb", 0, *TINY)
 
 
@@ -773,7 +773,7 @@ def test_a_split_by_percent_is_written_down(tiles_root, tmp_path, monkeypatch):
     for side, folder in (("val", images), ("Lval", masks)):
         for path in sorted((tiles_root / side).iterdir())[:2]:
             shutil.copy(path, folder)
-    monkeypatch.setattr(loop, "compile_train_step", AtStep(1, sends(signal.SIGTERM)))
+    monkeypatch.setattr(assembly, "compile_train_step", AtStep(1, sends(signal.SIGTERM)))
     assert launch("--data", tmp_path, "--validation", "20", "--out", tmp_path / "run", *TINY).code == 143
     text = (tmp_path / "run/split.json").read_text()
     validation = find_split(Data(data=tmp_path, validation=20.0), seed=0).validation

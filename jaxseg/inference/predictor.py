@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float, Num, UInt8
 
 from jaxseg.base.errors import ArgumentError
@@ -33,9 +34,9 @@ class Raster(Protocol):
         """Returns the slice of rows and columns as an array."""
 
 
-def normalization(reading: Reading) -> Normalize:
-    """Returns the normalization of a run: from images [b h w c] as `reading` reads them to float32."""
-    return partial(normalize, mean=reading.mean or None, std=reading.std or None)
+def normalization(reading: Reading, dtype: DTypeLike = np.float32) -> Normalize:
+    """Returns the normalization of a run: from images [b h w c] as `reading` reads them to `dtype`."""
+    return partial(normalize, mean=reading.mean or None, std=reading.std or None, dtype=dtype)
 
 
 class Predictor:

@@ -8,7 +8,8 @@ Every change takes
 - `batch`: dict with "image" [b h w c] and "mask" uint8 [b h w]; other entries stay
 - `most`: largest strength; each sample draws its own
 
-and returns a batch of the same shapes. Images must be float, except for `flips_and_turns`.
+and returns a batch of the same shapes. Images must be float, except for `flips_and_turns`. What a change draws, a
+function `draw_...` returns: [b] or [b 1 1 1], one draw for each sample.
 """
 
 import math
@@ -17,7 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxseg.base.config import IGNORE_INDEX, Augmentation
 
@@ -29,8 +30,8 @@ Augment = Callable[[jax.Array, Batch], Batch]
 def augment_from(settings: Augmentation, unit: Callable[[jax.Array], jax.Array]) -> Augment | None:
     """Builds the augmentation that `settings` describe; None if there is nothing to do.
 
-    `unit` scales images of any type to float32, mostly 0 to 1. Flips and turns keep an image's type; after any other
-    change it is float32 as `unit` makes it.
+    `unit` scales images of any type to floats, mostly 0 to 1. Flips and turns keep an image's type; after any other
+    change it is the one that `unit` makes.
 
     >>> augment_from(Augmentation(augment=False), lambda image: image) is None
     True
@@ -62,13 +63,23 @@ def flips_and_turns(key: jax.Array, batch: Batch) -> Batch:
     >>> jax.jit(flips_and_turns)(jax.random.key(0), batch)["image"].shape
     (2, 4, 4, 3)
     """
-    _, h, w, _ = batch["image"].shape
-    flip_key, turn_key = jax.random.split(key)
-    flip = jax.random.bernoulli(flip_key, shape=batch["mask"].shape[:1])
-    turns = jax.random.randint(turn_key, batch["mask"].shape[:1], 0, 4 if h == w else 2)
-    if h != w:
-        turns = 2 * turns
+    flip, turns = draw_flips_and_turns(key, batch)
     return batch | {name: dihedral(batch[name], flip, turns) for name in ("image", "mask")}
+
+
+def draw_flips_and_turns(key: jax.Array, batch: Batch) -> tuple[Bool[Array, " b"], Int[Array, " b"]]:
+    """Draws whether to mirror each sample, and its quarter turns, for `dihedral`.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 6, 3)), "mask": jnp.zeros((2, 4, 6), jnp.uint8)}
+    >>> flip, turns = draw_flips_and_turns(jax.random.key(0), batch)
+    >>> flip.shape, bool((turns % 2 == 0).all())
+    ((2,), True)
+    """
+    b, h, w = batch["mask"].shape
+    flip_key, turn_key = jax.random.split(key)
+    flip = jax.random.bernoulli(flip_key, shape=(b,))
+    turns = jax.random.randint(turn_key, (b,), 0, 4 if h == w else 2)
+    return flip, turns if h == w else 2 * turns
 
 
 def dihedral(
@@ -108,12 +119,9 @@ def zoom(key: jax.Array, batch: Batch, most: float) -> Batch:
     (2, 4, 4)
     """
     image, mask = batch["image"], batch["mask"]
-    b, h, w, _ = image.shape
-    scale_key, place_key = jax.random.split(key)
-    scale = jnp.exp(jax.random.uniform(scale_key, (b,), minval=-1) * math.log1p(most))
-    # place 0: left and upper borders coincide; 1: right and lower ones
-    place = jax.random.uniform(place_key, (b, 2))
-    shift = (1 - scale)[:, None] * place * jnp.array([[h, w]], jnp.float32)
+    _, h, w, _ = image.shape
+    scale, place = draw_zoom(key, batch, most)
+    shift = (1 - scale)[:, None] * place * jnp.array([[h, w]], image.dtype)
 
     def one(image, mask, scale, shift):
         moved = jax.image.scale_and_translate(
@@ -129,6 +137,22 @@ def zoom(key: jax.Array, batch: Batch, most: float) -> Batch:
     return batch | {"image": image, "mask": mask}
 
 
+def draw_zoom(key: jax.Array, batch: Batch, most: float) -> tuple[Float[Array, " b"], Float[Array, "b 2"]]:
+    """Draws the scale of each sample, and its place along both axes.
+
+    At place 0 the left and upper borders coincide with those of the image before, at 1 the right and lower ones.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 4, 3)), "mask": jnp.zeros((2, 4, 4), jnp.uint8)}
+    >>> scale, place = draw_zoom(jax.random.key(0), batch, 0.5)
+    >>> bool((scale <= 1.5).all()), place.shape
+    (True, (2, 2))
+    """
+    b, dtype = len(batch["mask"]), batch["image"].dtype
+    scale_key, place_key = jax.random.split(key)
+    scale = jnp.exp(jax.random.uniform(scale_key, (b,), dtype, minval=-1) * math.log1p(most))
+    return scale, jax.random.uniform(place_key, (b, 2), dtype)
+
+
 def brightness(key: jax.Array, batch: Batch, most: float) -> Batch:
     """Adds a number from -most to most to all values of a sample.
 
@@ -136,7 +160,17 @@ def brightness(key: jax.Array, batch: Batch, most: float) -> Batch:
     >>> bool(abs(brightness(jax.random.key(0), batch, 0.2)["image"]).max() <= 0.2)
     True
     """
-    return batch | {"image": batch["image"] + _drawn(key, batch, -most, most)}
+    return batch | {"image": batch["image"] + draw_brightness(key, batch, most)}
+
+
+def draw_brightness(key: jax.Array, batch: Batch, most: float) -> Float[Array, "b 1 1 1"]:
+    """Draws what `brightness` adds to each sample.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 4, 3)), "mask": jnp.zeros((2, 4, 4), jnp.uint8)}
+    >>> draw_brightness(jax.random.key(0), batch, 0.2).shape
+    (2, 1, 1, 1)
+    """
+    return _uniform(key, batch, -most, most)
 
 
 def contrast(key: jax.Array, batch: Batch, most: float) -> Batch:
@@ -148,7 +182,17 @@ def contrast(key: jax.Array, batch: Batch, most: float) -> Batch:
     """
     image = batch["image"]
     mean = image.mean((1, 2, 3), keepdims=True)
-    return batch | {"image": mean + (image - mean) * _drawn(key, batch, 1 - most, 1 + most)}
+    return batch | {"image": mean + (image - mean) * draw_contrast(key, batch, most)}
+
+
+def draw_contrast(key: jax.Array, batch: Batch, most: float) -> Float[Array, "b 1 1 1"]:
+    """Draws the factor of `contrast` for each sample.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 4, 3)), "mask": jnp.zeros((2, 4, 4), jnp.uint8)}
+    >>> draw_contrast(jax.random.key(0), batch, 0.5).shape
+    (2, 1, 1, 1)
+    """
+    return _uniform(key, batch, 1 - most, 1 + most)
 
 
 def noise(key: jax.Array, batch: Batch, most: float) -> Batch:
@@ -158,9 +202,20 @@ def noise(key: jax.Array, batch: Batch, most: float) -> Batch:
     >>> jax.jit(noise, static_argnums=2)(jax.random.key(0), batch, 0.1)["image"].shape
     (1, 2, 2, 3)
     """
+    deviation, normal = draw_noise(key, batch, most)
+    return batch | {"image": batch["image"] + deviation * normal}
+
+
+def draw_noise(key: jax.Array, batch: Batch, most: float) -> tuple[Float[Array, "b 1 1 1"], Float[Array, "b h w c"]]:
+    """Draws the standard deviation of each sample's noise, and normal numbers of variance 1.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 4, 3)), "mask": jnp.zeros((2, 4, 4), jnp.uint8)}
+    >>> [x.shape for x in draw_noise(jax.random.key(0), batch, 0.1)]
+    [(2, 1, 1, 1), (2, 4, 4, 3)]
+    """
     strength_key, noise_key = jax.random.split(key)
     normal = jax.random.normal(noise_key, batch["image"].shape, batch["image"].dtype)
-    return batch | {"image": batch["image"] + _drawn(strength_key, batch, 0.0, most) * normal}
+    return _uniform(strength_key, batch, 0.0, most), normal
 
 
 def blur(key: jax.Array, batch: Batch, most: float) -> Batch:
@@ -172,7 +227,7 @@ def blur(key: jax.Array, batch: Batch, most: float) -> Batch:
     1.0
     """
     image, reach = batch["image"], math.ceil(3 * most)
-    sigma = jnp.maximum(_drawn(key, batch, 0.0, most), 1e-3)
+    sigma = jnp.maximum(draw_blur(key, batch, most), 1e-3)
     taps = jnp.exp(-0.5 * jnp.square(jnp.arange(-reach, reach + 1)[:, None, None, None, None] / sigma[None]))
     taps = taps / taps.sum(0, keepdims=True)
     for axis in (1, 2):
@@ -183,6 +238,16 @@ def blur(key: jax.Array, batch: Batch, most: float) -> Batch:
     return batch | {"image": image}
 
 
-def _drawn(key: jax.Array, batch: Batch, low: float, high: float) -> Float[Array, "b 1 1 1"]:
+def draw_blur(key: jax.Array, batch: Batch, most: float) -> Float[Array, "b 1 1 1"]:
+    """Draws the standard deviation of each sample's blur in pixels.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 4, 3)), "mask": jnp.zeros((2, 4, 4), jnp.uint8)}
+    >>> draw_blur(jax.random.key(0), batch, 1.0).shape
+    (2, 1, 1, 1)
+    """
+    return _uniform(key, batch, 0.0, most)
+
+
+def _uniform(key: jax.Array, batch: Batch, low: float, high: float) -> Float[Array, "b 1 1 1"]:
     """Uniform number for each sample."""
     return jax.random.uniform(key, (len(batch["image"]), 1, 1, 1), batch["image"].dtype, low, high)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num, UInt8
 
 from jaxseg.base.config import IGNORE_INDEX
@@ -37,11 +38,13 @@ def normalize(
     image: Num[Array | np.ndarray, "*shape c"],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*shape c"]:
-    """Scales to float32 in [0, 1] (see `unit`), then standardizes.
+    """Scales to [0, 1] (see `unit`), then standardizes.
 
     - `image`: [... c], uint8, uint16, int16 or float; floats are not scaled
     - `mean`, `std`: c numbers each, subtracted and divided by; left out if not given
+    - `dtype`: of the result
 
     Without them equal bit for bit to NumPy's x / 255 and torchvision's `ToTensor`. With them within 1 ulp of
     torchvision's `Normalize`: XLA turns the division into a product.
@@ -49,7 +52,7 @@ def normalize(
     >>> normalize(np.array([[0, 255]], np.uint8), mean=(0.5, 0.5), std=(0.5, 0.5)).tolist()
     [[-1.0, 1.0]]
     """
-    x = unit(image)
+    x = unit(image, dtype)
     mean, std = (None if y is None else jnp.array(y, x.dtype, ndmin=x.ndim) for y in (mean, std))
     x = x if mean is None else x - mean
     return x if std is None else x / std
@@ -260,8 +263,8 @@ PARTS = {"uint8": (255, float.fromhex("0x1.0101p-8")), "uint16": (65535, 2.0**-1
 """Largest value of each integer type, and the leading bits of its reciprocal."""
 
 
-def unit(image: Num[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
-    """Scales to float32: uint8 / 255, uint16 / 65535, int16 / 32767, floats as they are; exact to the bit.
+def unit(image: Num[Array | np.ndarray, "*shape"], dtype: DTypeLike = jnp.float32) -> Float[Array, "*shape"]:
+    """Scales to floats: uint8 / 255, uint16 / 65535, int16 / 32767, floats as they are; exact to the bit in float32.
 
     XLA turns a division by 255 into a product with 1/255, one ulp off for 126 of the 256 values. Here 1/255 is the sum
     of its leading 17 bits, whose product with a byte is exact (below 2**24), and the rest. Raises ValueError for
@@ -270,13 +273,13 @@ def unit(image: Num[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
     >>> unit(np.array([0, 51, 255], np.uint8)).tolist() == [0, np.float32(0.2), 1]
     True
     """
-    x = jnp.asarray(image).astype(jnp.float32)
+    x = jnp.asarray(image).astype(dtype)
     if jnp.issubdtype(image.dtype, jnp.floating):
         return x
     if image.dtype.name not in PARTS:
         raise ValueError(f"images of type {image.dtype}; expected {', '.join(PARTS)} or floats")
     most, part = PARTS[image.dtype.name]
-    return x * jnp.float32(part) + x * jnp.float32(1 / most - part)
+    return x * part + x * (1 / most - part)
 
 
 def step_key(seed: int, step: jax.typing.ArrayLike) -> jax.Array:

@@ -233,13 +233,16 @@ def evaluation(net: UNet) -> UNet:
     return nnx.view(net, use_running_average=True, deterministic=True)
 
 
-def unet_from(settings: Model, *, in_channels: int, classes: int, seed: int) -> UNet:
+def unet_from(
+    settings: Model, *, in_channels: int, classes: int, seed: int, dtype: jax.typing.DTypeLike = jnp.float32
+) -> UNet:
     """Builds the U-Net that `settings` describe.
 
     - `settings`: widths, upsampling, initializer, dropout, precision
     - `in_channels`: channels of an image
     - `classes`: channels of the logits
     - `seed`: of the initial weights
+    - `dtype`: of parameters and statistics, and of the computation in full precision
 
     >>> net = unet_from(Model(widths=(4, 8)), in_channels=3, classes=2, seed=0)
     >>> net.in_channels, net.head.kernel.shape
@@ -254,6 +257,7 @@ def unet_from(settings: Model, *, in_channels: int, classes: int, seed: int) -> 
         init=settings.init,
         dropout=settings.dropout,
         remat=settings.remat,
-        dtype={"f32": jnp.float32, "bf16": jnp.bfloat16}[settings.precision],
+        dtype={"f32": dtype, "bf16": jnp.bfloat16}[settings.precision],
+        param_dtype=dtype,
         rngs=nnx.Rngs(seed),
     )

@@ -17,19 +17,15 @@ from jaxseg.base.errors import OutOfMemory, Stopped, UserError
 from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import to_device
-from jaxseg.inference.predictor import normalization
-from jaxseg.learn import augment, class_weights, losses, metrics, optimizers, schedules
-from jaxseg.learn.compiled import compile_eval_step, compile_train_step
+from jaxseg.learn import class_weights, metrics, optimizers, schedules
 from jaxseg.learn.plan import make_plan
-from jaxseg.learn.step import unit
-from jaxseg.nn import unet
 from jaxseg.runs import readme
 from jaxseg.runs.checkpoint import Checkpoints, Progress, newest_step
 from jaxseg.runs.folder import check_target, open_run
 from jaxseg.runs.record import of_split
 from jaxseg.runs.tracker import Tracker
-from jaxseg.runs.weights import load_weights
 from jaxseg.training import advice, report
+from jaxseg.training.assembly import assemble
 from jaxseg.training.dataset import Dataset, open_data
 from jaxseg.training.progress import Bar
 from jaxseg.training.steps import Signals, check_finite, evaluate, run_steps
@@ -66,16 +62,10 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
     """Trains. `held` keeps the run's folder locked until it is closed."""
     began, o = time.monotonic(), config.optimization
     before = config if config.run.resume is None else settings.load(config.run.resume)
-    training, validation = data.pipelines(config.run.seed, config.data.workers)
-    plan = make_plan(o, len(training))
-    net = unet.unet_from(
-        config.model, in_channels=data.reading.channels, classes=len(data.classes), seed=config.run.seed
-    )
-    if before.run.load is not None and (config.run.resume is None or newest_step(config.run.resume) is None):
-        load_weights(net, before.run.load, before.run.load_channels, data.reading.order)
-    optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, plan.schedule), wrt=nnx.Param)
-    parts = step_parts(config, data)
-    batch = next(training.epoch())
+    fresh = config.run.resume is None or newest_step(config.run.resume) is None
+    a = assemble(config, data, load=before.run if fresh else None)
+    plan, net, optimizer = a.plan, a.net, a.optimizer
+    batch = next(a.training.epoch())
     report.tell(config, data, net, plan, batch)
     if config.run.dry_run:
         console.print("dry run: no step was taken, nothing was written")
@@ -90,8 +80,6 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
         report.tell_resumed(plan, make_plan(before.optimization, plan.epoch_steps), progress, start)
     console.print(f"run   {run}")
 
-    train_step = compile_train_step(net, optimizer, schedule=plan.schedule, seed=config.run.seed, **parts)
-    eval_step = compile_eval_step(optimizers.averaged(net, optimizer), loss=parts["loss"], normalize=parts["normalize"])
     # an epoch stopped after its last step is evaluated, logged and saved again
     tracked = {"resume_step": start, "resume_epoch": progress.epoch} if config.run.resume else {}
     with (
@@ -110,15 +98,15 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
             epoch_began, totals = time.monotonic(), metrics.Totals(progress.totals)
             bar.start_epoch()
             first, end = epoch * plan.epoch_steps + progress.batch, plan.end(epoch)
-            batches = to_device(itertools.islice(training.epoch(epoch, start=progress.batch), end - first))
-            for records in run_steps(train_step, batches, first, config.run.log_every, signals):
+            batches = to_device(itertools.islice(a.training.epoch(epoch, start=progress.batch), end - first))
+            for records in run_steps(a.train_step, batches, first, config.run.log_every, signals):
                 check_finite(records, epoch)
                 for record in records:
                     totals.add(record)
                 tracker.steps(records)
                 bar.update(epoch + 1, records)
                 if records[0]["step"] == 0:  # after the first step, which should not wait for it
-                    report.save_batch_picture(tracker, data, batch, parts["augment"], config.run.seed)
+                    report.save_batch_picture(tracker, data, batch, a.augment, config.run.seed)
                 progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
             if signals.received:
                 checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
@@ -132,7 +120,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
                 "epoch": epoch,
                 "step": end,
                 "train": totals.summary(),
-                "validation": evaluate(eval_step, validation, epoch),
+                "validation": evaluate(a.eval_step, a.validation, epoch),
                 "learning_rate": float(plan.schedule(end - 1) * optimizers.rate_scale(optimizer)),
                 "images_per_second": bar.images_per_second,
                 "waited": bar.waited,
@@ -156,29 +144,10 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
         if progress.best is None:
             raise UserError(f"{run}: has no best epoch, and its checkpoint is lost; train on with more --epochs")
         picture = report.save_predictions(tracker, run, data, progress.best)
-    images = validation.pairs[0].image.parent
+    images = a.validation.pairs[0].image.parent
     readme.write(run, config, data.description, progress.best, images)
     report.report(progress.best, run, data.classes, images, picture, time.monotonic() - began)
     return run
-
-
-def step_parts(config: Config, data: Dataset) -> dict:
-    """Returns the loss, normalization, augmentation and micro-batches of the steps. Prints class weights."""
-    o = config.optimization
-    weights = (
-        class_weights.weights(o.class_weights, data.class_pixels, data.found.training.image_pixels)
-        if o.class_weights
-        else None
-    )
-    if weights is not None:
-        shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(data.classes, weights, strict=True))
-        console.print(f"loss  class weights: {shown}")
-    return {
-        "loss": losses.loss_from(o, weights),
-        "normalize": normalization(data.reading),
-        "augment": None if config.run.overfit else augment.augment_from(config.augmentation, unit),
-        "accumulate": o.accumulate,
-    }
 
 
 def last_as_best(progress: Progress, epochs: Sequence[dict]) -> dict | None:

@@ -1,5 +1,6 @@
 """Runs the steps of an epoch and the validation, and handles the signals that end a run."""
 
+import itertools
 import math
 import signal
 import threading
@@ -104,17 +105,18 @@ def kept(epoch: int) -> str:
     return f" The checkpoint of epoch {epoch} is kept." if epoch else ""
 
 
-def evaluate(eval_step, data: Pipeline, epoch: int) -> dict:
+def evaluate(eval_step, data: Pipeline, epoch: int, most: int | None = None) -> dict:
     """Returns the scores of a dataset (see `metrics.summary`), its loss, and "predicted".
 
     - `eval_step`: function from a batch to "loss" and "confusion"
     - `data`: pipeline of the dataset
     - `epoch`: number of the epoch, from 0, for the message
+    - `most`: number of batches, from the first on; all if not given
 
     "predicted" is the share of pixels predicted as each class. Raises NonFiniteLoss.
     """
     totals, waiting = metrics.Totals(), []
-    for batch in to_device(data.epoch()):
+    for batch in to_device(itertools.islice(data.epoch(), most)):
         result = eval_step(batch)
         waiting.append({"loss": result["loss"], "confusion": result["confusion"]})
         if len(waiting) > 8:  # bounds the number of batches in flight

@@ -22,6 +22,8 @@ class Settings:
     """Folder in the article's layout (train/ Ltrain/ val/ Lval/) for the data question."""
     device: str = "auto"
     """Where float32 is asked a second time: "cpu", "gpu", or "auto" for a GPU if there is one."""
+    recipe: tuple[str, ...] = ()
+    """Values of `parity.twins.covering.SETTINGS`; if given, the recipes question asks one recipe that has them."""
 
 
 @dataclasses.dataclass(frozen=True)

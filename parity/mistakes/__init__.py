@@ -15,6 +15,8 @@ class Mistake:
     name: str
     patches: tuple[tuple[object, str, Callable], ...]
     """(owner, attribute, wrong): `owner.attribute` becomes `wrong(owner.attribute)`."""
+    recipe: tuple[str, ...] = ()
+    """For the recipes question: values of `parity.twins.covering.SETTINGS` of a recipe that shows it."""
 
 
 def mistake(name: str, owner: object, attribute: str, wrong: Callable, *more: tuple) -> Mistake:

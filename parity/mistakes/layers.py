@@ -225,9 +225,9 @@ def normalized(formula):
 def powers_of_two(right):
     """uint16 / 65536, int16 / 32768, uint8 / 256."""
 
-    def unit(image):
+    def unit(image, dtype=jnp.float32):
         integers = jnp.issubdtype(image.dtype, jnp.integer)
-        return image.astype(jnp.float32) / (jnp.iinfo(image.dtype).max + 1 if integers else 1)
+        return image.astype(dtype) / (jnp.iinfo(image.dtype).max + 1 if integers else 1)
 
     return unit
 

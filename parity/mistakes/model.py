@@ -124,7 +124,7 @@ MISTAKES = [
         lambda right: lambda self, x, valid=None, key=None: right(self, x, None, key),
     ),
     mistake("evaluation with batch statistics", unet.BatchNorm, "_apply", batch_always),
-    mistake("images in -1..1", step, "unit", lambda right: lambda image: 2 * right(image) - 1),
+    mistake("images in -1..1", step, "unit", lambda right: lambda *args: 2 * right(*args) - 1),
     mistake("recomputing: statistics updated twice", nnx, "remat", twice),
     mistake("dropout in evaluation", nnx.Dropout, "__call__", always),
     mistake("dropout of whole channels", nnx.Dropout, "__init__", by_channel),

@@ -1,7 +1,7 @@
 """Training in PyTorch: the step, the evaluation, and the counterpart of each setting of a jaxseg recipe."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -54,6 +54,7 @@ def training_step(
     loss: Loss = F.cross_entropy,
     clip_norm: float | None = None,
     part: int | None = None,
+    kept: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Takes one update; returns the loss before it.
 
@@ -61,13 +62,15 @@ def training_step(
     loss: of (logits, masks).
     clip_norm: largest norm of the gradient; None does not clip.
     part: samples in a micro-batch, for gradient accumulation; None takes the batch at once.
+    kept: for each micro-batch the factors of dropout, see the reference U-Net; None drops nothing.
 
     A micro-batch is weighted by its share of the counted pixels: `(loss / k).backward()` for k full ones.
     """
     optimizer.zero_grad()
     total, counted = 0.0, int((masks != IGNORE_INDEX).sum())
-    for some, their_masks in zip(images.split(part or len(images)), masks.split(part or len(masks))):
-        value = loss(model(some), their_masks)
+    cut = zip(images.split(part or len(images)), masks.split(part or len(masks)))
+    for number, (some, their_masks) in enumerate(cut):
+        value = loss(model(some) if kept is None else model(some, kept[number]), their_masks)
         if part is not None:
             value = value * (int((their_masks != IGNORE_INDEX).sum()) / counted)
         value.backward()
@@ -141,11 +144,11 @@ def schedule_options(o: Optimization, total: int, warmup: int, ticks_per_epoch: 
     }.get(o.schedule, {})
 
 
-def confusion_matrix(masks: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+def confusion_matrix(masks: torch.Tensor, predictions: torch.Tensor, classes: int = CLASSES) -> torch.Tensor:
     """Pixel counts int64 [k k], with the truth in rows; ignored pixels are not counted."""
     counted = masks != IGNORE_INDEX
-    pairs = masks[counted] * CLASSES + predictions[counted]
-    return torch.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
+    pairs = masks[counted] * classes + predictions[counted]
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 class Reference:

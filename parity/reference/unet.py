@@ -107,12 +107,16 @@ class UNet(nn.Module):
             below = outputs
         self.outc = OutConv(below, classes)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits float [b k h w] of images float [b c h w]."""
+    def forward(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits float [b k h w] of images float [b c h w].
+
+        kept: factors [b c' h' w'] of the deepest features: 1 / (1 - p) where dropout keeps one, 0 elsewhere.
+        """
         skips = [self.inc(x)]
         for i in range(self.levels):
             skips.append(getattr(self, f"down{i + 1}")(skips[-1]))
         x = skips.pop()
+        x = x if kept is None else x * kept
         for i in range(self.levels):
             x = getattr(self, f"up{i + 1}")(x, skips.pop())
         return self.outc(x)

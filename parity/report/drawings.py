@@ -84,6 +84,37 @@ def histograms(evidence: Mapping) -> Pictures:
         yield shown["name"], picture(draw, (4.6, 2.6))
 
 
+# A finished run -------------------------------------------------------------------------------------------------------
+
+
+def run(evidence: Mapping) -> Pictures:
+    """Losses and learning rates of both sides over the steps, and how far the losses are apart."""
+    for curve in evidence["curves"]:
+        steps = np.arange(len(curve["losses"]))
+        ours = np.add(curve["losses"], curve["apart"])
+
+        def losses(axes: Axes, curve: Mapping = curve, steps=steps, ours=ours) -> None:
+            axes.plot(steps, curve["losses"], color=TORCH, lw=1.4, label="PyTorch")
+            axes.plot(steps, ours, ".", color=JAXSEG, ms=5, label="jaxseg")
+            axes.set(xlabel="step", ylabel="loss")
+            axes.grid(alpha=0.25)
+            legend(axes)
+
+        def apart(axes: Axes, curve: Mapping = curve, steps=steps) -> None:
+            axes.plot(steps, _positive(np.abs(curve["apart"]).tolist()), ".-", color=GRAY, lw=1)
+            axes.set(xlabel="step", ylabel="|jaxseg - PyTorch|", yscale="log")
+            axes.grid(alpha=0.25)
+
+        def rates(axes: Axes, curve: Mapping = curve, steps=steps) -> None:
+            axes.plot(steps, curve["rates"], ".-", color=TORCH, lw=1)
+            axes.set(xlabel="step", ylabel="learning rate")
+            axes.grid(alpha=0.25)
+
+        yield f"{curve['name']}: loss of each step in float64.", picture(losses)
+        yield "Distance of the losses; no dot where every bit is equal.", picture(apart)
+        yield "Learning rates, the same on both sides.", picture(rates)
+
+
 # Float32 and below ----------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,8 @@ TITLES = {
     "optimizers": "Optimizers",
     "model": "The network",
     "training": "Training in float64",
+    "recipes": "Recipes: whole runs from their settings",
+    "run": "A finished run, once more from its settings",
     "precision": "Rounding in one pass",
     "divergence": "Divergence over many steps, in float32",
     "gpu": "On a GPU",
@@ -39,7 +41,7 @@ def write(answers: list[Answer], facts: Mapping[str, Mapping[str, str]], passed:
         verdict=escape(verdict),
         summary=summary(answers),
         sections=sections,
-        ledger=ledger_table(answers),
+        ledger=ledger_section(answers),
         environment="".join(group(name, values) for name, values in facts.items()),
     )
 
@@ -118,6 +120,13 @@ def _cell(wrong: Mapping, question: str) -> str:
     return f"<td class='{' '.join(kinds)}'>{text}"
 
 
+def ledger_section(answers: list[Answer]) -> str:
+    """The ledger under its heading; empty if no row of these answers pins an entry."""
+    if not any(ledger.pinning(entry, answers) for entry in ledger.LEDGER):
+        return ""
+    return f"{LEDGER}{ledger_table(answers)}"
+
+
 def ledger_table(answers: list[Answer]) -> str:
     """Table of every known divergence, with the state of the rows that pin it."""
     lines = []
@@ -148,10 +157,16 @@ def escape(text: str) -> str:
 PICTURES = {
     "schedule": lambda evidence: gallery(drawings.schedules(evidence)),
     "init": lambda evidence: gallery(drawings.histograms(evidence)),
+    "run": lambda evidence: gallery(drawings.run(evidence)),
     "precision": lambda evidence: gallery(drawings.rounding(evidence)),
     "divergence": lambda evidence: gallery(drawings.divergence(evidence)),
     "mutations": matrix,
 }
+
+LEDGER = """<h2 id=known>The ledger: every known divergence of the two stacks</h2>
+<p><b>match</b>: jaxseg does what PyTorch does, and the row pins it. <b>accepted</b>: jaxseg differs on purpose.
+<b>impossible</b>: the two cannot agree.</p>
+"""
 
 PAGE = """<!doctype html><html lang=en><meta charset=utf-8>
 <meta name=viewport content="width=device-width,initial-scale=1">
@@ -197,8 +212,5 @@ the reasons for its gates, and says what the question cannot see. Formulas are c
 differs by rounding alone. Results in float32 and below are judged by PyTorch's own rounding error.</p>
 <div class=top>{summary}<div class=facts>{environment}</div></div>
 {sections}
-<h2 id=known>The ledger: every known divergence of the two stacks</h2>
-<p><b>match</b>: jaxseg does what PyTorch does, and the row pins it. <b>accepted</b>: jaxseg differs on purpose.
-<b>impossible</b>: the two cannot agree.</p>
 {ledger}</html>
 """
