@@ -26,6 +26,7 @@ Question = Literal[
     "layers",
     "losses",
     "optimizers",
+    "augmentation",
     "model",
     "training",
     "precision",

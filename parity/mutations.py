@@ -30,7 +30,7 @@ import tyro
 from parity.mistakes import Mistake
 
 QUESTION = "mutations"
-COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "model", "training")
+COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
 FLOAT32 = ("precision",)  # asked about its own mistakes alone: every wrong formula would show there too
 
@@ -256,13 +256,32 @@ class Options:
     quick: bool = False
     """Ask only the question that should catch the mistake, not the whole matrix."""
     only: tuple[
-        Literal["schedule", "init", "data", "layers", "losses", "optimizers", "model", "training", "precision"], ...
+        Literal[
+            "schedule",
+            "init",
+            "data",
+            "layers",
+            "losses",
+            "optimizers",
+            "augmentation",
+            "model",
+            "training",
+            "precision",
+        ],
+        ...,
     ] = ()
     """Inject only the mistakes of these questions."""
     part: tuple[int, int] = (1, 1)
     """Inject every N-th mistake from the K-th on, as `K N`: a sample that takes an N-th of the time."""
+    random: int = 0
+    """Instead put this many random changes into the source, one at a time, and ask the tests and the questions that
+    reach them. Runs from a checkout; results stay in --out, so a stopped run goes on."""
+    seed: int = 0
+    """Draws the random changes."""
+    jobs: int = os.cpu_count() or 1
+    """Random changes tried at a time."""
     out: Path = Path("parity-mutations")
-    """Folder for report.html and report.json."""
+    """Folder for report.html and report.json, or of --random for its results."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -276,6 +295,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.part[1] < 1:
         print(f"error: --part {options.part[0]} {options.part[1]}: expected K and N with N at least 1", file=sys.stderr)
         return 2
+    if options.random:
+        from parity.mutants import hunt
+
+        return hunt.main(options.random, options.seed, options.jobs, options.out)
     from parity.judge.answer import Settings
     from parity.report import report
 

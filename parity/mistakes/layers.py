@@ -95,6 +95,36 @@ def not_halved(right):
     return wrong
 
 
+def through_at_zero(right):
+    """ReLU lets the gradient through where BatchNorm's result is exactly 0."""
+    return lambda x, mean, var, scale, bias, *rest: right(x, mean, var, scale, bias + 1e-300, *rest)
+
+
+def eps_beside_root(right):
+    """eps added to the deviation, not to the variance."""
+    return lambda x, mean, var, *rest: right(x, mean, var + 2 * jnp.sqrt(var * rest[-1]), *rest)
+
+
+def no_lower_than(least: float):
+    """Pooling that begins from a number, where infinity belongs."""
+    return lambda right: lambda x: right(jnp.maximum(x, least))
+
+
+def filled_in_front(right):
+    """Channels of zeros before the others."""
+
+    def wrong(x, axis=3):
+        more = right(x, axis).shape[axis] - x.shape[axis]
+        return jnp.pad(x, [(more if i == axis else 0, 0) for i in range(x.ndim)])
+
+    return wrong
+
+
+def without_last(right):
+    """The last image of a batch left out."""
+    return lambda x, g: right(x[: max(len(x) - 1, 1)], g[: max(len(g) - 1, 1)])
+
+
 def split_ties(right):
     """Pooling by reshape: equal values share the gradient."""
 
@@ -192,6 +222,12 @@ def _reversed(y, pixels: int):
     return y.reshape(*y.shape[:2], -1, pixels, y.shape[-1])[:, :, :, ::-1].reshape(y.shape)
 
 
+def unpadded(right):
+    """The border of the result is 0."""
+    edge = jnp.array([0, -1])
+    return lambda x, kernel: right(x, kernel).at[:, edge].set(0).at[:, :, edge].set(0)
+
+
 def unturned(right):
     """The kernel's gradient for the kernel turned round, as of a true convolution."""
     return lambda x, g: right(x, g)[::-1, ::-1]
@@ -257,6 +293,9 @@ MISTAKES = [
     ),
     mistake("BatchNorm: statistics of some pixels", layers, "_moments", few_pixels),
     mistake("BatchNorm with ReLU: gradient by the variance", layers, "_normalized_relu_gradients", not_halved),
+    mistake("BatchNorm with ReLU: gradient at 0", layers, "_normalized_relu_gradients", through_at_zero),
+    mistake("BatchNorm with ReLU: eps beside the root", layers, "_normalized_relu", eps_beside_root),
+    mistake("max-pool from -1e30 on", unet, "max_pool", no_lower_than(-1e30)),
     mistake("max-pool by reshape, ties split", unet, "max_pool", split_ties),
     mistake("max-pool, last of the ties", unet, "max_pool", last_tie),
     mistake("ReLU by jnp.maximum", jax.nn, "relu", lambda right: lambda x: jnp.maximum(x, 0)),
@@ -273,6 +312,12 @@ MISTAKES = [
     mistake("convolution: packed pixels in another order", convolution, "packed", in_order),
     mistake("convolution: gradient of packed pixels", convolution, "packed_kernel_gradient", gradient_in_order),
     mistake("convolution: gradient of the turned kernel", convolution, "kernel_gradient_on_cpu", unturned),
+    mistake("convolution: product without the last image", convolution, "kernel_gradient_by_product", without_last),
+    mistake("convolution: never packed", convolution, "_packing", lambda right: lambda *shape: 1),
+    mistake("convolution: no product", convolution, "WIDE", lambda right: 10**6),
+    mistake("convolution on a GPU: filled up in front", convolution, "_filled", filled_in_front),
+    mistake("convolution on a GPU: flipped gradient", convolution, "kernel_gradient_on_gpu", unturned),
+    mistake("convolution on a GPU: no padding", convolution, "forward_on_gpu", unpadded),
     mistake("dropout: not scaled up", nnx.Dropout, "__call__", unscaled),
     mistake("dropout: the share that stays", nnx.Dropout, "__init__", kept_share),
     mistake("normalization: times the deviation", step, "normalize", normalized(lambda x, mean, std: (x - mean) * std)),
