@@ -19,7 +19,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -147,7 +147,8 @@ def try_one(own: str, number: int, question: str, data: Path, briefly: bool = Fa
 def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int, int] = (1, 1)):
     """Answers the mutations question: a row for each mistake of the questions `only`, and one without a mistake.
 
-    With `part` (k, n), only every n-th mistake is injected, from the k-th on.
+    With `part` (k, n), only the k-th of n parts of the mistakes is injected. In full, a row counts the rows that no
+    mistake fails: they show nothing.
 
     Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}]}. Cells
     of questions that never call the replaced function are missing.
@@ -160,7 +161,7 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int,
         data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_tiles(data)
         compiled = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        asked = [q for q in (*COLUMNS, *FLOAT32) if q in only or (not settings.quick and q in COLUMNS)]
+        asked = [q for q in (*COLUMNS, *FLOAT32) if chosen.get(q) or (not settings.quick and q in COLUMNS)]
         pools = {quickly: stack.enter_context(workers(compiled, quickly)) for quickly in (True, False)}
         pool_of = {question: pools[settings.quick and question not in OPTIMIZED] for question in asked}
         controls = {question: pool_of[question].submit(control, question, data, settings.quick) for question in asked}
@@ -180,14 +181,34 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int,
             seen = {cell.question: cell for cell in cells.values() if (cell.own, cell.number) == (own, i)}
             rows.append(verdict(wrong, own, seen, (own, i) in controls[own][1]))
             matrix.append({"name": wrong.name, "own": own, "cells": {q: len(cell.failed) for q, cell in seen.items()}})
+    if not settings.quick and part == (1, 1) and set(only) == {*COLUMNS, *FLOAT32}:
+        rows.append(unfailed_row({q: [row.name for row in of] for q, (of, _) in controls.items()}, cells.values()))
     evidence = {"questions": asked, "mistakes": matrix}
     return Answer(QUESTION, tuple(rows), evidence)
 
 
 def share(only: tuple[str, ...], k: int, n: int) -> dict[str, list[int]]:
-    """Numbers of every n-th mistake from the k-th on, by question. All questions are counted through as one list."""
-    listed = [(own, i) for own in only for i in range(len(all_mistakes()[own]))][(k - 1) % n :: n]
+    """Numbers of the mistakes in the k-th of n equal parts, by question.
+
+    A part is a piece of the list of all questions' mistakes, so that few questions need a control.
+    """
+    listed = [(own, i) for own in only for i in range(len(all_mistakes()[own]))]
+    k = (k - 1) % n
+    listed = listed[len(listed) * k // n : len(listed) * (k + 1) // n]
     return {own: [i for question, i in listed if question == own] for own in only}
+
+
+def unfailed_row(names: dict[str, list[str]], cells: Iterable[Cell]):
+    """Row for the number of rows that no mistake fails; names them by question."""
+    from parity.judge import compare
+
+    failed = {(cell.question, row) for cell in cells for row in cell.failed}
+    never = {question: [row for row in rows if (question, row) not in failed] for question, rows in names.items()}
+    told = "; ".join(f"{question}: {', '.join(rows)}" for question, rows in never.items() if rows)
+    count = sum(map(len, never.values()))
+    return compare.at_most(
+        QUESTION, "rows that no mistake fails", count, 0, f"of {sum(map(len, names.values()))}", told
+    )
 
 
 def control_row(rows: dict[str, list]):
@@ -272,7 +293,7 @@ class Options:
     ] = ()
     """Inject only the mistakes of these questions."""
     part: tuple[int, int] = (1, 1)
-    """Inject every N-th mistake from the K-th on, as `K N`: a sample that takes an N-th of the time."""
+    """Inject the K-th of N parts of the mistakes, as `K N`."""
     random: int = 0
     """Instead put this many random changes into the source, one at a time, and ask the tests and the questions that
     reach them. Runs from a checkout; results stay in --out, so a stopped run goes on."""

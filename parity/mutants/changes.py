@@ -39,13 +39,16 @@ class Mutant:
     after: str
     source: str
     """Changed line as it was, stripped."""
+    column: int
+    """Place in `source`."""
     statement: str
     """Key of the statement, see `statements`."""
 
     @property
     def name(self) -> str:
-        """File, line as it was, and change: stays when other lines of the file change."""
-        return f"{self.file}: {self.source}: {self.before} -> {self.after}"
+        """Place by its text, and the change: stays when other lines of the file change."""
+        function = self.statement.partition(": ")[0]
+        return f"{self.file}{function}: {self.source} [{self.column}]: {self.before} -> {self.after}"
 
     def applied(self, text: str) -> str:
         """Text of the file with the change made."""
@@ -66,10 +69,10 @@ def mutants(text: str, file: str) -> list[Mutant]:
                 before, after = text[begin:end], ast.unparse(ast.fix_missing_locations(new))
                 if isinstance(new, (ast.BinOp, ast.BoolOp, ast.UnaryOp, ast.Compare, ast.IfExp)):
                     after = f"({after})"
-                made = Mutant(
-                    file, node.lineno, kind, begin, end, " ".join(before.split()), after,
-                    lines[node.lineno - 1].strip(), key,
-                )  # fmt: skip
+                line = lines[node.lineno - 1]
+                column = begin - starts[node.lineno - 1] - len(line) + len(line.lstrip())
+                change = node.lineno, kind, begin, end, " ".join(before.split()), after
+                made = Mutant(file, *change, line.strip(), column, key)
                 if after != before:
                     found[begin, end, after] = made
     return sorted(found.values(), key=lambda m: (m.begin, m.end, m.after))
