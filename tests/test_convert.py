@@ -10,6 +10,7 @@ import pytest
 
 from jaxseg import convert_labels
 from jaxseg.data.convert.draw import Shape, draw, fill, from_runs, unpack_runs
+from jaxseg.data.convert.labels import same_names
 from jaxseg.data.find.annotations import kind_of
 
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
@@ -255,3 +256,14 @@ def test_missing_images_are_told_or_refused_if_all_are_missing(tmp_path, capsys)
 def test_kinds_of_annotation_files_are_recognized(name, text, kind, tmp_path):
     (tmp_path / name).write_text(text)
     assert kind_of(tmp_path / name) == kind
+
+
+def test_a_file_of_the_same_names_is_no_other_file(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("background\ncar\n")
+    assert same_names(file, "background\ncar\n", "COCO")
+    assert not same_names(file, "background\nbus\n", "COCO")
+    file.write_text("car\n")
+    assert same_names(file, "background\ncar\n", "YOLO")
+    assert not same_names(file, "background\ncar\n", "COCO")
+    assert not same_names(file, "background\nbus\n", "YOLO")
