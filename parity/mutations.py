@@ -151,7 +151,8 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int,
     mistake fails: they show nothing.
 
     Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}]}. Cells
-    of questions that never call the replaced function are missing.
+    of questions that never call the replaced function are missing. Other questions than its own stop at the first
+    failed row.
     """
     from parity.judge.answer import Answer
 
@@ -163,12 +164,12 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int,
         compiled = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         asked = [q for q in (*COLUMNS, *FLOAT32) if chosen.get(q) or (not settings.quick and q in COLUMNS)]
         pools = {quickly: stack.enter_context(workers(compiled, quickly)) for quickly in (True, False)}
-        pool_of = {question: pools[settings.quick and question not in OPTIMIZED] for question in asked}
+        pool_of = {question: pools[question not in OPTIMIZED] for question in asked}
         controls = {question: pool_of[question].submit(control, question, data, settings.quick) for question in asked}
         controls = {question: future.result() for question, future in controls.items()}
         rows.append(control_row({question: rows for question, (rows, _) in controls.items()}))
         jobs = [
-            pool_of[question].submit(try_one, own, i, question, data, settings.quick)
+            pool_of[question].submit(try_one, own, i, question, data, settings.quick or question != own)
             for own, group in chosen.items()
             for i in group
             for question, (_, reached) in controls.items()

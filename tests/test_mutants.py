@@ -97,9 +97,9 @@ def test_the_narrowest_test_that_runs_a_statement_comes_first(reached):
 
 
 def test_what_runs_on_import_has_the_tests_of_its_users(reached):
-    assert reached.of("a.py", ": LEAST = 2", SOURCE) == ["t.py::narrow", "t.py::wide"]
+    assert reached.of("a.py", ": LEAST = 2", SOURCE) == ["t.py::narrow", "t.py::wide", "t.py::elsewhere"]
     line = ": def area(h: int = 3, w: int = 4, *, twice: bool = False) -> int:"
-    assert reached.of("a.py", line, SOURCE) == ["t.py::narrow", "t.py::wide"]
+    assert reached.of("a.py", line, SOURCE) == ["t.py::narrow", "t.py::wide", "t.py::elsewhere"]
     assert set(reached.of("a.py", ": UNUSED = 2", SOURCE)) == set(reached.seconds)
 
 

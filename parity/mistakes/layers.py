@@ -233,6 +233,84 @@ def unturned(right):
     return lambda x, g: right(x, g)[::-1, ::-1]
 
 
+def biasless(right):
+    """A layer of Flax without its bias."""
+    return lambda self, x: right(self, x) - self.bias[...]
+
+
+def with_antialias(antialias: bool):
+    """Resizing that smooths on the way down, or does not, whatever is asked."""
+    return lambda right: lambda x, shape, method, **how: right(x, shape, method, antialias=antialias)
+
+
+def by_method(asked: str, taken: str):
+    """Resizing by another method than is asked."""
+    return lambda right: lambda x, shape, method, **how: right(x, shape, taken if method == asked else method, **how)
+
+
+def edges_by_count(right):
+    """Averages over the pixels inside the image."""
+    return lambda x, *shape: right(x, *shape, count_include_pad=False)
+
+
+def in_computed_type(right):
+    """Statistics in the dtype of the computation."""
+
+    def init(self, *args, dtype=jnp.float32, param_dtype=jnp.float32, **how):
+        right(self, *args, dtype=dtype, param_dtype=dtype, **how)
+
+    return init
+
+
+def one_value_is_enough(right):
+    """Trains on one value per channel: its variance is 0."""
+
+    def wrong(self, x, valid):
+        if x.shape[0] * x.shape[1] * x.shape[2] > 1:
+            return right(self, x, valid)
+        return x[0, 0, 0], jnp.zeros_like(x[0, 0, 0])
+
+    return wrong
+
+
+def rounded(right):
+    """Results in bfloat16."""
+    return lambda self, x: right(self, x).astype(jnp.bfloat16).astype(x.dtype)
+
+
+def straight_through(right):
+    """The gradient goes to what was dropped, too."""
+
+    def call(self, x, **how):
+        return x + jax.lax.stop_gradient(right(self, x, **how) - x)
+
+    return call
+
+
+def weaker_in_evaluation(right):
+    """Scaled down in evaluation, as where nothing is scaled up in training."""
+
+    def call(self, x, **how):
+        return right(self, x, **how) * (1 - self.rate if self.deterministic else 1)
+
+    return call
+
+
+def by_element(right):
+    """Dropout of single elements where whole channels are asked."""
+    return lambda self, rate, *, broadcast_dims=(), **how: right(self, rate, **how)
+
+
+def mean_in_float32(right):
+    """The mean rounded to 10 bits."""
+
+    def wrong(x, valid):
+        mean, *others = right(x, valid)
+        return jax.lax.reduce_precision(mean, 8, 10), *others
+
+    return wrong
+
+
 def unscaled(right):
     """What stays is left as it is."""
     return lambda self, x, **how: right(self, x, **how) * (1 - self.rate)
@@ -318,6 +396,23 @@ MISTAKES = [
     mistake("convolution on a GPU: filled up in front", convolution, "_filled", filled_in_front),
     mistake("convolution on a GPU: flipped gradient", convolution, "kernel_gradient_on_gpu", unturned),
     mistake("convolution on a GPU: no padding", convolution, "forward_on_gpu", unpadded),
+    mistake("convolution: rounded to bfloat16", unet.Conv, "__call__", rounded),
+    mistake("nnx.Conv: no bias", nnx.Conv, "__call__", biasless),
+    mistake("nnx.ConvTranspose: no bias", nnx.ConvTranspose, "__call__", biasless),
+    mistake("nnx.max_pool: the mean", nnx, "max_pool", lambda right: nnx.avg_pool),
+    mistake("nnx.avg_pool: padding not counted", nnx, "avg_pool", edges_by_count),
+    mistake("jax.image.resize: always smooth", jax.image, "resize", with_antialias(True)),
+    mistake("jax.image.resize: never smooth", jax.image, "resize", with_antialias(False)),
+    mistake("jax.image.resize: cubic", jax.image, "resize", by_method("bilinear", "cubic")),
+    mistake("jax.image.resize: linear for nearest", jax.image, "resize", by_method("nearest", "bilinear")),
+    mistake("GELU: approximate", jax.nn, "gelu", lambda right: lambda x, approximate: right(x, approximate=True)),
+    mistake("ReLU: from 1e-37 on", jax.nn, "relu", lambda right: lambda x: jnp.maximum(right(x), 1e-37)),
+    mistake("BatchNorm: statistics in the computed type", NORM, "__init__", in_computed_type),
+    mistake("BatchNorm: one value per channel is enough", NORM, "_statistics", one_value_is_enough),
+    mistake("BatchNorm: mean of 10 bits", layers, "_moments", mean_in_float32),
+    mistake("dropout: gradient to all", nnx.Dropout, "__call__", straight_through),
+    mistake("dropout: scaled down in evaluation", nnx.Dropout, "__call__", weaker_in_evaluation),
+    mistake("dropout: elements, not channels", nnx.Dropout, "__init__", by_element),
     mistake("dropout: not scaled up", nnx.Dropout, "__call__", unscaled),
     mistake("dropout: the share that stays", nnx.Dropout, "__init__", kept_share),
     mistake("normalization: times the deviation", step, "normalize", normalized(lambda x, mean, std: (x - mean) * std)),

@@ -68,17 +68,20 @@ class Reach:
     def of(self, file: str, statement: str, text: str) -> list[str]:
         """Tests that run a statement, those first that run the fewest others.
 
-        A statement that runs on import has those of the functions that mention what it defines, else of its file.
+        A statement that runs on import has those of the functions that mention what it defines, then of its file.
         """
-        found = self.by_statement.get(f"{file}{statement}") or set()
-        if not found:
-            path, _, line = statement.partition(": ")
-            inside = [path] if path else []
-            defined = re.match(r"(?:def|class)\s+(\w+)|(\w+)\s*[:=]", line)
-            name = defined and (defined[1] or defined[2])
-            inside += [f"{path}.{name}"] if defined and defined[1] else _mentioning(text, name) if name else []
-            found = self._within(file, inside) or self._within(file, [""])
-        return sorted(found, key=lambda test: (self.width[test], test))
+        found = self.by_statement.get(f"{file}{statement}")
+        if found:
+            return self._sorted(found)
+        path, _, line = statement.partition(": ")
+        defined = re.match(r"(?:def|class)\s+(\w+)|(\w+)\s*[:=]", line)
+        name = defined and (defined[1] or defined[2])
+        users = [f"{path}.{name}"] if defined and defined[1] else _mentioning(text, name) if name else [path]
+        first = self._within(file, users)
+        return self._sorted(first) + self._sorted(self._within(file, [""]) - first)
+
+    def _sorted(self, tests: set[str]) -> list[str]:
+        return sorted(tests, key=lambda test: (self.width[test], test))
 
     def _within(self, file: str, paths: Iterable[str]) -> set[str]:
         starts = tuple(f"{file}{path}{end}" for path in paths for end in (":", "."))

@@ -1,10 +1,11 @@
-"""What random changes have drawn, read off their results: `changed` makes them, `seen` reads.
+"""What random changes have drawn, read off their results: `changing` makes them, `seen` reads.
 
 A `probe` image has channels that tell. Channel 0 and 1 are ramps along the rows and the columns, 2 is 0, 3 is a point
 in the middle, and the others are random.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +47,17 @@ def probe(rng: np.random.Generator, b: int, h: int, w: int) -> Arrays:
     return {"image": image, "mask": mask}
 
 
-def changed(settings: Augmentation, batch: Arrays, seed: int, number: int = 0) -> Arrays:
-    """The batch after the changes of step `number`, through `augment_from`."""
-    change = augment.augment_from(settings, lambda image: image)
-    key = step.step_key(seed, number)
-    return jax.device_get(jax.jit(change, compiler_options=hasty())(key, jax.tree.map(jnp.asarray, batch)))
+def changing(settings: Augmentation) -> Callable[[Arrays, int, int], Arrays]:
+    """(batch, seed, step) -> the batch after the changes of that step, through `augment_from`."""
+    compiled = jax.jit(augment.augment_from(settings, lambda image: image), compiler_options=hasty())
+    return lambda batch, seed, number=0: jax.device_get(
+        compiled(step.step_key(seed, number), jax.tree.map(jnp.asarray, batch))
+    )
+
+
+def changed(settings: Augmentation, batch: Arrays, seed: int) -> Arrays:
+    """The batch after the changes of the first step."""
+    return changing(settings)(batch, seed)
 
 
 def seen(before: Arrays, after: Arrays) -> Seen:
