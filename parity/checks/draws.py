@@ -16,6 +16,7 @@ from flax import nnx
 
 from jaxseg.base.config import Augmentation
 from jaxseg.learn import augment, step
+from jaxseg.nn.unet import UNet
 from parity.judge import compare, laws
 from parity.judge.compare import Row
 from parity.twins import keys
@@ -118,7 +119,7 @@ def key_rows(seed: int) -> Iterable[Row]:
     yield compare.at_most(QUESTION, "keys that two steps or seeds share", same, 0, f"{len(made)} keys")
 
 
-class Dropping(nnx.Module):
+class Dropping(UNet):
     """A network with dropout and little else, which compiles fast."""
 
     def __init__(self):
