@@ -26,7 +26,7 @@ FLOORS = {
         ["twins"],
         ["report"],
         ["checks"],
-        ["mistakes"],
+        ["mistakes", "mutants"],
         ["__main__", "mutations", "race"],
     ],
 }
