@@ -373,6 +373,8 @@ MISTAKES = [
     mistake("BatchNorm with ReLU: gradient by the variance", layers, "_normalized_relu_gradients", not_halved),
     mistake("BatchNorm with ReLU: gradient at 0", layers, "_normalized_relu_gradients", through_at_zero),
     mistake("BatchNorm with ReLU: eps beside the root", layers, "_normalized_relu", eps_beside_root),
+    mistake("max-pool from 0 on", unet, "max_pool", no_lower_than(0.0)),
+    mistake("max-pool: the mean", unet, "max_pool", lambda right: lambda x: nnx.avg_pool(x, (2, 2), (2, 2))),
     mistake("max-pool from -1e30 on", unet, "max_pool", no_lower_than(-1e30)),
     mistake("max-pool by reshape, ties split", unet, "max_pool", split_ties),
     mistake("max-pool, last of the ties", unet, "max_pool", last_tie),
