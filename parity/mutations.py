@@ -150,8 +150,8 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int,
     With `part` (k, n), only the k-th of n parts of the mistakes is injected. In full, a row counts the rows that no
     mistake fails: they show nothing.
 
-    Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}]}. Cells
-    of questions that never call the replaced function are missing. Other questions than its own stop at the first
+    Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}],
+    "unfailed": {question: rows that no mistake fails}}. Cells of questions that never call the replaced function are missing. Other questions than its own stop at the first
     failed row.
     """
     from parity.judge.answer import Answer
@@ -182,9 +182,12 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int,
             seen = {cell.question: cell for cell in cells.values() if (cell.own, cell.number) == (own, i)}
             rows.append(verdict(wrong, own, seen, (own, i) in controls[own][1]))
             matrix.append({"name": wrong.name, "own": own, "cells": {q: len(cell.failed) for q, cell in seen.items()}})
-    if not settings.quick and part == (1, 1) and set(only) == {*COLUMNS, *FLOAT32}:
-        rows.append(unfailed_row({q: [row.name for row in of] for q, (of, _) in controls.items()}, cells.values()))
     evidence = {"questions": asked, "mistakes": matrix}
+    if not settings.quick and part == (1, 1) and set(only) == {*COLUMNS, *FLOAT32}:
+        evidence["unfailed"] = unfailed(
+            {q: [row.name for row in of] for q, (of, _) in controls.items()}, cells.values()
+        )
+        rows.append(unfailed_row(evidence["unfailed"]))
     return Answer(QUESTION, tuple(rows), evidence)
 
 
@@ -199,17 +202,19 @@ def share(only: tuple[str, ...], k: int, n: int) -> dict[str, list[int]]:
     return {own: [i for question, i in listed if question == own] for own in only}
 
 
-def unfailed_row(names: dict[str, list[str]], cells: Iterable[Cell]):
+def unfailed(names: dict[str, list[str]], cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """Rows that no mistake fails, by question; `names` are those of all rows."""
+    failed = {(cell.question, row) for cell in cells for row in cell.failed}
+    return {question: [row for row in rows if (question, row) not in failed] for question, rows in names.items()}
+
+
+def unfailed_row(never: dict[str, list[str]]):
     """Row for the number of rows that no mistake fails; names them by question."""
     from parity.judge import compare
 
-    failed = {(cell.question, row) for cell in cells for row in cell.failed}
-    never = {question: [row for row in rows if (question, row) not in failed] for question, rows in names.items()}
     told = "; ".join(f"{question}: {', '.join(rows)}" for question, rows in never.items() if rows)
     count = sum(map(len, never.values()))
-    return compare.at_most(
-        QUESTION, "rows that no mistake fails", count, 0, f"of {sum(map(len, names.values()))}", told
-    )
+    return compare.at_most(QUESTION, "rows that no mistake fails", count, 0, "they show nothing", told)
 
 
 def control_row(rows: dict[str, list]):
