@@ -151,8 +151,8 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *FLOAT32), part: tuple[int,
     mistake fails: they show nothing.
 
     Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}],
-    "unfailed": {question: rows that no mistake fails}}. Cells of questions that never call the replaced function are missing. Other questions than its own stop at the first
-    failed row.
+    "unfailed": {question: rows that no mistake fails}}. Cells of questions that never call the replaced function are
+    missing. Other questions than its own stop at the first failed row.
     """
     from parity.judge.answer import Answer
 
