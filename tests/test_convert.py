@@ -121,6 +121,7 @@ def test_coco_polygons_become_masks_with_names(tmp_path, capsys):
             {"segmentation": [SQUARE, [8, 8, 10, 8, 10, 10, 8, 10]]},
             {"segmentation": runs, "category_id": 9, "iscrowd": 1},
             {"bbox": [1, 2, 3, 4]},
+            {"bbox": [1, 2, 3, 4]},
         ],
     )
     code, said = run(capsys, tmp_path)
@@ -128,7 +129,7 @@ def test_coco_polygons_become_masks_with_names(tmp_path, capsys):
     expected = boxed(10, 12, v1=(2, 6, 2, 6), v2=(4, 5, 4, 5)) + boxed(10, 12, v1=(8, 10, 8, 10), v2=(0, 5, 9, 10))
     assert (read(tmp_path / "masks/a.png") == expected).all()
     assert (tmp_path / "classes.txt").read_text() == "background\nhouse\ntree\n"
-    for part in ("values 0 background, 1 house, 2 tree", "larger objects first", "1 box", f"jaxseg.check {tmp_path}"):
+    for part in ("values 0 background, 1 house, 2 tree", "larger objects first", "2 box", f"jaxseg.check {tmp_path}"):
         assert part in said
     code, said = run(capsys, tmp_path)
     assert code == 2
