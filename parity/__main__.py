@@ -28,6 +28,7 @@ Question = Literal[
     "layers",
     "losses",
     "optimizers",
+    "augmentation",
     "model",
     "training",
     "recipes",

@@ -19,7 +19,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ import tyro
 from parity.mistakes import Mistake
 
 QUESTION = "mutations"
-COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "model", "training")
+COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
 ALONE = ("recipes", "precision")  # asked about their own mistakes alone: every wrong formula would show there too
 
@@ -151,10 +151,12 @@ def try_one(own: str, number: int, question: str, data: Path, briefly: bool = Fa
 def run(settings, only: tuple[str, ...] = (*COLUMNS, *ALONE), part: tuple[int, int] = (1, 1)):
     """Answers the mutations question: a row for each mistake of the questions `only`, and one without a mistake.
 
-    With `part` (k, n), only every n-th mistake is injected, from the k-th on.
+    With `part` (k, n), only the k-th of n parts of the mistakes is injected. In full, a row counts the rows that no
+    mistake fails: they show nothing.
 
-    Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}]}. Cells
-    of questions that never call the replaced function are missing.
+    Evidence: {"questions": [...], "mistakes": [{"name", "own", "cells": {question: number of failed rows}}],
+    "unfailed": {question: rows that no mistake fails}}. Cells of questions that never call the replaced function are
+    missing. Other questions than its own stop at the first failed row.
     """
     from parity.judge.answer import Answer
 
@@ -164,14 +166,14 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *ALONE), part: tuple[int, i
         data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_tiles(data)
         compiled = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        asked = [q for q in (*COLUMNS, *ALONE) if q in only or (not settings.quick and q in COLUMNS)]
+        asked = [q for q in (*COLUMNS, *ALONE) if chosen.get(q) or (not settings.quick and q in COLUMNS)]
         pools = {quickly: stack.enter_context(workers(compiled, quickly)) for quickly in (True, False)}
-        pool_of = {question: pools[settings.quick and question not in OPTIMIZED] for question in asked}
+        pool_of = {question: pools[question not in OPTIMIZED] for question in asked}
         controls = {question: pool_of[question].submit(control, question, data, settings.quick) for question in asked}
         controls = {question: future.result() for question, future in controls.items()}
         rows.append(control_row({question: rows for question, (rows, _) in controls.items()}))
         jobs = [
-            pool_of[question].submit(try_one, own, i, question, data, settings.quick)
+            pool_of[question].submit(try_one, own, i, question, data, settings.quick or question != own)
             for own, group in chosen.items()
             for i in group
             for question, (_, reached) in controls.items()
@@ -185,13 +187,38 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *ALONE), part: tuple[int, i
             rows.append(verdict(wrong, own, seen, (own, i) in controls[own][1]))
             matrix.append({"name": wrong.name, "own": own, "cells": {q: len(cell.failed) for q, cell in seen.items()}})
     evidence = {"questions": asked, "mistakes": matrix}
+    if not settings.quick and part == (1, 1) and set(only) == {*COLUMNS, *ALONE}:
+        evidence["unfailed"] = unfailed(
+            {q: [row.name for row in of] for q, (of, _) in controls.items()}, cells.values()
+        )
+        rows.append(unfailed_row(evidence["unfailed"]))
     return Answer(QUESTION, tuple(rows), evidence)
 
 
 def share(only: tuple[str, ...], k: int, n: int) -> dict[str, list[int]]:
-    """Numbers of every n-th mistake from the k-th on, by question. All questions are counted through as one list."""
-    listed = [(own, i) for own in only for i in range(len(all_mistakes()[own]))][(k - 1) % n :: n]
+    """Numbers of the mistakes in the k-th of n equal parts, by question.
+
+    A part is a piece of the list of all questions' mistakes, so that few questions need a control.
+    """
+    listed = [(own, i) for own in only for i in range(len(all_mistakes()[own]))]
+    k = (k - 1) % n
+    listed = listed[len(listed) * k // n : len(listed) * (k + 1) // n]
     return {own: [i for question, i in listed if question == own] for own in only}
+
+
+def unfailed(names: dict[str, list[str]], cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """Rows that no mistake fails, by question; `names` are those of all rows."""
+    failed = {(cell.question, row) for cell in cells for row in cell.failed}
+    return {question: [row for row in rows if (question, row) not in failed] for question, rows in names.items()}
+
+
+def unfailed_row(never: dict[str, list[str]]):
+    """Row for the number of rows that no mistake fails; names them by question."""
+    from parity.judge import compare
+
+    told = "; ".join(f"{question}: {', '.join(rows)}" for question, rows in never.items() if rows)
+    count = sum(map(len, never.values()))
+    return compare.at_most(QUESTION, "rows that no mistake fails", count, 0, "they show nothing", told)
 
 
 def control_row(rows: dict[str, list]):
@@ -261,15 +288,32 @@ class Options:
     """Ask only the question that should catch the mistake, not the whole matrix."""
     only: tuple[
         Literal[
-            "schedule", "init", "data", "layers", "losses", "optimizers", "model", "training", "recipes", "precision"
+            "schedule",
+            "init",
+            "data",
+            "layers",
+            "losses",
+            "optimizers",
+            "augmentation",
+            "model",
+            "training",
+            "recipes",
+            "precision",
         ],
         ...,
     ] = ()
     """Inject only the mistakes of these questions."""
     part: tuple[int, int] = (1, 1)
-    """Inject every N-th mistake from the K-th on, as `K N`: a sample that takes an N-th of the time."""
+    """Inject the K-th of N parts of the mistakes, as `K N`."""
+    random: int = 0
+    """Instead put this many random changes into the source, one at a time, and ask the tests and the questions that
+    reach them. Runs from a checkout; results stay in --out, so a stopped run goes on."""
+    seed: int = 0
+    """Draws the random changes."""
+    jobs: int = os.cpu_count() or 1
+    """Random changes tried at a time."""
     out: Path = Path("parity-mutations")
-    """Folder for report.html and report.json."""
+    """Folder for report.html and report.json, or of --random for its results."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -283,6 +327,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.part[1] < 1:
         print(f"error: --part {options.part[0]} {options.part[1]}: expected K and N with N at least 1", file=sys.stderr)
         return 2
+    if options.random:
+        from parity.mutants import hunt
+
+        return hunt.main(options.random, options.seed, options.jobs, options.out)
     from parity.judge.answer import Settings
     from parity.report import report
 

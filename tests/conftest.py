@@ -44,9 +44,13 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory, worker_id):
-    """Caches of jaxseg and XLA for this session. All workers, and the processes they start, share compiled programs."""
+    """Caches of jaxseg and XLA for this session. All workers, and the processes they start, share compiled programs.
+
+    The folder JAXSEG_TEST_COMPILED keeps them for other sessions.
+    """
     base = tmp_path_factory.getbasetemp()
-    compiled, least = str((base if worker_id == "master" else base.parent) / "compiled"), 0.0
+    own = (base if worker_id == "master" else base.parent) / "compiled"
+    compiled, least = os.environ.get("JAXSEG_TEST_COMPILED", str(own)), 0.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("jaxseg.base.files.SETTLED", 0.0)  # tests read files at once that they wrote

@@ -21,6 +21,7 @@ LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128
         ("class_dict.csv", CSV, (0x0000FF, 0x804080), True, ("sky", "road")),
         ("class_dict.csv", CSV, (0x0000FF, 0x804081), True, None),
         ("class_dict.csv", "name,r,g,b\na,0,0,0\nb,7,7,7\n", (0, 7), False, ("a", "b")),
+        ("class_dict.csv", "name,r,g,b\na,0,0,255\nb,0,1,256\nc,0,2,0\n", (0x0000FF, 0x000200), True, ("a", "c")),
         ("labelmap.txt", LABELMAP, (0, 0x0000FF, 0x804080), True, ("background", "sky", "road")),
     ],
 )

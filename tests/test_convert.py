@@ -10,6 +10,7 @@ import pytest
 
 from jaxseg import convert_labels
 from jaxseg.data.convert.draw import Shape, draw, fill, from_runs, unpack_runs
+from jaxseg.data.convert.labels import same_names
 from jaxseg.data.find.annotations import kind_of
 
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
@@ -120,6 +121,7 @@ def test_coco_polygons_become_masks_with_names(tmp_path, capsys):
             {"segmentation": [SQUARE, [8, 8, 10, 8, 10, 10, 8, 10]]},
             {"segmentation": runs, "category_id": 9, "iscrowd": 1},
             {"bbox": [1, 2, 3, 4]},
+            {"bbox": [1, 2, 3, 4]},
         ],
     )
     code, said = run(capsys, tmp_path)
@@ -127,7 +129,7 @@ def test_coco_polygons_become_masks_with_names(tmp_path, capsys):
     expected = boxed(10, 12, v1=(2, 6, 2, 6), v2=(4, 5, 4, 5)) + boxed(10, 12, v1=(8, 10, 8, 10), v2=(0, 5, 9, 10))
     assert (read(tmp_path / "masks/a.png") == expected).all()
     assert (tmp_path / "classes.txt").read_text() == "background\nhouse\ntree\n"
-    for part in ("values 0 background, 1 house, 2 tree", "larger objects first", "1 box", f"jaxseg.check {tmp_path}"):
+    for part in ("values 0 background, 1 house, 2 tree", "larger objects first", "2 box", f"jaxseg.check {tmp_path}"):
         assert part in said
     code, said = run(capsys, tmp_path)
     assert code == 2
@@ -255,3 +257,14 @@ def test_missing_images_are_told_or_refused_if_all_are_missing(tmp_path, capsys)
 def test_kinds_of_annotation_files_are_recognized(name, text, kind, tmp_path):
     (tmp_path / name).write_text(text)
     assert kind_of(tmp_path / name) == kind
+
+
+def test_a_file_of_the_same_names_is_no_other_file(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("background\ncar\n")
+    assert same_names(file, "background\ncar\n", "COCO")
+    assert not same_names(file, "background\nbus\n", "COCO")
+    file.write_text("car\n")
+    assert same_names(file, "background\ncar\n", "YOLO")
+    assert not same_names(file, "background\ncar\n", "COCO")
+    assert not same_names(file, "background\nbus\n", "YOLO")

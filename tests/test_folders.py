@@ -13,7 +13,7 @@ from jaxseg.base.config import Data
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.data.find import layouts
 from jaxseg.data.find.folders import Split, find_pairs, find_split
-from jaxseg.data.find.layouts import LAYOUTS, WORDS
+from jaxseg.data.find.layouts import LAYOUTS, WORDS, Place
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.made.fields import make_fields
 
@@ -490,3 +490,16 @@ def test_the_made_up_fields_are_found(tmp_path):
 def test_words_of_layouts_do_not_overlap():
     words = [word for names in WORDS.values() for word in names.split("|")]
     assert len(set(words)) == len(words)
+
+
+def test_a_place_is_more_specific_if_its_folders_lie_in_the_others_and_it_has_validation_too(tmp_path):
+    outer, inner = Place("a", (tmp_path, tmp_path)), Place("b", (tmp_path / "x", tmp_path / "y"))
+    assert layouts._within(inner, outer)
+    assert not layouts._within(outer, inner)
+    assert not layouts._within(outer, outer)
+    both = dataclasses.replace(outer, validation=(tmp_path / "v", tmp_path / "w"))
+    assert not layouts._within(inner, both)  # it would lose the validation
+    assert layouts._within(dataclasses.replace(inner, validation=both.validation), both)
+    assert layouts._within(dataclasses.replace(inner, validation=both.validation), outer)
+    elsewhere = dataclasses.replace(inner, validation=(tmp_path / "v2", tmp_path / "w"))
+    assert not layouts._within(elsewhere, both)

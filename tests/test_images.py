@@ -521,6 +521,18 @@ def test_tiff_claiming_more_than_its_bytes_hold_is_refused(options, put):
     assert "claims 60000x60000 pixels, which" in reason(put(file.getvalue(), "file.tif"))
 
 
+def test_tiff_may_claim_what_its_bytes_can_hold_and_little_more(put):
+    flat = np.zeros((1000, 1000), np.uint8)
+    data = as_tiff(flat, compression="zlib", rowsperstrip=1000)
+    np.testing.assert_array_equal(np.squeeze(read_values(put(data, "flat.tif"))[0]), flat)
+    file = io.BytesIO(data)
+    claimed = (1100 * len(data) + 2**17) // 1000
+    with tifffile.TiffFile(file, mode="r+") as opened:
+        for code in (257, 278):
+            opened.pages[0].tags[code].overwrite(claimed)
+    assert f"claims 1000x{claimed} pixels, which" in reason(put(file.getvalue(), "file.tif"))
+
+
 @pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (0, 0)])
 def test_a_picture_without_pixels_is_refused(width, height, put):
     assert reason(put(png(width, height, 8, 0, b"")))

@@ -26,7 +26,7 @@ FLOORS = {
         ["twins"],
         ["report"],
         ["checks", "certificate"],
-        ["mistakes"],
+        ["mistakes", "mutants"],
         ["__main__", "mutations", "race", "certify"],
     ],
 }

@@ -119,6 +119,27 @@ def test_parts_inject_every_mistake_once():
     assert mutations.share(only, 5, 4) == parts[0]
 
 
+def test_a_part_needs_the_controls_of_few_questions():
+    questions = (*mutations.COLUMNS, *mutations.FLOAT32)
+    asked = [sum(bool(group) for group in mutations.share(questions, k, 8).values()) for k in range(1, 9)]
+    assert max(asked) <= 4
+
+
+def test_rows_that_no_mistake_fails_are_named():
+    cells = [
+        Cell("model", 0, "model", ("a",)),
+        Cell("model", 0, "layers", ("c",)),
+        Cell("model", 1, "model", broke="x"),
+    ]
+    never = mutations.unfailed({"model": ["a", "b"], "layers": ["a", "c"]}, cells)
+    assert never == {"model": ["b"], "layers": ["a"]}
+    told = mutations.unfailed_row(never)
+    assert not told.passed
+    assert told.figure == 2
+    assert told.worst == "model: b; layers: a"
+    assert mutations.unfailed_row(mutations.unfailed({"model": ["a"], "layers": ["c"]}, cells)).passed
+
+
 def test_a_part_of_none_ends_with_2(capsys):
     assert mutations.main(["--part", "1", "0"]) == 2
     assert "expected K and N with N at least 1" in capsys.readouterr().err

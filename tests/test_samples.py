@@ -15,7 +15,7 @@ from PIL import Image
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, UserError
 from jaxseg.data.find.listing import EXTENSIONS, Pair
-from jaxseg.data.read import samples
+from jaxseg.data.read import masks, samples
 from jaxseg.data.read.mapped import open_tile
 from jaxseg.data.read.masks import ARTICLE, ClassMap
 from jaxseg.data.read.samples import Reading, read_image, read_mask
@@ -516,3 +516,12 @@ def test_truncated_jpeg_and_tiff_do_not_decode(tmp_path):
         path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(DataError, match=name):
             read_image(path)
+
+
+def test_one_hot_needs_one_band_a_pixel_and_several_bands_in_all():
+    on = np.eye(3, dtype=np.uint8)[np.array([[0, 1], [2, 1]])] * 255
+    assert masks._is_one_hot(on)
+    assert not masks._is_one_hot(np.eye(3, dtype=np.uint8)[np.array([[1, 1], [1, 1], [1, 1]])])  # one band alone
+    assert not masks._is_one_hot(np.zeros((2, 2, 3), np.uint8))
+    assert not masks._is_one_hot(np.where([[[True, False, False]]], 7, on))  # two values
+    assert not masks._is_one_hot(np.full((2, 2, 3), 255, np.uint8))

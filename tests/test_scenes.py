@@ -22,6 +22,7 @@ TILED = {
 }
 NO_TILES = {
     "a running number": [f"IMG_{i:04}.png" for i in range(50)],
+    "frames of one film": [f"film7_f{i:04}.png" for i in range(50)],
     "numbers only": [f"{i:04}.png" for i in range(50)],
     "Pascal VOC": [f"{year}_{(i * 7919 + year) % 10000:06}.jpg" for year in range(2007, 2012) for i in range(50)],
     "breeds": [f"{breed}_{i}.jpg" for breed in ("Abyssinian", "american_bulldog") for i in range(50)],

@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import inspect
 import math
 
 import jax
@@ -204,3 +206,11 @@ def test_recomputing_saves_memory():
             compiled_gradient(remat, (4, 8, 16), 64)[0].memory_analysis().temp_size_in_bytes for remat in (False, True)
         )
     assert again < 0.65 * plain
+
+
+def test_defaults_of_the_network_are_those_of_the_settings():
+    defaults = {name: p.default for name, p in inspect.signature(UNet.__init__).parameters.items()}
+    settings = dataclasses.asdict(Model()) | {"in_channels": 3, "classes": 2, "dtype": jnp.float32}
+    shared = set(defaults) & set(settings)
+    assert shared == {"widths", "in_channels", "classes", "upsample", "conv_bias", "init", "dropout", "remat", "dtype"}
+    assert {name: defaults[name] for name in shared - {"init"}} == {name: settings[name] for name in shared - {"init"}}

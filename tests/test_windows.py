@@ -41,6 +41,17 @@ def test_merged_shapes_add_the_fewest_pixels():
     assert buckets(many_small + one_large, most=2) == [(64, 96)] * 102 + [(1024, 1024)]
 
 
+def test_the_pair_that_adds_the_fewest_pixels_is_merged_whatever_its_order():
+    assert buckets([(32, 320), (320, 32), (320, 64)], most=2) == [(32, 320), (320, 64), (320, 64)]
+    assert buckets([(32, 64), (64, 320), (320, 320)], most=2) == [(64, 320), (64, 320), (320, 320)]
+
+
+def test_a_merged_shape_has_the_larger_height_and_the_larger_width():
+    assert set(buckets([(96, 32), (32, 64)], most=1)) == {(96, 64)}
+    assert set(buckets([(32, 96), (64, 32)], most=1)) == {(64, 96)}
+    assert set(buckets([(32, 160), (96, 64), (64, 128)], most=1)) == {(96, 160)}
+
+
 @given(sizes=sizes, largest=st.none() | st.integers(16, 200))
 def test_windows_cover_every_pixel_exactly_once(sizes, largest):
     parts = windows(sizes, largest)

@@ -87,8 +87,8 @@ def _counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 def ratio(numerator: np.ndarray | np.floating, denominator: np.ndarray | np.floating) -> np.ndarray:
     """numerator / denominator, NaN where the denominator is 0.
 
-    >>> ratio(np.array([1, 0]), np.array([2, 0])).tolist()
-    [0.5, nan]
+    >>> ratio(np.array([1, 0, 1]), np.array([2, 0, 1])).tolist()
+    [0.5, nan, 1.0]
     """
     out = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=out, where=np.asarray(denominator) > 0)

@@ -41,16 +41,6 @@ def network_convolutions(rng: np.random.Generator, quick: bool) -> Groups:
             arguments |= {} if number % 2 else {"bias": normal(rng, 4)}
             name = f"{h}x{w}, {'no bias' if number % 2 else 'bias'}"
             cases[name] = Case(pairs.conv, partial(F.conv2d, padding=size // 2), arguments)
-    forms = {"17 to 20 channels, in bands": (17, 20, 124, 128), "20 to 17 channels, in bands": (20, 17, 124, 128)}
-    forms |= {"8 channels, packed": (8, 8, 31, 32), "128 channels": (128, 128, 5, 4)}
-    groups["convolution 3x3 in the forms of a CPU"] = {
-        name: Case(
-            pairs.conv,
-            partial(F.conv2d, padding=1),
-            {"x": normal(rng, 2, i, h, w), "kernel": normal(rng, o, i, 3, 3)},
-        )
-        for name, (i, o, h, w) in forms.items()
-    }
     groups["transposed convolution 2x2"] = {
         f"{h}x{w}": Case(pairs.up_conv, partial(F.conv_transpose2d, stride=2), transposed_arguments(rng, h, w, 2))
         for h, w in sizes

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from flax import nnx
 from scipy import stats
 
-from parity.checks import batch_norm, convolution, normalization
+from parity.checks import batch_norm, convolution, convolution_forms, edges, normalization
 from parity.judge import compare, laws
 from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
@@ -53,6 +53,8 @@ def run(settings: Settings) -> Answer:
         rows = [
             *convolution.float64_rows(rng, quick),
             *batch_norm.float64_rows(rng, quick),
+            *convolution_forms.float64_rows(rng),
+            *edges.float64_rows(rng),
             *activations(rng),
             *pooling(rng, quick),
             *resizing(rng, quick),

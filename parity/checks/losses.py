@@ -56,6 +56,8 @@ CASES = {  # loss: options by the name of the case
 }
 NAN_IN_PYTORCH = {"cross_entropy", "focal", "mse", "hinge", "dice_ce"}
 """Losses that are NaN in PyTorch if every pixel is ignored."""
+PIXELS = 20
+SHARES = (0.05, 0.1, 0.25, 0.3, 0.5, 0.55, 0.6, 0.7, 0.9, 0.99, 1.0)
 NOTHING = "all ignored"
 CERTAIN = ["logits of +-200", "ties"]
 """Batches where rounding swaps no pixels."""
@@ -85,6 +87,7 @@ def run(settings: Settings) -> Answer:
         apart = three_way({loss: asked[loss]} if settings.quick else asked, data, expected)
         rows.append(rounding_row(loss, apart))
         rounding |= apart
+    rows.append(share_row(settings.seed))
     return Answer(QUESTION, tuple(rows), {"three_way": rounding})
 
 
@@ -150,6 +153,30 @@ def nothing_row(loss: str, found: list[tuple[np.ndarray, np.ndarray]], expected:
     if not as_told:
         figure, worst = float("nan"), f"PyTorch's value is {float(expected[0])!r}, against NAN_IN_PYTORCH"
     return compare.at_most(QUESTION, f"{loss}: {NOTHING}", figure, 0, note, worst)
+
+
+def share_row(seed: int) -> Row:
+    """Row for the number of hard examples: shares of 1 to PIXELS pixels that are not ignored.
+
+    A share that is rounded to the nearest, or down, or whose product exceeds an integer by rounding, changes a value.
+    """
+    logits = np.random.default_rng(seed).standard_normal((1, 1, PIXELS, 2))
+    labels = np.where(np.arange(PIXELS) < np.arange(1, PIXELS + 1)[:, None], 1, IGNORED)[:, None, None].astype(np.uint8)
+
+    def value(labels: jax.Array) -> dict[float, jax.Array]:
+        return {share: losses.cross_entropy(jnp.asarray(logits), labels, ohem=share) for share in SHARES}
+
+    with jax.enable_x64(True):
+        found = jax.device_get(jax.jit(jax.vmap(value))(jnp.asarray(labels)))
+    leaf = torch.from_numpy(logits.transpose(0, 3, 1, 2).copy())
+    expected = {
+        share: np.array(
+            [reference.cross_entropy(leaf, torch.from_numpy(one.astype(int)), ohem=share) for one in labels]
+        )
+        for share in SHARES
+    }
+    note = f"shares {', '.join(map(str, SHARES))} of 1 to {PIXELS} pixels"
+    return compare.close(QUESTION, "hard examples: their number", found, expected, GATE, each=True, note=note)
 
 
 def batches(seed: int, shape: tuple[int, int, int]) -> Batches:

@@ -86,7 +86,7 @@ def run(settings: Settings) -> Answer:
     """
     start, grads = parameters(settings.seed), gradients(settings.seed)
     clipped = ours_clipped(grads)
-    rows, rounding = [unmatched_row(), *map(defaults_row, PYTORCH), clip_row(clipped, grads)], {}
+    rows, rounding = [unmatched_row(), *map(defaults_row, PYTORCH), clip_row(clipped, grads), edge_row()], {}
     for case, ask in (CASES if settings.quick else CASES | MORE_CASES).items():
         with jax.enable_x64(True):
             found, found_clipped = ours(ask, start, [grads, clipped[CLIPS[0]]], np.float64)
@@ -172,6 +172,23 @@ def clip_row(clipped: Mapping[float, Arrays], grads: Arrays) -> Row:
         found |= {f"{name} to {limit:g}": array for name, array in arrays.items()}
         expected |= {f"{name} to {limit:g}": np.stack([each[name] for each in steps]) for name in grads}
     return exact_row("clip_by_global_norm", found, expected)
+
+
+def edge_row() -> Row:
+    """Row for gradients whose norm is the limit, a little more or less, or 0: clipped as PyTorch clips them.
+
+    PyTorch adds 1e-6 to the norm, so a gradient of exactly the limit is scaled too.
+    """
+    grads, found, expected = np.array([3.0, -4.0]), {}, {}
+    for limit in (5.0, 5.0 + 5e-7, 5.0 + 1e-6, 5.0 + 2e-6, 5.0 - 1e-6, 10.0):
+        leaf = torch.zeros(2, dtype=torch.float64)
+        leaf.grad = torch.tensor(grads)
+        torch.nn.utils.clip_grad_norm_([leaf], limit)
+        expected[f"norm 5 to {limit!r}"] = leaf.grad.numpy()
+        tx = optimizers.clip_by_global_norm(limit)
+        with jax.enable_x64(True):
+            found[f"norm 5 to {limit!r}"] = np.asarray(tx.update(jnp.asarray(grads), tx.init(None))[0])
+    return exact_row("clip_by_global_norm at the norm", found, expected)
 
 
 def exact_row(name: str, found: Arrays, expected: Arrays) -> Row:

@@ -6,9 +6,11 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.base.errors import DataError
 from jaxseg.data.feed import pipeline
 from jaxseg.data.find import folders
 from jaxseg.data.read import samples
+from jaxseg.doctor import survey
 from jaxseg.learn import step
 from parity.mistakes import mistake
 
@@ -64,6 +66,41 @@ def one_ulp(right):
     return lambda image: jnp.asarray(image).astype(jnp.float32) * jnp.float32(1 / 255)
 
 
+def truncated_gray(right):
+    """Gray by float weights, cut off."""
+
+    def gray(path):
+        b, g, r = np.moveaxis(samples.read_image(path).astype(np.float32), -1, 0)
+        return (np.float32(0.299) * r + np.float32(0.587) * g + np.float32(0.114) * b).astype(np.uint8)
+
+    return gray
+
+
+def white_is_254(right):
+    """A survey that counts 255 as 254."""
+
+    def look(*args, **how):
+        facts = right(*args, **how)
+        if facts.mask is None:
+            return facts
+        values = tuple(value - 1 if value % 256 == 255 else value for value in facts.mask.values)
+        return dataclasses.replace(facts, mask=dataclasses.replace(facts.mask, values=values))
+
+    return look
+
+
+def nameless(right):
+    """Errors that do not name the file."""
+
+    def read(*args):
+        try:
+            return right(*args)
+        except DataError:
+            raise DataError("Cannot read the data.", ["a file is damaged"]) from None
+
+    return read
+
+
 MISTAKES = [
     mistake("images in RGB", samples, "read_tile", other_image(lambda image: image[..., ::-1])),
     mistake("divided by 255 as a product", step, "normalize", one_ulp),
@@ -106,6 +143,10 @@ MISTAKES = [
             )
         ),
     ),
+    mistake("gray cut off", samples, "read_gray", truncated_gray),
+    mistake("OpenCV's gray of RGB", cv2, "cvtColor", lambda right: lambda x, code: right(x[..., ::-1].copy(), code)),
+    mistake("255 counted as 254", survey, "look", white_is_254),
+    mistake("errors without the file's name", pipeline, "read_sample", nameless),
     mistake("masks of the next tile", folders, "match", other_mask),
     mistake(
         "images blurred by a resize there and back",

@@ -95,6 +95,36 @@ def not_halved(right):
     return wrong
 
 
+def through_at_zero(right):
+    """ReLU lets the gradient through where BatchNorm's result is exactly 0."""
+    return lambda x, mean, var, scale, bias, *rest: right(x, mean, var, scale, bias + 1e-300, *rest)
+
+
+def eps_beside_root(right):
+    """eps added to the deviation, not to the variance."""
+    return lambda x, mean, var, *rest: right(x, mean, var + 2 * jnp.sqrt(var * rest[-1]), *rest)
+
+
+def no_lower_than(least: float):
+    """Pooling that begins from a number, where infinity belongs."""
+    return lambda right: lambda x: right(jnp.maximum(x, least))
+
+
+def filled_in_front(right):
+    """Channels of zeros before the others."""
+
+    def wrong(x, axis=3):
+        more = right(x, axis).shape[axis] - x.shape[axis]
+        return jnp.pad(x, [(more if i == axis else 0, 0) for i in range(x.ndim)])
+
+    return wrong
+
+
+def without_last(right):
+    """The last image of a batch left out."""
+    return lambda x, g: right(x[: max(len(x) - 1, 1)], g[: max(len(g) - 1, 1)])
+
+
 def split_ties(right):
     """Pooling by reshape: equal values share the gradient."""
 
@@ -192,9 +222,93 @@ def _reversed(y, pixels: int):
     return y.reshape(*y.shape[:2], -1, pixels, y.shape[-1])[:, :, :, ::-1].reshape(y.shape)
 
 
+def unpadded(right):
+    """The border of the result is 0."""
+    edge = jnp.array([0, -1])
+    return lambda x, kernel: right(x, kernel).at[:, edge].set(0).at[:, :, edge].set(0)
+
+
 def unturned(right):
     """The kernel's gradient for the kernel turned round, as of a true convolution."""
     return lambda x, g: right(x, g)[::-1, ::-1]
+
+
+def biasless(right):
+    """A layer of Flax without its bias."""
+    return lambda self, x: right(self, x) - self.bias[...]
+
+
+def with_antialias(antialias: bool):
+    """Resizing that smooths on the way down, or does not, whatever is asked."""
+    return lambda right: lambda x, shape, method, **how: right(x, shape, method, antialias=antialias)
+
+
+def by_method(asked: str, taken: str):
+    """Resizing by another method than is asked."""
+    return lambda right: lambda x, shape, method, **how: right(x, shape, taken if method == asked else method, **how)
+
+
+def edges_by_count(right):
+    """Averages over the pixels inside the image."""
+    return lambda x, *shape: right(x, *shape, count_include_pad=False)
+
+
+def in_computed_type(right):
+    """Statistics in the dtype of the computation."""
+
+    def init(self, *args, dtype=jnp.float32, param_dtype=jnp.float32, **how):
+        right(self, *args, dtype=dtype, param_dtype=dtype, **how)
+
+    return init
+
+
+def one_value_is_enough(right):
+    """Trains on one value per channel: its variance is 0."""
+
+    def wrong(self, x, valid):
+        if x.shape[0] * x.shape[1] * x.shape[2] > 1:
+            return right(self, x, valid)
+        return x[0, 0, 0], jnp.zeros_like(x[0, 0, 0])
+
+    return wrong
+
+
+def rounded(right):
+    """Results in bfloat16."""
+    return lambda self, x: right(self, x).astype(jnp.bfloat16).astype(x.dtype)
+
+
+def straight_through(right):
+    """The gradient goes to what was dropped, too."""
+
+    def call(self, x, **how):
+        return x + jax.lax.stop_gradient(right(self, x, **how) - x)
+
+    return call
+
+
+def weaker_in_evaluation(right):
+    """Scaled down in evaluation, as where nothing is scaled up in training."""
+
+    def call(self, x, **how):
+        return right(self, x, **how) * (1 - self.rate if self.deterministic else 1)
+
+    return call
+
+
+def by_element(right):
+    """Dropout of single elements where whole channels are asked."""
+    return lambda self, rate, *, broadcast_dims=(), **how: right(self, rate, **how)
+
+
+def mean_in_float32(right):
+    """The mean rounded to 10 bits."""
+
+    def wrong(x, valid):
+        mean, *others = right(x, valid)
+        return jax.lax.reduce_precision(mean, 8, 10), *others
+
+    return wrong
 
 
 def unscaled(right):
@@ -257,6 +371,11 @@ MISTAKES = [
     ),
     mistake("BatchNorm: statistics of some pixels", layers, "_moments", few_pixels),
     mistake("BatchNorm with ReLU: gradient by the variance", layers, "_normalized_relu_gradients", not_halved),
+    mistake("BatchNorm with ReLU: gradient at 0", layers, "_normalized_relu_gradients", through_at_zero),
+    mistake("BatchNorm with ReLU: eps beside the root", layers, "_normalized_relu", eps_beside_root),
+    mistake("max-pool from 0 on", unet, "max_pool", no_lower_than(0.0)),
+    mistake("max-pool: the mean", unet, "max_pool", lambda right: lambda x: nnx.avg_pool(x, (2, 2), (2, 2))),
+    mistake("max-pool from -1e30 on", unet, "max_pool", no_lower_than(-1e30)),
     mistake("max-pool by reshape, ties split", unet, "max_pool", split_ties),
     mistake("max-pool, last of the ties", unet, "max_pool", last_tie),
     mistake("ReLU by jnp.maximum", jax.nn, "relu", lambda right: lambda x: jnp.maximum(x, 0)),
@@ -273,6 +392,29 @@ MISTAKES = [
     mistake("convolution: packed pixels in another order", convolution, "packed", in_order),
     mistake("convolution: gradient of packed pixels", convolution, "packed_kernel_gradient", gradient_in_order),
     mistake("convolution: gradient of the turned kernel", convolution, "kernel_gradient_on_cpu", unturned),
+    mistake("convolution: product without the last image", convolution, "kernel_gradient_by_product", without_last),
+    mistake("convolution: never packed", convolution, "_packing", lambda right: lambda *shape: 1),
+    mistake("convolution: no product", convolution, "WIDE", lambda right: 10**6),
+    mistake("convolution on a GPU: filled up in front", convolution, "_filled", filled_in_front),
+    mistake("convolution on a GPU: flipped gradient", convolution, "kernel_gradient_on_gpu", unturned),
+    mistake("convolution on a GPU: no padding", convolution, "forward_on_gpu", unpadded),
+    mistake("convolution: rounded to bfloat16", unet.Conv, "__call__", rounded),
+    mistake("nnx.Conv: no bias", nnx.Conv, "__call__", biasless),
+    mistake("nnx.ConvTranspose: no bias", nnx.ConvTranspose, "__call__", biasless),
+    mistake("nnx.max_pool: the mean", nnx, "max_pool", lambda right: nnx.avg_pool),
+    mistake("nnx.avg_pool: padding not counted", nnx, "avg_pool", edges_by_count),
+    mistake("jax.image.resize: always smooth", jax.image, "resize", with_antialias(True)),
+    mistake("jax.image.resize: never smooth", jax.image, "resize", with_antialias(False)),
+    mistake("jax.image.resize: cubic", jax.image, "resize", by_method("bilinear", "cubic")),
+    mistake("jax.image.resize: linear for nearest", jax.image, "resize", by_method("nearest", "bilinear")),
+    mistake("GELU: approximate", jax.nn, "gelu", lambda right: lambda x, approximate: right(x, approximate=True)),
+    mistake("ReLU: from 1e-37 on", jax.nn, "relu", lambda right: lambda x: jnp.maximum(right(x), 1e-37)),
+    mistake("BatchNorm: statistics in the computed type", NORM, "__init__", in_computed_type),
+    mistake("BatchNorm: one value per channel is enough", NORM, "_statistics", one_value_is_enough),
+    mistake("BatchNorm: mean of 10 bits", layers, "_moments", mean_in_float32),
+    mistake("dropout: gradient to all", nnx.Dropout, "__call__", straight_through),
+    mistake("dropout: scaled down in evaluation", nnx.Dropout, "__call__", weaker_in_evaluation),
+    mistake("dropout: elements, not channels", nnx.Dropout, "__init__", by_element),
     mistake("dropout: not scaled up", nnx.Dropout, "__call__", unscaled),
     mistake("dropout: the share that stays", nnx.Dropout, "__init__", kept_share),
     mistake("normalization: times the deviation", step, "normalize", normalized(lambda x, mean, std: (x - mean) * std)),

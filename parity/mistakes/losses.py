@@ -129,6 +129,21 @@ def all_classes(right):
     return loss
 
 
+def share_of(number):
+    """Counts `number(share * pixels)` hard examples, at least one."""
+
+    def wrong(right):
+        def hardest(loss, keep, share):
+            pixels = keep.sum()
+            limit = jnp.sort(jnp.where(keep, loss, -jnp.inf), axis=None)
+            wanted = jnp.clip(number(share * pixels).astype(int), 1, loss.size)
+            return (keep & (loss >= limit[loss.size - wanted])).astype(loss.dtype)
+
+        return hardest
+
+    return wrong
+
+
 def ties_in_reverse(right):
     """Sorts equal errors by falling index in the batch."""
     back = (slice(None, None, -1),) * 3
@@ -232,6 +247,9 @@ MISTAKES = [
         "_hardest",
         lambda right: lambda loss, keep, share: right(loss, keep, share - 1 / keep.size),
     ),
+    mistake("hard examples: share rounded to the nearest", losses, "_hardest", share_of(jnp.round)),
+    mistake("hard examples: share rounded down", losses, "_hardest", share_of(jnp.floor)),
+    mistake("hard examples: share of a float", losses, "_hardest", share_of(jnp.ceil)),
     mistake("hard examples: all ties at the end", losses, "_hardest", all_ties),
     mistake("hard examples: the first ties", losses, "_hardest", first_ties),
     mistake("hard examples: chosen without weights", losses, "cross_entropy", chosen_without_weights),

@@ -16,6 +16,7 @@ TITLES = {
     "layers": "Layers",
     "losses": "Losses",
     "optimizers": "Optimizers",
+    "augmentation": "Augmentation",
     "model": "The network",
     "training": "Training in float64",
     "recipes": "Recipes: whole runs from their settings",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxseg.nn import initializers, unet
+from jaxseg.nn import initializers, layers, unet
 from parity.judge import compare
 from parity.twins.pairs import array
 
@@ -229,6 +229,20 @@ def torch_batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluat
     if evaluate:
         y = torch.func.functional_call(norm.eval(), parameters, (x[-1],))
     return y, {"running mean": norm.running_mean, "running variance": norm.running_var}
+
+
+def norm_relu(x, scale, bias, *, plain: bool, evaluate: bool = False, **options):
+    """BatchNorm and ReLU of `x` [b c h w]: `layers.norm_relu`, or `layers.plain_norm_relu` if `plain`."""
+    norm = unet.BatchNorm(x.shape[1], **kinds(x), **options)
+    fill(norm, scale=scale, bias=bias)
+    norm = nnx.view(norm, use_running_average=True) if evaluate else norm
+    return nchw((layers.plain_norm_relu if plain else layers.norm_relu)(norm, nhwc(x)))
+
+
+def torch_norm_relu(x, scale, bias, *, evaluate: bool = False, **options):
+    """PyTorch's counterpart of `norm_relu`."""
+    norm = torch.nn.BatchNorm2d(x.shape[1], dtype=x.dtype, **options).train(not evaluate)
+    return torch.nn.functional.relu(torch.func.functional_call(norm, {"weight": scale, "bias": bias}, (x,)))
 
 
 def max_pool(x):
