@@ -207,9 +207,16 @@ def share(only: tuple[str, ...], k: int, n: int) -> dict[str, list[int]]:
 
 
 def unfailed(names: dict[str, list[str]], cells: Iterable[Cell]) -> dict[str, list[str]]:
-    """Rows that no mistake fails, by question; `names` are those of all rows."""
-    failed = {(cell.question, row) for cell in cells for row in cell.failed}
-    return {question: [row for row in rows if (question, row) not in failed] for question, rows in names.items()}
+    """Rows that no mistake fails, by question; `names` are those of all rows.
+
+    Recipes are alike: what "recipe 3: losses" shows, a mistake may fail in another recipe.
+    """
+
+    def shown(question: str, row: str) -> tuple[str, str]:
+        return question, row.partition(": ")[2] if question == "recipes" else row
+
+    failed = {shown(cell.question, row) for cell in cells for row in cell.failed}
+    return {q: [row for row in rows if shown(q, row) not in failed] for q, rows in names.items()}
 
 
 def unfailed_row(never: dict[str, list[str]]):

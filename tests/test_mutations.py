@@ -120,7 +120,7 @@ def test_parts_inject_every_mistake_once():
 
 
 def test_a_part_needs_the_controls_of_few_questions():
-    questions = (*mutations.COLUMNS, *mutations.FLOAT32)
+    questions = (*mutations.COLUMNS, *mutations.ALONE)
     asked = [sum(bool(group) for group in mutations.share(questions, k, 8).values()) for k in range(1, 9)]
     assert max(asked) <= 4
 
@@ -138,6 +138,12 @@ def test_rows_that_no_mistake_fails_are_named():
     assert told.figure == 2
     assert told.worst == "model: b; layers: a"
     assert mutations.unfailed_row(mutations.unfailed({"model": ["a"], "layers": ["c"]}, cells)).passed
+
+
+def test_rows_of_recipes_are_counted_by_what_they_show():
+    cells = [Cell("recipes", 0, "recipes", ("recipe 0: losses",))]
+    never = mutations.unfailed({"recipes": ["recipe 7: losses", "recipe 7: batches"]}, cells)
+    assert never == {"recipes": ["recipe 7: batches"]}
 
 
 def test_a_part_of_none_ends_with_2(capsys):
