@@ -556,8 +556,8 @@ for name, history in runs.items():
     for part, (label, line) in enumerate((("training", "-"), ("validation", "--"))):
         curve = [epoch[part]["loss"] for epoch in history]
         axis.plot(steps, curve, line, color=color, lw=1.6, label=f"{name.split(',')[0]}, {label}")
-axes[0].set(title="6 tiles: learned by heart", ylabel="cross-entropy", xlabel="step", ylim=(0, 1.6))
-axes[1].set(title="48 tiles, as many steps", xlabel="step")
+axes[0].set(title="6 tiles: learned by heart", ylabel="cross-entropy", xlabel="step", xlim=(0, 124), ylim=(0, 2.5))
+axes[1].set(title="48 tiles, as many steps", xlabel="step", xlim=(0, 124))
 axes[1].legend(loc="upper right")
 plt.show()
 
