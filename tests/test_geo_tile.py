@@ -181,8 +181,15 @@ def test_area_of_interest_bounds_what_is_labeled(source):
     whole = stitched(cut(source), "masks", source / "scene.tif", 77)
     mask = stitched(cut(source, out="inside", aoi=source / "area.gpkg"), "masks", source / "scene.tif", 77)
     np.testing.assert_array_equal(mask[10:60, 10:60], whole[10:60, 10:60])
+    raster = np.zeros((HEIGHT, WIDTH), np.uint8)
+    raster[10:60, 10:60] = 1
+    scene(source / "area.tif", raster)
+    same = stitched(cut(source, out="raster", aoi=source / "area.tif"), "masks", source / "scene.tif", 77)
+    np.testing.assert_array_equal(same, mask)
     mask[10:60, 10:60] = 255
     assert set(np.unique(mask)) <= {77, 255}
+    with pytest.raises(DataError, match=r"none.gpkg: no such file"):
+        cut(source, out="none", aoi=source / "none.gpkg")
 
 
 def test_a_scene_smaller_than_a_tile_is_padded_with_ignored_pixels(source):

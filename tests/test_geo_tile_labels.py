@@ -227,6 +227,22 @@ def test_labels_that_cannot_be_used_are_named_with_the_reason(tmp_path):
             open_labels(**arguments)
 
 
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning", "ignore:.*:pytest.PytestUnraisableExceptionWarning")
+def test_damaged_files_are_named(tmp_path, rng):
+    path = polygons(tmp_path / "f.gpkg", [on_ground(f) for f in some_fields(rng)], use=["a"] * 25)
+    content, errors = path.read_bytes(), []
+    for flips in (20, 300, 2000) * 4:
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[rng.integers(0, len(damaged), flips)] ^= 0xFF
+        path.write_bytes(damaged.tobytes())
+        try:
+            open_labels(path, field="use").on(grid_of()).read(0, 0, SIDE, SIDE)
+        except DataError as error:
+            errors.append(str(error))
+    assert len(errors) > 6
+    assert all("f.gpkg: " in error for error in errors)
+
+
 def test_points_are_refused(tmp_path):
     path = polygons(tmp_path / "p.gpkg", [on_ground(shapely.Point(5, 5))])
     with pytest.raises(DataError, match="holds Points; expected polygons"):

@@ -156,7 +156,7 @@ class Tiling:
     border: int = 0
     """Number of pixels to ignore on each side where two polygons meet."""
     aoi: Path | None = None
-    """Vector file of the area that is labeled; pixels outside are ignored. If not given all are labeled."""
+    """File of the labeled area: polygons, or a raster that is above 0 there. Pixels outside are ignored."""
     keep_empty: float = 1.0
     """Share of the tiles without any object to keep, 0 to 1, drawn by --seed. Tiles without labels are left out."""
     seed: int = 0

@@ -4,8 +4,9 @@
 >>> mask = labels.on(grid).read(0, 0, 256, 256)  # doctest: +SKIP
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,6 @@ import pyogrio
 import rasterio
 import shapely
 from jaxtyping import Bool, Int, UInt8
-from pyogrio.errors import DataSourceError
 from rasterio.enums import Resampling
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
@@ -55,7 +55,8 @@ class Polygons:
     ):
         self.path, self.field, self.layer = path, field, choose_layer(path, layer)
         self._how = all_touched, border
-        info = pyogrio.read_info(path, layer=self.layer, force_feature_count=True, force_total_bounds=True)
+        with naming(path):
+            info = pyogrio.read_info(path, layer=self.layer, force_feature_count=True, force_total_bounds=True)
         self.crs, self.count = info["crs"], info["features"]
         if not self.count:
             raise problem(path, f"layer {self.layer} has no features; expected polygons")
@@ -64,7 +65,8 @@ class Polygons:
         if field is not None:
             if field not in info["fields"]:
                 raise problem(path, f"layer {self.layer} has no attribute {field!r}; found {few(info['fields'])}")
-            _, _, _, columns = pyogrio.raw.read(path, layer=self.layer, columns=[field], read_geometry=False)
+            with naming(path):
+                _, _, _, columns = pyogrio.raw.read(path, layer=self.layer, columns=[field], read_geometry=False)
             self.values = {value_text(value) for value in columns[0]} - {None}
             self._numbers = number_values(path, field, self.values, values)
             classes = {number: value for value, number in self._numbers.items() if number}
@@ -78,8 +80,9 @@ class Polygons:
         geometries, classes = np.array([], object), np.array([], np.uint8)
         if (area := turn.bounds(grid.bounds)) is not None:
             columns = [self.field] if self.field else []
-            _, _, found, data = pyogrio.raw.read(self.path, layer=self.layer, columns=columns, bbox=area)
-            geometries = shapely.from_wkb(found)
+            with naming(self.path):
+                _, _, found, data = pyogrio.raw.read(self.path, layer=self.layer, columns=columns, bbox=area)
+                geometries = shapely.from_wkb(found)
             kept = np.isin(shapely.get_type_id(geometries), (POLYGON, MULTIPOLYGON))
             if len(kept) and not kept.any():
                 raise problem(self.path, f"layer {self.layer} holds {geometries[0].geom_type}s; expected polygons")
@@ -188,17 +191,35 @@ def open_labels(path: Path, layer: str | None = None, field: str | None = None, 
     """Opens a vector file as `Polygons`, or a raster as `Raster`; arguments as for `Polygons`. Raises DataError."""
     if not path.exists():
         raise problem(path, "no such file")
+    if is_vector(path):
+        return Polygons(path, layer, field, **how)
     try:
-        pyogrio.list_layers(path)
-    except DataSourceError:
-        try:
-            labels = Raster(path)
-        except DataError as error:
-            raise problem(path, "is neither a vector file nor a raster that GDAL reads", str(error)) from None
-        if field is not None or layer is not None:
-            raise problem(path, "is a raster, which has no attributes: leave out --class-field and --layer") from None
-        return labels
-    return Polygons(path, layer, field, **how)
+        Scene(path).close()
+    except Exception as error:  # GDAL's messages about damaged files may not even be text
+        why = "is neither a vector file nor a raster that GDAL reads"
+        raise problem(path, why, str(error) if isinstance(error, DataError) else "") from None
+    if field is not None or layer is not None:
+        raise problem(path, "is a raster, which has no attributes: leave out --class-field and --layer")
+    return Raster(path)
+
+
+def is_vector(path: Path) -> bool:
+    """True if GDAL finds layers of a vector file."""
+    try:
+        return len(pyogrio.list_layers(path)) > 0
+    except Exception:
+        return False
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns errors of GDAL and GEOS about a vector file into a DataError that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # of many types for a damaged file
+        raise problem(path, f"cannot be read ({error})") from None
 
 
 def choose_layer(path: Path, layer: str | None) -> str:

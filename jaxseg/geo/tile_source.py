@@ -45,7 +45,7 @@ class Source:
     data: DatasetReader | WarpedVRT
     labels: Labels
     placed: Placed | Warped
-    area: Placed | None
+    area: Placed | Warped | None
 
 
 def check_alike(scenes: Sequence[Scene]) -> None:
@@ -68,7 +68,7 @@ def check_alike(scenes: Sequence[Scene]) -> None:
 def place(scenes: Sequence[Scene], options: Tiling) -> list[Source]:
     """Opens the labels, and brings them to each scene. Raises DataError naming the scenes that they miss."""
     opened = open_all(options)
-    area = None if options.aoi is None else Polygons(options.aoi)
+    area = None if options.aoi is None else open_labels(options.aoi)
     sources = []
     names = unique_names([scene.path.stem for scene in scenes])
     for name, scene, labels in zip(names, scenes, itertools.cycle(opened)):
@@ -178,7 +178,7 @@ def read_mask(source: Source, window: Place) -> UInt8[np.ndarray, "h w"]:
     part = inside(source, window)
     mask = source.placed.read(*part)
     if source.area is not None:
-        mask[source.area.read(*part) == 0] = IGNORE_INDEX
+        mask[np.isin(source.area.read(*part), (0, IGNORE_INDEX))] = IGNORE_INDEX
     pad = ((0, window[2] - part[2]), (0, window[3] - part[3]))
     return np.pad(mask, pad, constant_values=IGNORE_INDEX)
 
