@@ -278,6 +278,19 @@ def rounded(right):
     return lambda self, x: right(self, x).astype(jnp.bfloat16).astype(x.dtype)
 
 
+def cut_off(right):
+    """bfloat16 cut off from float32, not rounded."""
+
+    def wrong(x, kernel):
+        if x.dtype != jnp.bfloat16:
+            return right(x, kernel)
+        y = right(x.astype(jnp.float32), kernel.astype(jnp.float32))
+        bits = jax.lax.bitcast_convert_type(y, jnp.uint32) & jnp.uint32(0xFFFF0000)
+        return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)
+
+    return wrong
+
+
 def straight_through(right):
     """The gradient goes to what was dropped, too."""
 
@@ -399,6 +412,7 @@ MISTAKES = [
     mistake("convolution on a GPU: flipped gradient", convolution, "kernel_gradient_on_gpu", unturned),
     mistake("convolution on a GPU: no padding", convolution, "forward_on_gpu", unpadded),
     mistake("convolution: rounded to bfloat16", unet.Conv, "__call__", rounded),
+    mistake("convolution: bfloat16 cut off", convolution, "forward_on_cpu", cut_off),
     mistake("nnx.Conv: no bias", nnx.Conv, "__call__", biasless),
     mistake("nnx.ConvTranspose: no bias", nnx.ConvTranspose, "__call__", biasless),
     mistake("nnx.max_pool: the mean", nnx, "max_pool", lambda right: nnx.avg_pool),
