@@ -74,13 +74,14 @@ def test_a_scene_is_scored_against_polygons(run, scene, tmp_path, crs, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} > {"metrics.json", "per_image.csv", "worst.png"}
 
 
-def test_a_raster_of_labels_holds_mask_values_and_its_regions_are_objects(run, scene, tmp_path):
+def test_a_raster_of_labels_holds_mask_values_and_its_regions_are_objects(run, scene, tmp_path, capsys):
     values = np.array([0, 7, 9], np.uint8)[CLASSES]
     values[:5] = 77  # no value of the run
     path = write_scene(tmp_path / "labels.tif", values)
     found = score(run, scene, tmp_path, "--labels", path)
     assert np.array(found["confusion_matrix"]).sum() == CLASSES.size - 5 * 120
     assert (found["objects"]["true"], found["objects"]["matched"]) == (3, 3)
+    assert "it holds 77; the run's classes are background, wheat, rape, in masks 0, 7, 9" in capsys.readouterr().out
 
 
 def test_pixels_outside_of_the_labeled_area_do_not_count(run, scene, tmp_path):
@@ -98,6 +99,10 @@ def test_pixels_outside_of_the_labeled_area_do_not_count(run, scene, tmp_path):
         (["--labels", "LABELS", "--class-field", "use", "--split", "all"], "--split all: a scene is scored as a whole"),
         (["--labels", "LABELS", "--class-field", "crop"], "no attribute 'crop'; found use"),
         (["--labels", "FAR", "--class-field", "use"], "EPSG:32633"),
+        (
+            ["--labels", "OTHER", "--class-field", "use"],
+            "use holds oats; the run's classes are background, wheat, rape",
+        ),
     ],
 )
 def test_labels_that_do_not_go_with_the_scene_or_the_run(run, scene, tmp_path, capsys, flags, says):
@@ -105,6 +110,7 @@ def test_labels_that_do_not_go_with_the_scene_or_the_run(run, scene, tmp_path, c
     if "FAR" in flags:
         far = [shapely.affinity.translate(on_ground(BOXES[0]), 10_000)]
         names["FAR"] = str(write_polygons(tmp_path / "far.gpkg", far, use=["wheat"]))
+    names["OTHER"] = str(write_polygons(tmp_path / "other.gpkg", [on_ground(BOXES[0])], use=["oats"]))
     flags = [names.get(flag, flag) for flag in flags]
     assert evaluate.main([str(run), str(scene), "-o", str(tmp_path / "out"), *flags]) == 2
     assert says in capsys.readouterr().err

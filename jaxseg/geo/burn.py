@@ -154,6 +154,7 @@ class Raster:
             if len(found) > MOST_CLASSES:
                 raise problem(path, f"holds more than {MOST_CLASSES} values; expected classes")
         self.names, self._values = None, np.array(sorted(found), np.int64)
+        self.values = {str(value) for value in found}
         if found and not 0 <= self._values[0] <= self._values[-1] <= MOST_CLASSES:
             self.names = tuple(str(value) for value in self._values)
         self.odd: Counter[str] = Counter()

@@ -19,7 +19,7 @@ from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import few
 from jaxseg.data.read.samples import Reading
 from jaxseg.geo import maps as geotiff
-from jaxseg.geo.burn import Labels, Placed, Raster, is_background
+from jaxseg.geo.burn import Labels, Placed, Raster, is_background, sort_values
 from jaxseg.geo.objects import ObjectScores
 from jaxseg.geo.raster import Scene, as_read, cache_for, environment
 from jaxseg.geo.regions import find_regions, places
@@ -90,22 +90,23 @@ def class_table(labels: Labels, reading: Reading) -> UInt8[np.ndarray, "256"]:
     """
     names, known = reading.labels.names, reading.labels.known(color=False)
     by_text = {str(value): number for value, number in known.items()} | {name: i for i, name in enumerate(names)}
-    table = np.full(256, IGNORE_INDEX, np.uint8)
+    table, what = np.full(256, IGNORE_INDEX, np.uint8), getattr(labels, "field", None) or "it"
     if isinstance(labels, Raster):
         given = labels.names or [str(value) for value in range(IGNORE_INDEX)]
         table[: len(given)] = [by_text.get(name, IGNORE_INDEX) for name in given]
-        return table
-    table[0] = 0 if is_background(names[0]) else IGNORE_INDEX
-    if labels.field is None and len(names) == 2:
-        table[1] = 1
-        return table
-    if labels.field is None:
-        raise problem(labels.path, f"which class has a polygon? The run has {few(names)}", "Give --class-field.")
-    table[1 : len(labels.names)] = [by_text.get(name, IGNORE_INDEX) for name in labels.names[1:]]
-    if (table[1:] == IGNORE_INDEX).all():
-        raise problem(labels.path, f"{labels.field} is {few(labels.names[1:])}; the run's classes are {few(names)}")
-    if odd := [name for name, number in zip(labels.names, table) if number == IGNORE_INDEX and name != "background"]:
-        console.print(f"{labels.path}: ignored, as the run does not know them: {few(odd)}", style="yellow")
+        unknown = sort_values(labels.values - by_text.keys())
+    else:
+        table[0] = 0 if is_background(names[0]) else IGNORE_INDEX
+        if labels.field is None and len(names) > 2:
+            raise problem(labels.path, f"which class has a polygon? The run has {few(names)}", "Give --class-field.")
+        given = labels.names[1:] if labels.field else names[1:]
+        table[1 : len(given) + 1] = [by_text.get(name, IGNORE_INDEX) for name in given]
+        unknown = [name for name in given if name not in by_text]
+    expected = f"the run's classes are {few(names)}, in masks {few(known)}"
+    if len(unknown) == len(labels.values if isinstance(labels, Raster) else given):
+        raise problem(labels.path, f"{what} holds {few(unknown)}; {expected}")
+    if unknown:
+        console.print(f"{labels.path}: ignored: {what} holds {few(unknown)}; {expected}", style="yellow")
     return table
 
 
