@@ -11,6 +11,7 @@ import pytest
 from jaxseg import convert_labels
 from jaxseg.data.convert.draw import Shape, draw, fill, from_runs, unpack_runs
 from jaxseg.data.convert.labels import same_names
+from jaxseg.data.convert.read import labelme_outline
 from jaxseg.data.find.annotations import kind_of
 
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
@@ -249,6 +250,8 @@ def test_missing_images_are_told_or_refused_if_all_are_missing(tmp_path, capsys)
         ("a.txt", "0 .1 .2 .3 .4\n", "YOLO boxes"),
         ("a.xml", "<annotation><object><bndbox/></object></annotation>", "VOC XML"),
         ("a.txt", "train\nval\n", None),
+        ("a.txt", "0.5 .1 .2 .3 .4 .5 .6\n", None),
+        ("a.txt", "0 .1 .2 .3\n", None),
         ("a.txt", "1 2 3 4 500 6 7\n", None),
         ("a.json", "{", None),
         ("a.json", "[1]", None),
@@ -268,3 +271,17 @@ def test_a_file_of_the_same_names_is_no_other_file(tmp_path):
     assert same_names(file, "background\ncar\n", "YOLO")
     assert not same_names(file, "background\ncar\n", "COCO")
     assert not same_names(file, "background\nbus\n", "YOLO")
+
+
+def test_outlines_of_labelme_are_polygons_rectangles_and_circles():
+    corners = np.array([[5.0, 5.0], [8.0, 9.0]])
+    circle = labelme_outline("circle", corners)
+    np.testing.assert_allclose(np.linalg.norm(circle - corners[0], axis=1), 5.0)
+    assert len(circle) == 128
+    np.testing.assert_allclose(circle.mean(0), corners[0])
+    assert labelme_outline("rectangle", corners).tolist() == [[5, 5], [8, 5], [8, 9], [5, 9]]
+    assert labelme_outline("polygon", corners) is None
+    assert labelme_outline("line", corners) is None
+    three = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert labelme_outline("polygon", three) is three
+    assert labelme_outline("circle", three) is None

@@ -65,6 +65,21 @@ def rounded(right):
     return lambda *args, **kwargs: lambda tick: right(*args, **kwargs)(tick).astype(jnp.float16).astype(float)
 
 
+def with_memory(right):
+    """Counts its own calls, as a stateful scheduler does."""
+
+    def make(*args, **kwargs):
+        schedule, calls = right(*args, **kwargs), []
+
+        def rate(tick):
+            calls.append(tick)
+            return schedule(tick) * (1 - len(calls) / 1000)
+
+        return rate
+
+    return make
+
+
 def given(**wrong):
     """Changes arguments: each is computed from the right ones by a function, or left out for None."""
 
@@ -228,6 +243,11 @@ MISTAKES = [
     ),
     mistake("schedule_from: the run not shortened by the warm-up", schedules, "_options", whole_run),
     mistake("schedule_from: milestones counted from the end of the warm-up", schedules, "_options", later_milestones),
+    mistake("constant: rates in float16", schedules, "constant", rounded),
+    mistake("linear: remembers its calls", schedules, "linear", with_memory),
+    mistake(
+        "a choice without a counterpart", schedules, "SCHEDULES", lambda right: right | {"other": schedules.linear}
+    ),
     mistake("Plateau: patience one less", schedules, "Plateau", plateau(patience=lambda k: max(k["patience"] - 1, 0))),
     mistake("Plateau: patience one more", schedules, "Plateau", plateau(patience=lambda k: k["patience"] + 1)),
     mistake("Plateau: no lowest rate", schedules, "Plateau", plateau(final_lr=lambda k: 0.0)),
