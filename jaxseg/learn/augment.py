@@ -47,9 +47,8 @@ def augment_from(settings: Augmentation, unit: Callable[[jax.Array], jax.Array])
             batch = flips_and_turns(key, batch)
         if changes:
             batch = batch | {"image": unit(batch["image"])}
-        for number, (strength, change) in enumerate(
-            changes, 2
-        ):  # 0 and 1 are the keys that `flips_and_turns` splits off
+        # from 2 on, because `flips_and_turns` splits the keys 0 and 1 off
+        for number, (strength, change) in enumerate(changes, 2):
             batch = change(jax.random.fold_in(key, number), batch, strength)
         return batch
 

@@ -24,7 +24,8 @@ from parity.reference.recipe import Recipe
 from parity.twins import pairs
 
 CHANGES = ("zoom", "blur", "contrast", "brightness", "noise")
-"""Changes of the augmentation in order. The number of a change, among those asked for, is folded into its key."""
+"""Changes of the augmentation in order. The number of a change, among those asked for and from 2 on, is folded into its
+key."""
 DROPOUT = 2**31
 """Folded into a step's key for dropout."""
 
@@ -144,7 +145,7 @@ def augmentation_draws(a: Augmentation, shape: tuple[int, ...], key: jax.Array) 
     if a.flips:
         found["flips"] = augment.draw_flips_and_turns(key, batch)
     asked = [name for name in CHANGES if getattr(a, name)]
-    for number, name in enumerate(asked, start=1):
+    for number, name in enumerate(asked, start=2):
         draw = getattr(augment, f"draw_{name}")
         drawn = draw(jax.random.fold_in(key, number), batch, getattr(a, name))
         found[name] = drawn if isinstance(drawn, tuple) else (drawn,)
