@@ -28,6 +28,7 @@ from unittest import mock
 import tyro
 
 from parity.mistakes import Mistake
+from parity.twins.quickly import as_flags
 
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
@@ -275,7 +276,7 @@ def set_up(compiled: Path, quickly: bool) -> None:
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
     if quickly:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {as_flags()}".strip()
     import jax
     import torch
 

@@ -21,7 +21,6 @@ of a folder without validation files, other kinds of files.
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
@@ -38,6 +37,7 @@ from parity.reference import initialization
 from parity.reference.files import Pair, labels_of
 from parity.twins import covering, passes, recipe_files
 from parity.twins.covering import Recipe
+from parity.twins.quickly import QUICKLY
 from parity.twins.recipes import Played, Side, play
 from parity.twins.trainers import learned, running
 
@@ -48,10 +48,6 @@ NOISE = 1e-6
 """Most that a bias without a gradient moves, as a part of the learning rate; see above."""
 ALPHA = 1e-9
 """Rate of false alarms of each test of a law."""
-QUICKLY = {"xla_backend_optimization_level": 0}
-if version("jaxlib").startswith("0.10."):  # a later XLA refuses the flag
-    QUICKLY["xla_cpu_use_fusion_emitters"] = False
-"""XLA's options for tiny programs, which compile longer than they run: less than half the time."""
 
 
 def run(settings: Settings) -> Answer:
