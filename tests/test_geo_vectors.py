@@ -200,7 +200,7 @@ def test_polygons_to_a_map_and_back_are_equal_within_a_pixel(found, rng):
     assert distances.max() <= 0.5 * np.sqrt(2), "a pixel has a side of 0.5 m"
 
 
-def touching(side=100, count=6):
+def touching(side=64, count=5):
     """Fields of `side` pixels in rows and columns, apart by paths that are open in the middle of each border."""
     field = np.ones((side, side), np.uint8)
     field[:2], field[:, :2] = 0, 0
@@ -216,18 +216,18 @@ def touching(side=100, count=6):
 def test_touching_fields_are_separated_also_across_blocks(found, by, side):
     classes = touching()
     sure = np.where(classes > 0, 200, 254).astype(np.uint8)
-    for row in range(0, 600, 100):
+    for row in range(0, 320, 64):
         sure[row : row + 4] = sure[:, row : row + 4] = 140
     plain, _ = found(classes, sure, side=side)
     assert (plain.classes[1:] == 1).sum() == 1
     how = {"labeler": separate(by, left_out=(0,)), "halo": HALO, "agreement": AGREEMENT}
     apart, scene = found(classes, sure, side=side, **how)
     fields = [n for n in range(1, len(apart) + 1) if apart.classes[n] == 1]
-    assert len(fields) == 36
+    assert len(fields) == 25
     inside = numbers(apart, scene)
-    for row in range(6):
-        for column in range(6):
-            part = inside[row * 100 + 5 : row * 100 + 96, column * 100 + 5 : column * 100 + 96]
+    for row in range(5):
+        for column in range(5):
+            part = inside[row * 64 + 5 : row * 64 + 60, column * 64 + 5 : column * 64 + 60]
             assert (part == part[0, 0]).mean() > 0.99
     assert shapely.coverage_is_valid(vectors.simplified(vectors.polygonize(apart), 2).shapes)
 
