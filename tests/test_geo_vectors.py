@@ -1,7 +1,6 @@
 """Regions, polygons and objects of class maps, in blocks as at once."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from rasterio.transform import from_origin  # noqa: E402
 from skimage.measure import label  # noqa: E402
 from test_geo_raster import make, noise  # noqa: E402
 
+from jaxseg.base.errors import DataError  # noqa: E402
 from jaxseg.geo import vectors  # noqa: E402
 from jaxseg.geo.instances import AGREEMENT, HALO, separate  # noqa: E402
 from jaxseg.geo.objects import ObjectScores  # noqa: E402
@@ -170,9 +170,11 @@ def test_a_crs_without_a_code_is_kept_and_one_that_is_missing_is_none(tmp_path, 
         with Scene(path) as scene:
             regions = find_regions(tmp_path / "r.tif", path, scene)
             polygons = vectors.polygonize(regions)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "'crs' was not provided")
-                vectors.write(tmp_path / "a.gpkg", scene, polygons, regions, [str(i) for i in range(256)])
+            names = [str(i) for i in range(256)]
+            vectors.write(tmp_path / "a.gpkg", scene, polygons, regions, names)
+            if crs is None:
+                with pytest.raises(DataError, match="has no CRS, but GeoJSON holds longitude and latitude"):
+                    vectors.write(tmp_path / "a.geojson", scene, polygons, regions, names)
         about, _, _, fields = pyogrio.raw.read(tmp_path / "a.gpkg")
         areas = dict(zip(about["fields"], fields))["area_m2"]
         if crs:
