@@ -116,13 +116,16 @@ def test_simplified_neighbors_share_their_borders(found, rng):
         ("EPSG:4326", 1e-5, None),
         ("EPSG:3857", 1, None),
         ("EPSG:2263", 1, 0.3048006**2),
+        ('LOCAL_CS["site",UNIT["foot",0.3048]]', 1, 0.3048**2),
     ],
-    ids=["meters", "degrees", "web Mercator", "feet"],
+    ids=["meters", "degrees", "web Mercator", "feet", "a local one"],
 )
 def test_areas_are_those_on_the_ground(crs, pixel, expected):
     crs, degrees = pyproj.CRS(crs), pyproj.CRS("EPSG:4326")
     center = {"EPSG:2263": (-74, 40.7)}.get(crs.to_string(), (14, 45))
-    x, y = pyproj.Transformer.from_crs(degrees, crs, always_xy=True).transform(*center)
+    x, y = 0, 0
+    if crs.geodetic_crs:
+        x, y = pyproj.Transformer.from_crs(degrees, crs, always_xy=True).transform(*center)
     box = np.array([shapely.box(x, y, x + pixel, y + pixel)])
     if expected is None:
         there = vectors.reprojected(box, crs, degrees)
@@ -173,7 +176,7 @@ def test_a_crs_without_a_code_is_kept_and_one_that_is_missing_is_none(tmp_path, 
             names = [str(i) for i in range(256)]
             vectors.write(tmp_path / "a.gpkg", scene, polygons, regions, names)
             if crs is None:
-                with pytest.raises(DataError, match="has no CRS, but GeoJSON holds longitude and latitude"):
+                with pytest.raises(DataError, match="has no place on Earth, but GeoJSON holds longitude and latitude"):
                     vectors.write(tmp_path / "a.geojson", scene, polygons, regions, names)
         about, _, _, fields = pyogrio.raw.read(tmp_path / "a.gpkg")
         areas = dict(zip(about["fields"], fields))["area_m2"]

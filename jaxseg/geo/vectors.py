@@ -85,9 +85,9 @@ def areas(shapes: np.ndarray, crs: pyproj.CRS | None) -> Float[np.ndarray, " n"]
     """Returns areas in m2: planar where the CRS is metric, else on the ellipsoid; NaN without a CRS."""
     if crs is None:
         return np.full(len(shapes), np.nan)
-    if is_metric(crs):
-        return shapely.area(shapes)
     geodetic = crs.geodetic_crs
+    if is_metric(crs) or geodetic is None:  # a local one, such as of a building site, is in no place on Earth
+        return shapely.area(shapes) * crs.axis_info[0].unit_conversion_factor ** 2
     if not crs.is_geographic:
         shapes = reprojected(shapes, crs, geodetic)
     ellipsoid = geodetic.get_geod()
@@ -125,11 +125,13 @@ def write(path: Path, scene: Scene, polygons: Polygons, regions: Regions, names:
     - `names`: names of the classes
 
     `mean_prob` is the mean probability of the class in the region. Raises OSError when the file cannot be written,
-    DataError for GeoJSON without a CRS.
+    DataError for GeoJSON without a geographic or projected CRS.
     """
     crs, shapes, format = crs_of(scene), place(polygons.shapes, scene.transform), path.suffix[1:]
-    if crs is None and format == "geojson":
-        raise problem(scene.path, "has no CRS, but GeoJSON holds longitude and latitude", "Give --vector gpkg.")
+    if format == "geojson" and (crs is None or crs.geodetic_crs is None):
+        raise problem(
+            scene.path, "has no place on Earth, but GeoJSON holds longitude and latitude", "Give --vector gpkg."
+        )
     classes = regions.classes[polygons.numbers]
     fields = {
         "id": polygons.numbers,
@@ -138,6 +140,7 @@ def write(path: Path, scene: Scene, polygons: Polygons, regions: Regions, names:
         "area_m2": areas(shapes, crs).round(2),
         "mean_prob": regions.probability[polygons.numbers].round(4),
     }
+    options = {"RFC7946": "YES"} if format == "geojson" else {}  # to WGS 84, rings by the right-hand rule
     several = bool((shapely.get_type_id(shapes) == shapely.GeometryType.MULTIPOLYGON).any())
     try:
         with warnings.catch_warnings():
@@ -152,9 +155,7 @@ def write(path: Path, scene: Scene, polygons: Polygons, regions: Regions, names:
                 driver=DRIVERS[format],
                 geometry_type="MultiPolygon" if several else "Polygon",
                 promote_to_multi=several,
-                layer_options={"RFC7946": "YES"}
-                if format == "geojson"
-                else {},  # to WGS 84, rings by the right-hand rule
+                layer_options=options,
             )
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
         raise OSError(errno.EIO, str(error), str(path)) from None
