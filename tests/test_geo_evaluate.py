@@ -53,7 +53,10 @@ def score(run, scene, tmp_path, *flags):
 def labels(tmp_path, **more):
     shapes = [on_ground(box) for box in BOXES]
     if crs := more.pop("crs", None):
-        there = [vectors.reprojected(np.array([s]), vectors.pyproj.CRS("EPSG:32633"), crs)[0] for s in shapes]
+        there = [
+            vectors.reprojected(np.array([s]), vectors.pyproj.CRS("EPSG:32633"), vectors.pyproj.CRS(crs))[0]
+            for s in shapes
+        ]
         return write_polygons(tmp_path / "labels.gpkg", there, crs=crs, use=["wheat", "rape", "7"])
     return write_polygons(tmp_path / "labels.gpkg", shapes, use=["wheat", "rape", "7"])
 
@@ -82,6 +85,14 @@ def test_a_raster_of_labels_holds_mask_values_and_its_regions_are_objects(run, s
     assert np.array(found["confusion_matrix"]).sum() == CLASSES.size - 5 * 120
     assert (found["objects"]["true"], found["objects"]["matched"]) == (3, 3)
     assert "it holds 77; the run's classes are background, wheat, rape, in masks 0, 7, 9" in capsys.readouterr().out
+
+
+def test_pixels_without_data_do_not_count(run, scene, tmp_path):
+    values = CLASSES * 80 + 5
+    values[:8] = 77
+    scene = write_scene(tmp_path / "gap.tif", values, nodata=77)
+    found = score(run, scene, tmp_path, "--labels", labels(tmp_path), "--class-field", "use")
+    assert np.array(found["confusion_matrix"]).sum() == CLASSES.size - 8 * 120
 
 
 def test_pixels_outside_of_the_labeled_area_do_not_count(run, scene, tmp_path):

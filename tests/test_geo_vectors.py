@@ -1,7 +1,6 @@
 """Regions, polygons and objects of class maps, in blocks as at once."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from rasterio.transform import from_origin  # noqa: E402
 from skimage.measure import label  # noqa: E402
 from test_geo_raster import make, noise  # noqa: E402
 
+from jaxseg.base.errors import DataError  # noqa: E402
 from jaxseg.geo import vectors  # noqa: E402
 from jaxseg.geo.instances import AGREEMENT, HALO, separate  # noqa: E402
 from jaxseg.geo.objects import ObjectScores  # noqa: E402
@@ -116,13 +116,16 @@ def test_simplified_neighbors_share_their_borders(found, rng):
         ("EPSG:4326", 1e-5, None),
         ("EPSG:3857", 1, None),
         ("EPSG:2263", 1, 0.3048006**2),
+        ('LOCAL_CS["site",UNIT["foot",0.3048]]', 1, 0.3048**2),
     ],
-    ids=["meters", "degrees", "web Mercator", "feet"],
+    ids=["meters", "degrees", "web Mercator", "feet", "a local one"],
 )
 def test_areas_are_those_on_the_ground(crs, pixel, expected):
     crs, degrees = pyproj.CRS(crs), pyproj.CRS("EPSG:4326")
     center = {"EPSG:2263": (-74, 40.7)}.get(crs.to_string(), (14, 45))
-    x, y = pyproj.Transformer.from_crs(degrees, crs, always_xy=True).transform(*center)
+    x, y = 0, 0
+    if crs.geodetic_crs:
+        x, y = pyproj.Transformer.from_crs(degrees, crs, always_xy=True).transform(*center)
     box = np.array([shapely.box(x, y, x + pixel, y + pixel)])
     if expected is None:
         there = vectors.reprojected(box, crs, degrees)
@@ -170,9 +173,11 @@ def test_a_crs_without_a_code_is_kept_and_one_that_is_missing_is_none(tmp_path, 
         with Scene(path) as scene:
             regions = find_regions(tmp_path / "r.tif", path, scene)
             polygons = vectors.polygonize(regions)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "'crs' was not provided")
-                vectors.write(tmp_path / "a.gpkg", scene, polygons, regions, [str(i) for i in range(256)])
+            names = [str(i) for i in range(256)]
+            vectors.write(tmp_path / "a.gpkg", scene, polygons, regions, names)
+            if crs is None:
+                with pytest.raises(DataError, match="has no place on Earth, but GeoJSON holds longitude and latitude"):
+                    vectors.write(tmp_path / "a.geojson", scene, polygons, regions, names)
         about, _, _, fields = pyogrio.raw.read(tmp_path / "a.gpkg")
         areas = dict(zip(about["fields"], fields))["area_m2"]
         if crs:
@@ -200,7 +205,7 @@ def test_polygons_to_a_map_and_back_are_equal_within_a_pixel(found, rng):
     assert distances.max() <= 0.5 * np.sqrt(2), "a pixel has a side of 0.5 m"
 
 
-def touching(side=100, count=6):
+def touching(side=64, count=5):
     """Fields of `side` pixels in rows and columns, apart by paths that are open in the middle of each border."""
     field = np.ones((side, side), np.uint8)
     field[:2], field[:, :2] = 0, 0
@@ -216,18 +221,18 @@ def touching(side=100, count=6):
 def test_touching_fields_are_separated_also_across_blocks(found, by, side):
     classes = touching()
     sure = np.where(classes > 0, 200, 254).astype(np.uint8)
-    for row in range(0, 600, 100):
+    for row in range(0, 320, 64):
         sure[row : row + 4] = sure[:, row : row + 4] = 140
     plain, _ = found(classes, sure, side=side)
     assert (plain.classes[1:] == 1).sum() == 1
     how = {"labeler": separate(by, left_out=(0,)), "halo": HALO, "agreement": AGREEMENT}
     apart, scene = found(classes, sure, side=side, **how)
     fields = [n for n in range(1, len(apart) + 1) if apart.classes[n] == 1]
-    assert len(fields) == 36
+    assert len(fields) == 25
     inside = numbers(apart, scene)
-    for row in range(6):
-        for column in range(6):
-            part = inside[row * 100 + 5 : row * 100 + 96, column * 100 + 5 : column * 100 + 96]
+    for row in range(5):
+        for column in range(5):
+            part = inside[row * 64 + 5 : row * 64 + 60, column * 64 + 5 : column * 64 + 60]
             assert (part == part[0, 0]).mean() > 0.99
     assert shapely.coverage_is_valid(vectors.simplified(vectors.polygonize(apart), 2).shapes)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,13 +16,12 @@ from jaxtyping import Float, Int
 from rasterio.features import shapes
 from rasterio.transform import Affine
 
+from jaxseg.base.errors import problem
 from jaxseg.geo.raster import Scene
 from jaxseg.geo.regions import SIDE, Regions
 
 Format = Literal["gpkg", "geojson", "shp", "fgb"]
 DRIVERS = {"gpkg": "GPKG", "geojson": "GeoJSON", "shp": "ESRI Shapefile", "fgb": "FlatGeobuf"}
-WGS84 = "OGC:CRS84"
-"""CRS of GeoJSON (RFC 7946): WGS 84, longitude before latitude."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +85,9 @@ def areas(shapes: np.ndarray, crs: pyproj.CRS | None) -> Float[np.ndarray, " n"]
     """Returns areas in m2: planar where the CRS is metric, else on the ellipsoid; NaN without a CRS."""
     if crs is None:
         return np.full(len(shapes), np.nan)
-    if is_metric(crs):
-        return shapely.area(shapes)
     geodetic = crs.geodetic_crs
+    if is_metric(crs) or geodetic is None:  # a local one, such as of a building site, is in no place on Earth
+        return shapely.area(shapes) * crs.axis_info[0].unit_conversion_factor ** 2
     if not crs.is_geographic:
         shapes = reprojected(shapes, crs, geodetic)
     ellipsoid = geodetic.get_geod()
@@ -95,7 +95,7 @@ def areas(shapes: np.ndarray, crs: pyproj.CRS | None) -> Float[np.ndarray, " n"]
     return np.array([ellipsoid.geometry_area_perimeter(shape)[0] for shape in right])
 
 
-def reprojected(shapes: np.ndarray, source: pyproj.CRS, target: pyproj.CRS | str) -> np.ndarray:
+def reprojected(shapes: np.ndarray, source: pyproj.CRS, target: pyproj.CRS) -> np.ndarray:
     """Transforms shapes between two CRS, with longitude or easting first."""
     change = pyproj.Transformer.from_crs(source, target, always_xy=True)
     return shapely.transform(shapes, lambda at: np.stack(change.transform(*at.T), -1))
@@ -124,9 +124,14 @@ def write(path: Path, scene: Scene, polygons: Polygons, regions: Regions, names:
     - `regions`: regions of the polygons
     - `names`: names of the classes
 
-    `mean_prob` is the mean probability of the class in the region. Raises OSError when the file cannot be written.
+    `mean_prob` is the mean probability of the class in the region. Raises OSError when the file cannot be written,
+    DataError for GeoJSON without a geographic or projected CRS.
     """
     crs, shapes, format = crs_of(scene), place(polygons.shapes, scene.transform), path.suffix[1:]
+    if format == "geojson" and (crs is None or crs.geodetic_crs is None):
+        raise problem(
+            scene.path, "has no place on Earth, but GeoJSON holds longitude and latitude", "Give --vector gpkg."
+        )
     classes = regions.classes[polygons.numbers]
     fields = {
         "id": polygons.numbers,
@@ -135,24 +140,23 @@ def write(path: Path, scene: Scene, polygons: Polygons, regions: Regions, names:
         "area_m2": areas(shapes, crs).round(2),
         "mean_prob": regions.probability[polygons.numbers].round(4),
     }
-    if format == "geojson" and crs is not None:
-        shapes, crs = reprojected(shapes, crs, WGS84), WGS84
-    elif crs is not None:
-        crs = crs.to_wkt()
+    options = {"RFC7946": "YES"} if format == "geojson" else {}  # to WGS 84, rings by the right-hand rule
     several = bool((shapely.get_type_id(shapes) == shapely.GeometryType.MULTIPOLYGON).any())
     try:
-        pyogrio.raw.write(
-            path,
-            shapely.to_wkb(shapely.orient_polygons(shapes)),  # outer rings against the clock, as RFC 7946 wants them
-            list(fields.values()),
-            list(fields),
-            crs=crs,
-            layer=path.stem,
-            driver=DRIVERS[format],
-            geometry_type="MultiPolygon" if several else "Polygon",
-            promote_to_multi=several,
-            layer_options={"RFC7946": "YES"} if format == "geojson" else {},
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")
+            pyogrio.raw.write(
+                path,
+                shapely.to_wkb(shapes),
+                list(fields.values()),
+                list(fields),
+                crs=crs and crs.to_wkt(),
+                layer=path.stem,
+                driver=DRIVERS[format],
+                geometry_type="MultiPolygon" if several else "Polygon",
+                promote_to_multi=several,
+                layer_options=options,
+            )
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
         raise OSError(errno.EIO, str(error), str(path)) from None
     return len(shapes)
