@@ -95,7 +95,7 @@ def test_momentum_convention_is_named_and_confirmed(classifier):
 
 @pytest.mark.full
 def test_same_padding_is_named_and_confirmed(classifier):
-    report = run(classifier, twin=classifier.Twin(padding="SAME", rngs=nnx.Rngs(0)))
+    report = run(classifier, twin=classifier.Twin(padding="SAME", rngs=nnx.Rngs(0)), optimizer=None)
     assert report.first.name == "depthwise"
     assert report.causes[0].what.startswith("depthwise: convolution: padding, (1, 1) against 'SAME'")
     assert report.causes[0].confirmed == "padding=[(1, 1), (1, 1)]"
@@ -103,7 +103,7 @@ def test_same_padding_is_named_and_confirmed(classifier):
 
 
 def test_layer_norm_eps_is_named_and_confirmed(block):
-    report = run(block, twin=block.twin_of(epsilon=1e-6))
+    report = run(block, twin=block.twin_of(epsilon=1e-6), optimizer=None)
     assert (report.first.name, report.first.kind) == ("norm1", "LayerNorm")
     assert report.causes[0].what == "norm1: LayerNorm: eps, 1e-05 against 1e-06"
     assert report.causes[0].confirmed == "epsilon=1e-05"
@@ -112,7 +112,7 @@ def test_layer_norm_eps_is_named_and_confirmed(block):
 
 @pytest.mark.full
 def test_approximate_gelu_is_named_before_the_layer_that_gets_it(block):
-    report = run(block, twin=block.twin_of(approximate=True))
+    report = run(block, twin=block.twin_of(approximate=True), optimizer=None)
     assert report.first.name == "linear2"
     assert [cause.what for cause in report.causes] == ["GELU: exact against approximate"]
 

@@ -45,28 +45,15 @@ def test_evidence_has_both_sides_of_every_figure_of_float32(answer):
     assert answer.evidence["conv"]["elements"] > 10_000
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"),
-    [
-        (
-            "BatchNorm: running variance biased",
-            {
-                "BatchNorm in training: running variance",
-                "BatchNorm: samples that are not valid",
-                "BatchNorm in evaluation",
-                "BatchNorm: two values per channel",
-                "float32: BatchNorm running variance",
-                "BatchNorm in the form of a GPU",
-            },
-        ),
-        (
-            "max-pool by reshape, ties split",
-            {"max-pool of quantized values", "max-pool, all equal", "max-pool of lowest values"},
-        ),
-    ],
-)
-def test_a_mistake_fails_the_rows_about_it_and_no_others(name, rows):
-    assert failed_with(known(name)) == rows
+def test_a_mistake_fails_the_rows_about_it_and_no_others():
+    assert failed_with(known("BatchNorm: running variance biased")) == {
+        "BatchNorm in training: running variance",
+        "BatchNorm: samples that are not valid",
+        "BatchNorm in evaluation",
+        "BatchNorm: two values per channel",
+        "float32: BatchNorm running variance",
+        "BatchNorm in the form of a GPU",
+    }
 
 
 def test_a_mean_in_one_pass_over_float32_is_seen():

@@ -165,10 +165,16 @@ def config_of(recipe: Recipe) -> Config:
     chosen = {name: recipe.get(name, values[0]) for name, values in SETTINGS.items()}
     fields = {name: value for setting in chosen.values() for name, value in parsed()[setting].items()}
     groups = {
-        group.name: dataclasses.replace(group.default, **{n: fields[n] for n in vars(group.default) if n in fields})
+        group.name: group_of(type(group.default), frozenset((n, fields[n]) for n in vars(group.default) if n in fields))
         for group in dataclasses.fields(Config)
     }
     return Config(**groups)
+
+
+@functools.cache
+def group_of(kind: type, fields: frozenset[tuple[str, object]]) -> object:
+    """A group of settings with these fields; recipes share most groups."""
+    return kind(**dict(fields))
 
 
 def faults(recipe: Recipe) -> list[set[str]]:

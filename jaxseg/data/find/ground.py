@@ -131,8 +131,9 @@ def _crs(keys: Mapping[str, object]) -> str:
 
 def _world_file(path: Path) -> Sequence[float] | None:
     """Coefficients as of `_transform`, by a file such as a.pgw beside a.png."""
-    end = path.suffix.lower()
-    names = {path.with_suffix(end[:2] + end[-1] + "w"), path.with_suffix(end + "w"), path.with_suffix(".wld")}
+    if not (end := path.suffix.lower()[1:]):
+        return None
+    names = {path.with_suffix(f".{name}") for name in (f"{end[0]}{end[-1]}w", f"{end}w", "wld")}
     for file in sorted(names):
         try:
             a, d, b, e, x, y = map(float, file.read_text(encoding="ascii").split())
