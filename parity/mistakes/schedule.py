@@ -62,7 +62,9 @@ def from_zero(tick, base, warmup, total, begin, final):
 
 def rounded(right):
     """Rounds rates to float16."""
-    return lambda *args, **kwargs: lambda tick: right(*args, **kwargs)(tick).astype(jnp.float16).astype(float)
+    return lambda *args, **kwargs: (
+        lambda tick: jnp.asarray(right(*args, **kwargs)(tick)).astype(jnp.float16).astype(float)
+    )
 
 
 def with_memory(right):
