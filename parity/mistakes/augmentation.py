@@ -123,7 +123,42 @@ def striped(new, old, most):
     return old + jnp.repeat(added[:, ::2], 2, 1)[:, : old.shape[1]]
 
 
+def in_pairs(new, old, most):
+    """Noise whose columns come in pairs."""
+    added = new - old
+    return old + jnp.repeat(added[:, :, ::2], 2, 2)[:, :, : old.shape[2]]
+
+
+def drawn(change):
+    """Draws by `change(right draws, most)`."""
+    return lambda right: lambda key, batch, most: change(right(key, batch, most), most)
+
+
+def uniform_scale(found, most):
+    """Scales that are uniform, not their logarithms."""
+    scale, place = found
+    share = (jnp.log(scale) / jnp.log1p(most) + 1) / 2
+    return (1 + share * ((1 + most) ** 2 - 1)) / (1 + most), place
+
+
+def near_the_middle(factor, most):
+    """Contrast that changes little more often than much, in the same range."""
+    change = (factor - 1) / most
+    return 1 + most * change * jnp.abs(change)
+
+
 MISTAKES = [
+    mistake("zoom: scale uniform", augment, "draw_zoom", drawn(uniform_scale)),
+    mistake("zoom: places near the borders", augment, "draw_zoom", drawn(lambda found, _: (found[0], found[1] ** 2))),
+    mistake("blur: labels of the pixel beside", augment, "blur", masks_from(1)),
+    mistake("blur: little more often than much", augment, "draw_blur", drawn(lambda found, most: found**2 / most)),
+    mistake("blur: at least half of the range", augment, "draw_blur", drawn(lambda found, most: (found + most) / 2)),
+    mistake("contrast: labels of the pixel beside", augment, "contrast", masks_from(1)),
+    mistake("contrast: little more often than much", augment, "draw_contrast", drawn(near_the_middle)),
+    mistake("brightness: labels of the pixel beside", augment, "brightness", masks_from(1)),
+    mistake("brightness: times", augment, "brightness", image(lambda new, old, most: old * (1 + new - old))),
+    mistake("noise: signs", augment, "draw_noise", drawn(lambda found, _: (found[0], jnp.sign(found[1])))),
+    mistake("noise: columns in pairs", augment, "noise", image(in_pairs)),
     mistake("zoom: smooths on the way down", jax.image, "scale_and_translate", smoothed),
     mistake("zoom: labels of the pixel beside", augment, "zoom", masks_from(1)),
     mistake("zoom: black outside", augment, "zoom", black_outside),
