@@ -12,9 +12,9 @@ step from which they come are stated independently; initial weights are tested b
 The gate is 1e-12, as in the training question. Biases of convolutions before a BatchNorm have no gradient but rounding,
 1e-17 to 1e-14, which Adam, AdamW and RMSprop divide by their eps of 1e-8. So these biases move by up to 1e-6 of the
 learning rate in a step, on each side differently. The network's output does not depend on them, but running means do,
-and through them validation. Such a gradient is a sum over the batch's pixels, whose rounding grows about as the root of
-their number: 0.07e-6 with the recipes' 3,000 pixels, up to 1.6e-6 with the 262,144 of a default run. With these optimizers
-the gate of the three is 1.5e-8 times that root and the sum of the learning rates.
+and through them validation. Such a gradient is a sum over the batch's pixels, whose rounding grows about as the root
+of their number: 0.07e-6 with the recipes' 3,000 pixels, up to 1.6e-6 with the 262,144 of a default run. With these
+optimizers the gate of the three is 1.5e-8 times that root and the sum of the learning rates.
 
 Not seen: float32 and bfloat16 (see precision and divergence), the law of draws (see `tests/test_augment.py`), the split
 of a folder without validation files, other kinds of files.
