@@ -294,22 +294,7 @@ class Options:
 
     quick: bool = False
     """Ask only the question that should catch the mistake, not the whole matrix."""
-    only: tuple[
-        Literal[
-            "schedule",
-            "init",
-            "data",
-            "layers",
-            "losses",
-            "optimizers",
-            "augmentation",
-            "model",
-            "training",
-            "recipes",
-            "precision",
-        ],
-        ...,
-    ] = ()
+    only: tuple[Literal[(*COLUMNS, *ALONE)], ...] = ()
     """Inject only the mistakes of these questions."""
     part: tuple[int, int] = (1, 1)
     """Inject the K-th of N parts of the mistakes, as `K N`."""

@@ -41,7 +41,7 @@ class Prediction:
     instances: bool = False
     """Separate touching objects of a class, and write their numbers to OUT/instances/NAME.tif."""
     watershed: Literal["distance", "probability"] = "distance"
-    """What --instances separates by: the distance to the outline, or the probability."""
+    """Measure by which --instances separates: distance to the outline, or probability."""
     tile: int = 512
     """Side in pixels of the tiles into which larger images are cut."""
     overlap: float = 0.5
@@ -107,7 +107,7 @@ class Evaluation:
     instances: bool = False
     """Separate touching objects of SCENE, for the scores of objects."""
     watershed: Literal["distance", "probability"] = "distance"
-    """What --instances separates by: the distance to the outline, or the probability."""
+    """Measure by which --instances separates: distance to the outline, or probability."""
     min_area: float = 0.0
     """Square meters below which an object of SCENE becomes part of its largest neighbor."""
     debug: bool = False

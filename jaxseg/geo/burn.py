@@ -36,7 +36,7 @@ class Polygons:
     - `path`: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, or another file that GDAL reads
     - `layer`: name of the layer; needed if there are several
     - `field`: attribute that holds the class; without it all polygons are class 1
-    - `values`: values of the attribute for class 1, 2, ..., of which some may not occur; if empty all that do, sorted
+    - `values`: values of the attribute for class 1, 2, ..., which need not occur; if empty, the sorted values that do
     - `all_touched`: whether a pixel belongs to a polygon that touches it, not only to one that holds its center
     - `border`: number of pixels on each side of a border between two polygons that are ignored
 
@@ -208,7 +208,7 @@ def is_vector(path: Path) -> bool:
     """True if GDAL finds layers of a vector file."""
     try:
         return len(pyogrio.list_layers(path)) > 0
-    except Exception:
+    except Exception:  # a damaged file raises many types; `open_labels` says what is wrong with it
         return False
 
 
@@ -219,7 +219,7 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except Exception as error:  # of many types for a damaged file
+    except Exception as error:  # a damaged file raises many types
         raise problem(path, f"cannot be read ({error})") from None
 
 

@@ -147,7 +147,7 @@ class _Parts:
         kinds, first = np.zeros(n, np.uint8), np.full(n, np.iinfo(np.int64).max)
         kinds[flat] = classes[inside].ravel()
         order = (corner + np.arange(core.shape[0])[:, None] * width + np.arange(core.shape[1])).ravel()
-        first[flat[::-1]] = order[::-1]  # of several values the last is kept
+        first[flat[::-1]] = order[::-1]  # NumPy keeps the last of several values
         sums = np.bincount(flat, sure[inside].ravel(), n)
         self._columns.append(tuple(values[1:] for values in (kinds, np.bincount(flat, minlength=n), sums, first)))
         self.count += most

@@ -30,7 +30,7 @@ def merge_small(regions: Regions, least: int, alike: bool = True, side: int = SI
             break
         ways = ways[np.lexsort((rank[ways[:, 1]], ways[:, 0]))]
         target = np.arange(len(root))
-        target[ways[:, 0]] = ways[:, 1]  # of several targets the last, which is the largest
+        target[ways[:, 0]] = ways[:, 1]  # NumPy keeps the last target, the largest
         while (target[target] != target).any():
             target = target[target]
         gone = target != np.arange(len(target))
@@ -54,7 +54,7 @@ def merge_small(regions: Regions, least: int, alike: bool = True, side: int = SI
 
 
 def _touching(regions: Regions, small: np.ndarray, side: int) -> np.ndarray:
-    """Pairs of regions that share an edge of a pixel, of which one is small: [n 2]."""
+    """Returns pairs [n 2] of regions that share an edge of a pixel; one of them is small."""
     found, above = [np.zeros((0, 2), np.int64)], None
     for (row, column), numbers in regions.blocks(side):
         if column == 0:

@@ -35,9 +35,9 @@ from jaxseg.inference.scores import Scores
 def evaluate_scene(options: Evaluation) -> Path:
     """Scores a scene, writes the results and returns their folder.
 
-    The scene is predicted as `jaxseg.predict` does, and scored in blocks of 1024x1024 pixels, each of which is an image
-    of per_image.csv. Objects are polygons of the labels, or connected regions where these are a raster. Raises
-    UserError for invalid options or existing results, DataError for labels that do not go with the scene or the run.
+    Predicts as `jaxseg.predict` does. Blocks of 1024x1024 pixels are the images of per_image.csv. Objects are polygons
+    of the labels, or connected regions where these are a raster. Raises UserError for invalid options or existing
+    results, DataError for labels that do not go with the scene or the run.
     """
     tiling = check(options)
     out = results.place(options, options.folder.stem)

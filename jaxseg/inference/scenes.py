@@ -74,7 +74,7 @@ def write_scene(
             ready.append((made / "names.xml", beside))
         ready.append((_finished(classes if table is None else made / "values.tif", options.cog), job.class_map))
         if table is not None:
-            beside.unlink(missing_ok=True)  # of a class map that is replaced
+            beside.unlink(missing_ok=True)  # it belongs to the class map that is replaced
         for file, path in ready:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, path)
@@ -92,7 +92,7 @@ def tell(scene: Scene, polygons: bool) -> None:
 
 
 def background(names: Sequence[str]) -> tuple[int, ...]:
-    """Returns the classes of which no object is made: those called background, and class 0 if its name means that."""
+    """Returns the classes without objects: those called background, and class 0 if its name means that."""
     return tuple(i for i, name in enumerate(names) if name == "background" or (i == 0 and is_background(name)))
 
 

@@ -28,7 +28,7 @@ class Cause:
     what: str
     """Where and what, such as "bn1: running variance: biased against unbiased"."""
     confirmed: str = ""
-    """What was tried and made the sides agree; empty if nothing was."""
+    """Change that made the sides agree; empty if none did."""
 
 
 def likely(pair: Pair, expected: Run, found: Run, first: Line | None, rows: list[Row]) -> list[Cause]:

@@ -25,7 +25,7 @@ class ClassNames:
         - `color`: true if they are colors, 0xRRGGBB. A gray value v is the color (v, v, v).
 
         Names without colors fit values of the same number, or one more if the first is 0: background. A list that
-        begins with a background names the values 0, 1, ..., of which some may be missing.
+        begins with a background names the values 0, 1, ..., even if some are missing.
         """
         if self.colors:
             known = dict(self.colors)
