@@ -1,12 +1,12 @@
 """Speed and memory of `python -m jaxseg.predict` on a GeoTIFF: from file to file, beside the bare predict step.
 
     python scripts/scene_speed.py [--side 2048] [--rounds 5] [--widths 16 32 64] [--overlap 0.5] [--vector]
-    python scripts/scene_speed.py --memory 2048x2048 2048x8192 8192x2048
+    python scripts/scene_speed.py --memory 2048x2048 2048x8192 8192x2048 [--classes 2] [--folder FOLDER]
 
 The scene is made up: four bands of uint16 in blocks of 256x256, compressed, with smooth noise. The network is not
 trained. Speed: the two ways take turns in one process; the line shows pixels per second of both, and quartiles of the
 ratio. `--memory WIDTHxHEIGHT ...`: peak resident memory of a process for each size, less that of one which predicts a
-single tile. Linux and macOS.
+single tile. `--folder` keeps scenes and maps. Linux and macOS.
 """
 
 import argparse
@@ -41,8 +41,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--widths", type=int, nargs="+", default=(16, 32, 64), help="of the network")
     parser.add_argument("--overlap", type=float, default=0.5, help="of tiles (default: 0.5)")
+    parser.add_argument("--classes", type=int, default=2)
     parser.add_argument("--vector", action="store_true", help="polygons too")
     parser.add_argument("--memory", nargs="+", metavar="WIDTHxHEIGHT", help="measure memory instead")
+    parser.add_argument("--folder", type=Path, help="to work in; a temporary one if not given")
     parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "SCENE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     more = ["--vector", "gpkg", "--min-area", "10"] if args.vector else []
@@ -52,8 +54,8 @@ def main() -> None:
         print(json.dumps([peak_mib(), seconds]))
         return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_run(folder / "run", tuple(args.widths))
+        folder = args.folder or Path(name)
+        make_run(folder / "run", tuple(args.widths), args.classes)
         if args.memory:
             memory(folder, args)
         else:
@@ -112,10 +114,11 @@ def file_to_file(folder: Path, scene: Path, overlap: float, more: list[str]) -> 
     return time.perf_counter() - began
 
 
-def make_run(folder: Path, widths: tuple[int, ...]) -> None:
-    reading = Reading(ClassMap((0, 1), ("background", "field")), BANDS, dtype="uint16", order="bands")
+def make_run(folder: Path, widths: tuple[int, ...], classes: int) -> None:
+    names = ("background", *(f"class {i}" for i in range(1, classes)))
+    reading = Reading(ClassMap(tuple(range(classes)), names), BANDS, dtype="uint16", order="bands")
     config = Config(model=Model(widths=widths))
-    net = unet.unet_from(config.model, in_channels=BANDS, classes=2, seed=0)
+    net = unet.unet_from(config.model, in_channels=BANDS, classes=classes, seed=0)
     description = {"classes": list(reading.labels.names), "in_channels": BANDS, "reading": reading.to_dict()}
     checkpoints = Checkpoints(folder, config, description)
     checkpoints.save("best", 1, net, nnx.Optimizer(net, optimizers.adam(1e-3), wrt=nnx.Param), Progress(1))

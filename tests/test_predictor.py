@@ -184,6 +184,19 @@ def test_memory_does_not_grow_with_the_images_height(rng):
     assert peaks[4096] < 4096 * 256 * 3 * 4 / 4, "a quarter of the probabilities of the whole image"
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_bands_of_a_wide_image_are_small_and_equal_larger_ones(overlap, monkeypatch, rng):
+    image, predictor = noise(rng, 150, 300, 3), Predictor(pointwise(), Reading(), tile=64, overlap=overlap)
+    whole = predictor.probabilities(image)
+    monkeypatch.setattr(inference, "BAND", 5 * whole[0].nbytes + 1)
+    bands = list(predictor.bands(image))
+    assert [top for top, _ in bands] == np.cumsum([0, *(len(p) for _, p in bands[:-1])]).tolist()
+    assert max(len(p) for _, p in bands) == 5
+    np.testing.assert_array_equal(np.concatenate([p for _, p in bands]), whole)
+    monkeypatch.setattr(inference, "BAND", 1)
+    assert {len(p) for _, p in predictor.bands(image)} == {1}
+
+
 def test_images_are_read_a_tile_at_a_time(rng):
     """So that a memory map is never in memory."""
 

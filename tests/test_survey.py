@@ -240,6 +240,16 @@ def test_only_a_changed_file_is_read_again(tmp_path, reads):
     assert facts[1].image.high == (0, 0, 0)
 
 
+@pytest.mark.parametrize("name", ["1.pgw", "1.PGW", "1.wld"])
+def test_a_world_file_that_is_added_later_is_seen(name, tmp_path, reads):
+    pairs = pairs_of(tmp_path)
+    assert [found.image.corners for found in survey(pairs, Data(), 0)] == [()] * 3
+    (pairs[1].image.parent / name).write_text("2\n0\n0\n-2\n101\n899\n")
+    reads.clear()
+    assert [found.image.corners for found in survey(pairs, Data(), 0)] == [(), (100, 900, 100, 868, 132, 900), ()]
+    assert reads == [pairs[1].image]
+
+
 def test_settings_that_change_facts_are_cached_separately(tmp_path, reads):
     pairs = pairs_of(tmp_path, 1)
     settings = [(Data(), False), (Data(nodata=0.0), False), (Data(channels=(1,)), False), (Data(), True)]

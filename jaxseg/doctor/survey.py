@@ -1,7 +1,7 @@
 """Measures every image and mask of a data set once, in threads, and caches the facts.
 
 The cache is in the user's cache folder (JAXSEG_CACHE_DIR overrides it), one file per data set, which begins with its
-digest. The facts of a pair are valid while the paths and stamps of its two files stay the same.
+digest. The facts of a pair are valid while the paths and stamps of its files, world files included, stay the same.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from jaxseg.base.config import Data, cache_folder
 from jaxseg.base.digests import of_content
 from jaxseg.base.errors import DataError
 from jaxseg.base.terminal import console
-from jaxseg.data.find.ground import read_ground
+from jaxseg.data.find.ground import read_ground, world_files
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.images import read_palette, read_pixels
 from jaxseg.data.read.images import stamp as stamp_of
@@ -121,9 +121,9 @@ def _map(function: Callable, items: Sequence, workers: int) -> Iterable:
 
 
 def _stamp(pair: Pair) -> list[object] | None:
-    """Returns the mask's path, and the stamps of both files; None if a file is missing."""
+    """Returns the mask's path, and the stamps of both files and of world files; None if a file is missing."""
     try:
-        return [str(pair.mask.absolute()), stamp_of(pair.image), stamp_of(pair.mask)]
+        return [str(pair.mask.absolute()), *map(stamp_of, (pair.image, pair.mask, *world_files(pair.image)))]
     except OSError:
         return None
 

@@ -211,9 +211,13 @@ def as_read(scene: Scene, reading: Reading) -> tuple[Mapped, Mapped]:
 
 
 def cache_for(scene: Scene, rows: int) -> int:
-    """Returns the bytes of GDAL's cache with which windows of `rows` rows, read from left to right, decode once."""
+    """Returns the bytes of GDAL's cache with which windows of `rows` rows, read from left to right, decode once.
+
+    Until a row of windows comes back to a block that the one above it touched, the cache takes in the blocks of one
+    row of windows, and as many pixels of maps.
+    """
     block = scene.dataset.block_shapes[0][0]
-    needed = (2 * rows + 2 * block) * scene.shape[1] * scene.shape[2] * scene.dtype.itemsize
+    needed = (rows + 2 * block) * scene.shape[1] * (scene.shape[2] * scene.dtype.itemsize + 2)
     return min(max(CACHE, needed), MOST_CACHE)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import tifffile
 
 from jaxseg.base.extra import missing
+from jaxseg.data.find.ground import world_files
 
 GEOTIFF = {33550, 33922, 34264, 34735}
 """Tags of a TIFF's pixel scale, tie points, transform and geographic keys."""
@@ -25,16 +26,11 @@ def has_coordinates(image: Path) -> bool:
             return False
         scene.close()
         return True
-    return _world_file(image) or (not picture and _tagged(image))
+    return bool(world_files(image)) or (not picture and _tagged(image))
 
 
 def _beside(image: Path) -> bool:
-    return _world_file(image) or image.with_name(image.name + ".aux.xml").exists()
-
-
-def _world_file(image: Path) -> bool:
-    end = image.suffix
-    return any(image.with_suffix(name).exists() for name in (f".{end[1:2]}{end[-1:]}w", f"{end}w", ".wld"))
+    return bool(world_files(image)) or image.with_name(image.name + ".aux.xml").exists()
 
 
 def _tagged(image: Path) -> bool:

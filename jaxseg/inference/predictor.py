@@ -22,6 +22,9 @@ from jaxseg.learn.step import Normalize, normalize
 from jaxseg.nn.unet import UNet
 from jaxseg.runs.checkpoint import load_model
 
+BAND = 32 << 20
+"""Most bytes of probabilities that `Predictor.bands` yields at a time."""
+
 
 @runtime_checkable
 class Raster(Protocol):
@@ -97,7 +100,7 @@ class Predictor:
     def bands(self, image: Raster) -> Iterator[tuple[int, Float[np.ndarray, "rows w k"]]]:
         """Yields bands from top to bottom, without overlap: number of the first row, and probabilities [rows w k].
 
-        Needs memory for about 1.5 * tile * w * k float32 values. Each band is a new array.
+        Needs memory for about tile * w * k float32 values. Each band is a new array of at most `BAND` bytes, or a row.
         """
         (h, w), total, top = image.shape[:2], None, 0
         rows, columns = self._axis(h), self._axis(w)
@@ -107,14 +110,14 @@ class Predictor:
                 total = np.zeros((rows.side, w * k), np.float32)  # NumPy is slow over a short last axis
             if y > top:
                 done = y - top
-                yield top, total[:done].copy().reshape(done, w, k)
+                yield from _pieces(top, total[:done], k)
                 total[:-done] = total[done:]
                 total[-done:] = 0
                 top = y
             right = min(columns.side, w - x) * k
             weights = rows.weights[i][:, None] * np.repeat(columns.weights[j], k)[None, :right]
             total[:, x * k : x * k + right] += weights * p.reshape(rows.side, -1)[:, :right]
-        yield top, total[: h - top].reshape(h - top, w, k)
+        yield from _pieces(top, total[: h - top], k)
 
     def class_bands(
         self, image: Raster
@@ -219,6 +222,14 @@ def _axis(starts: list[int], side: int) -> _Axis:
     for start in starts:
         total[start : start + side] += gaussian
     return _Axis(starts, side, np.array([gaussian / total[s : s + side] for s in starts], np.float32))
+
+
+def _pieces(top: int, rows: Float[np.ndarray, "rows wk"], k: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Copies rows [rows w*k] to bands [rows w k], so that whoever takes them makes no large arrays either."""
+    count = max(1, BAND // rows[0].nbytes)
+    for first in range(0, len(rows), count):
+        piece = rows[first : first + count].copy()
+        yield top + first, piece.reshape(len(piece), -1, k)
 
 
 def _round_up(n: int, least: int) -> int:

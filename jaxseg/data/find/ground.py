@@ -51,6 +51,14 @@ def read_ground(path: Path, height: int | None = None, width: int | None = None)
     return Ground(crs, (c, f, c + b * height, f + e * height, c + a * width, f + d * width))
 
 
+def world_files(image: Path) -> list[Path]:
+    """Returns the world files beside an image, such as a.pgw, a.pngw and a.wld beside a.png, in lower or upper case."""
+    end = image.suffix.lower()[1:]
+    names = (f"{end[0]}{end[-1]}w", f"{end}w", "wld") if end else ()
+    files = (image.with_suffix(f".{spelled}") for name in names for spelled in (name, name.upper()))
+    return [file for file in files if file.exists()]
+
+
 def boxes_of(grounds: Sequence[Ground]) -> Boxes:
     """Returns the tiles as boxes along the rows and columns of the first, which may be rotated.
 
@@ -131,10 +139,7 @@ def _crs(keys: Mapping[str, object]) -> str:
 
 def _world_file(path: Path) -> Sequence[float] | None:
     """Coefficients as of `_transform`, by a file such as a.pgw beside a.png."""
-    if not (end := path.suffix.lower()[1:]):
-        return None
-    names = {path.with_suffix(f".{name}") for name in (f"{end[0]}{end[-1]}w", f"{end}w", "wld")}
-    for file in sorted(names):
+    for file in world_files(path):
         try:
             a, d, b, e, x, y = map(float, file.read_text(encoding="ascii").split())
         except (OSError, ValueError):
