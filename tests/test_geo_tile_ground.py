@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("rasterio")
 
+import pyproj
 import rasterio
 from geo_tile_files import LONLAT, NORTH_UP, ROTATED, SOUTH_UP, UTM32, UTM33, write_scene
 from hypothesis import given
@@ -184,19 +185,32 @@ def test_touching_tiles_of_a_random_split_are_a_warning_with_numbers_and_the_fla
     assert split.notes == ()  # names are not compared where coordinates are
 
 
-def test_overlap_is_told_with_its_share(tiles, tmp_path):
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-        array = np.random.default_rng(1).integers(0, 2, (16, 16, 3 if folder == "images" else 1), np.uint8)
-        place = rasterio.Affine(0.5, 0, 451_002, 0, -0.5, 5_405_000)
-        write_scene(tmp_path / folder / "t_new.tif", array, transform=place)
+def with_another(tiles, folder, crs, x, y):
+    """Settings of `tiles` for training, and a tile for validation whose first corner is at x and y."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+        array = np.random.default_rng(1).integers(0, 2, (16, 16, 3 if name == "images" else 1), np.uint8)
+        write_scene(folder / name / "t_new.tif", array, crs, rasterio.Affine(0.5, 0, x, 0, -0.5, y))
     data = Data(images=tiles / "images", masks=tiles / "masks")
-    data = dataclasses.replace(data, val_images=tmp_path / "images", val_masks=tmp_path / "masks")
+    return dataclasses.replace(data, val_images=folder / "images", val_masks=folder / "masks")
+
+
+def test_overlap_is_told_with_its_share(tiles, tmp_path):
+    data = with_another(tiles, tmp_path, UTM33, 451_002, 5_405_000)
     (found,) = warned(find_split(data, seed=0), data)
     assert found.what.startswith("1 of 1 validation tiles touch training tiles on the ground; 1 of them overlap")
     assert "up to 75% of the area of one" in found.what
     assert "Leave out the training tiles that touch" in found.advice
     assert found.flags == ()
+
+
+def test_overlap_with_tiles_in_another_crs_is_told_where_pyproj_is(tiles, tmp_path, monkeypatch):
+    there = pyproj.Transformer.from_crs(UTM33, UTM32, always_xy=True).transform(451_010, 5_404_990)
+    data = with_another(tiles, tmp_path, UTM32, *there)
+    (found,) = warned(find_split(data, seed=0), data)
+    assert found.what.startswith("1 of 1 validation tiles touch training tiles on the ground; 1 of them overlap")
+    monkeypatch.setitem(__import__("sys").modules, "pyproj", None)
+    assert warned(find_split(data, seed=0), data) == []
 
 
 def test_images_without_coordinates_are_listed_with_another_way(tiles_root):

@@ -1,13 +1,16 @@
 """Finds validation tiles that touch or overlap training tiles on the ground, by their coordinates."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxseg.data.find.ground import Ground, boxes_of, neighbors
+from jaxseg.data.find.ground import Ground, boxes_of, in_one_crs, neighbors
 from jaxseg.doctor.findings import Finding, Sides
 from jaxseg.doctor.survey import Facts
+
+Placed = Sequence[tuple[Facts, Ground]]
 
 
 def touching(sides: Sides) -> Iterator[Finding]:
@@ -15,7 +18,7 @@ def touching(sides: Sides) -> Iterator[Finding]:
     training, validation = ([f for f in side if f.image.corners] for side in (sides.training, sides.validation))
     if not training or not validation:
         return
-    pairs = [pair for t, v in _by_crs(training, validation) for pair in _next_to(t, v)]
+    pairs = [pair for t, v in _comparable(training, validation) for pair in _next_to(t, v)]
     if not pairs:
         return
     overlaps = [share for *_, share in pairs if share > 1e-3]
@@ -32,21 +35,28 @@ def touching(sides: Sides) -> Iterator[Finding]:
     yield Finding("warning", what, files, advice, flags)
 
 
-def _by_crs(
-    training: Sequence[Facts], validation: Sequence[Facts]
-) -> Iterator[tuple[Sequence[Facts], Sequence[Facts]]]:
-    """Yields the tiles of each CRS, training and validation."""
-    for crs in sorted({f.image.crs for f in (*training, *validation)}):
-        yield tuple([f for f in side if f.image.crs == crs] for side in (training, validation))
+def _comparable(training: Sequence[Facts], validation: Sequence[Facts]) -> Iterator[tuple[Placed, Placed]]:
+    """Yields training and validation tiles, and their footprints, that have one CRS, or were transformed to one.
+
+    Unknown CRS are compared with themselves alone, and so are all without pyproj.
+    """
+    tiles = [(f, Ground(f.image.crs, f.image.corners)) for f in itertools.chain(training, validation)]
+    known = [ground for _, ground in tiles if ground.crs.startswith("EPSG:")]
+    with contextlib.suppress(ImportError):
+        turned = iter(in_one_crs(known) if known else [])
+        tiles = [(f, next(turned) if ground.crs.startswith("EPSG:") else ground) for f, ground in tiles]
+    train, val = tiles[: len(training)], tiles[len(training) :]
+    for crs in sorted({ground.crs for _, ground in tiles}):
+        yield tuple([tile for tile in side if tile[1].crs == crs] for side in (train, val))
 
 
-def _next_to(training: Sequence[Facts], validation: Sequence[Facts]) -> Iterator[tuple[Facts, Facts, float]]:
+def _next_to(training: Placed, validation: Placed) -> Iterator[tuple[Facts, Facts, float]]:
     """Yields each validation tile that touches training, the training tile it shares most with, and the share."""
     if not training or not validation:
         return
-    boxes = boxes_of([Ground(f.image.crs, f.image.corners) for f in itertools.chain(training, validation)])
+    boxes = boxes_of([ground for _, ground in itertools.chain(training, validation)])
     train, val = boxes[: len(training)], boxes[len(training) :]
-    for f, box, (near, shared) in zip(validation, val, neighbors(val, train)):
+    for (f, _), box, (near, shared) in zip(validation, val, neighbors(val, train)):
         if len(near):
             most = int(np.argmax(shared))
-            yield f, training[near[most]], float(shared[most] / (box[2:] - box[:2]).prod())
+            yield f, training[near[most]][0], float(shared[most] / (box[2:] - box[:2]).prod())
