@@ -9,6 +9,7 @@ from flax import nnx
 from jaxseg.learn import step
 from jaxseg.nn import unet
 from parity.mistakes import mistake
+from parity.twins import pairs
 
 
 def up(join, pad=lambda n: (n // 2, n - n // 2)):
@@ -93,6 +94,16 @@ def by_channel(right):
     return lambda self, rate, **options: right(self, rate, broadcast_dims=(1, 2), **options)
 
 
+def reference_in_evaluation(right):
+    """Leaves the reference in evaluation, so its BatchNorm cancels no bias."""
+
+    def networks(*args, **options):
+        net, reference = right(*args, **options)
+        return net, reference.eval()
+
+    return networks
+
+
 def dropout_first(right):
     """Drops pixels instead of the deepest features."""
 
@@ -129,4 +140,5 @@ MISTAKES = [
     mistake("dropout in evaluation", nnx.Dropout, "__call__", always),
     mistake("dropout of whole channels", nnx.Dropout, "__init__", by_channel),
     mistake("dropout before the contracting path", unet.UNet, "__call__", dropout_first),
+    mistake("reference: left in evaluation", pairs, "networks", reference_in_evaluation),
 ]
