@@ -19,7 +19,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -103,6 +103,8 @@ def control(question: str, data: Path, briefly: bool = False) -> tuple[list, set
 
     def noting(owner, attribute):
         right = getattr(owner, attribute)
+        if isinstance(right, dict):
+            return Noted(right, lambda: called.add((id(owner), attribute)))
         if not callable(right) or isinstance(right, type):
             called.add((id(owner), attribute))  # the use of a number or a class is not observable
             return right
@@ -122,6 +124,18 @@ def control(question: str, data: Path, briefly: bool = False) -> tuple[list, set
         rows = ask(question, data, briefly)
     reached = {(own, i) for own, i, patches in mistakes if any((id(o), a) in called for o, a, _ in patches)}
     return rows, reached
+
+
+class Noted(dict):
+    """Copy of a dict that calls `note` when a value is looked up."""
+
+    def __init__(self, right: dict, note: Callable[[], None]):
+        super().__init__(right)
+        self.note = note
+
+    def __getitem__(self, key):
+        self.note()
+        return super().__getitem__(key)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxseg.data.feed.pipeline import Pipeline
 from jaxseg.learn import metrics
 from jaxseg.learn.losses import IGNORE_INDEX
+from jaxseg.training import steps
 
 confusion_matrix = jax.jit(metrics.confusion_matrix, static_argnums=(2, 3))
 
@@ -234,3 +236,14 @@ def test_totals_do_not_overflow():
         totals.add(batch)
     assert totals.state["confusion"] == [[2**33] * 2] * 2
     assert totals.summary()["loss"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("most", [None, 3, 12])
+def test_a_validation_counts_every_batch_however_many_are_under_way(monkeypatch, most):
+    batches = [{"loss": float(i), "confusion": np.diag([1, i])} for i in range(20)]
+    monkeypatch.setattr(Pipeline, "epoch", lambda self: iter(batches))
+    scores = steps.evaluate(lambda batch: batch, object.__new__(Pipeline), 0, most)
+    taken = batches[:most]
+    pixels = [1 + i for i in range(len(taken))]
+    assert scores["loss"] == pytest.approx(np.average(range(len(taken)), weights=pixels))
+    assert scores["predicted"] == pytest.approx([len(taken) / sum(pixels), 1 - len(taken) / sum(pixels)])

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from jaxseg.learn import schedules
-from jaxseg.nn import unet
+from jaxseg.nn import initializers, unet
 from parity import mutations
 from parity.judge.compare import at_most
 from parity.mistakes import Mistake, mistake
@@ -90,13 +90,17 @@ def test_control_fails_when_a_row_fails_without_any_mistake():
 def test_control_tells_which_mistakes_a_question_can_see(monkeypatch, tmp_path):
     def ask(question, data, briefly):
         schedules.per_epoch(schedules.constant(1.0), 2)
+        if question == "init":
+            assert initializers.RULES["article"].conv
         return []
 
     monkeypatch.setattr(mutations, "ask", ask)
     _, reached = mutations.control("schedule", tmp_path)
     names = {mutations.all_mistakes()[own][i].name for own, i in reached}
     assert "per_epoch: one step late" in names
-    assert "article: one tick late" not in names
+    assert not names & {"article: one tick late", "article: Flax's he_normal"}
+    _, reached = mutations.control("init", tmp_path)
+    assert "article: Flax's he_normal" in {mutations.all_mistakes()[own][i].name for own, i in reached}
 
 
 def test_every_mistake_has_a_name_of_its_own_and_something_to_replace():

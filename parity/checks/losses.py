@@ -57,7 +57,7 @@ CASES = {  # loss: options by the name of the case
 NAN_IN_PYTORCH = {"cross_entropy", "focal", "mse", "hinge", "dice_ce"}
 """Losses that are NaN in PyTorch if every pixel is ignored."""
 PIXELS = 26  # with 0.28, whose product with 25 exceeds 7 by rounding
-SHARES = (0.05, 0.1, 0.25, 0.28, 0.3, 0.5, 0.56, 0.6, 0.7, 0.9, 0.99, 1.0)
+SHARES = (0.05, 0.1, 0.25, 0.28, 0.3, 0.3334, 0.5, 0.56, 0.6, 0.7, 0.9, 0.99, 1.0)
 NOTHING = "all ignored"
 CERTAIN = ["logits of +-200", "ties"]
 """Batches where rounding swaps no pixels."""
@@ -159,6 +159,7 @@ def share_row(seed: int) -> Row:
     """Row for the number of hard examples: shares of 1 to PIXELS pixels that are not ignored.
 
     A share that is rounded to the nearest, or down, or whose product exceeds an integer by rounding, changes a value.
+    0.3334 is more than a third of three pixels, by less than a percent.
     """
     logits = np.random.default_rng(seed).standard_normal((1, 1, PIXELS, 2))
     labels = np.where(np.arange(PIXELS) < np.arange(1, PIXELS + 1)[:, None], 1, IGNORED)[:, None, None].astype(np.uint8)

@@ -20,7 +20,6 @@ import dataclasses
 import jax
 import numpy as np
 import torch
-from flax import nnx
 
 from jaxseg.learn import losses, step
 from jaxseg.nn import unet
@@ -101,7 +100,7 @@ def case_rows(name: str, case: Case, seed: int) -> list[Row]:
         row(f"{len(expected.statistics)} running statistics", found.statistics, expected.statistics),
     ]
     if name in QUICK:
-        net.dropout, net.remat = nnx.Dropout(dropping.RATE), True
+        net.dropout.rate, net.remat = dropping.RATE, True
         bottom = expected.outputs[f"down.{len(case.widths) - 1}.relu2"].shape
         rows += dropping.rows(row, net, reference, padded, both, bottom)
     rows.append(row("evaluation logits", *evaluated(net, found, reference, expected, padded)))

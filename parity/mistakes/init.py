@@ -1,4 +1,4 @@
-"""Initial weights by the defaults of JAX and Flax, and wrong fans, gains and biases."""
+"""Initial weights by the defaults of JAX and Flax, wrong fans, gains and biases, and a reference that is wrong."""
 
 import math
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxseg.nn import initializers, layers, unet
 from parity.mistakes import mistake
+from parity.reference import initialization as reference
 
 Rule = initializers.Rule
 
@@ -19,6 +20,12 @@ def truncated(right):
         return lambda key, shape, dtype=jnp.float32: cut(key, shape, dtype)
 
     return normal
+
+
+def by_jax(rules):
+    """Takes JAX's own initializers, which truncate, for the rules of that name."""
+    he, glorot = jax.nn.initializers.he_normal(), jax.nn.initializers.glorot_normal()
+    return rules | {"kaiming_normal": Rule(he, he), "xavier_normal": Rule(glorot, glorot)}
 
 
 def article(**changes):
@@ -54,6 +61,16 @@ def bias_of_other_fan(kernel_shape, transposed):
 def same_draws(right):
     """Ignores the key."""
     return lambda draw: lambda key, shape, dtype=jnp.float32: right(draw)(jax.random.key(0), shape, dtype)
+
+
+def one_class_more(right):
+    """Counts the ignored pixels as a class."""
+    return lambda self, *args, classes=2, **options: right(self, *args, classes=classes + 1, **options)
+
+
+def without_slope(right):
+    """Reads PyTorch's default kernels as kaiming_uniform without its a = sqrt(5)."""
+    return lambda call, shape: right(("kaiming_uniform", {}) if call == reference.DEFAULT else call, shape)
 
 
 MISTAKES = [
@@ -108,4 +125,14 @@ MISTAKES = [
             lambda self, *a, **k: (right(self, *a, **k), self.scale.set_value(jnp.zeros_like(self.scale[...])))[0]
         ),
     ),
+    mistake("U-Net: a class more, for ignored pixels", unet.UNet, "__init__", one_class_more),
+    mistake("rules of JAX's names by JAX's own initializers", initializers, "RULES", by_jax),
+    mistake(
+        "a rule without a counterpart",
+        initializers,
+        "RULES",
+        lambda rules: rules | {"lecun_normal": Rule(*2 * (jax.nn.initializers.lecun_normal(),))},
+    ),
+    mistake("constant: its value dropped", initializers, "constant", lambda right: lambda value: right(0.0)),
+    mistake("reference: law of the default without its slope", reference, "law", without_slope),
 ]

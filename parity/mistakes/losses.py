@@ -253,6 +253,12 @@ MISTAKES = [
     ),
     mistake("hard examples: share rounded to the nearest", losses, "_hardest", share_of(jnp.round)),
     mistake("hard examples: share rounded down", losses, "_hardest", share_of(jnp.floor)),
+    mistake(
+        "hard examples: share in whole percents",
+        losses,
+        "_hardest",
+        lambda right: lambda loss, keep, share: right(loss, keep, round(share, 2)),
+    ),
     mistake("hard examples: share of a float", losses, "_hardest", share_of(jnp.ceil)),
     mistake("hard examples: all ties at the end", losses, "_hardest", all_ties),
     mistake("hard examples: the first ties", losses, "_hardest", first_ties),

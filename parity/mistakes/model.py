@@ -9,6 +9,7 @@ from flax import nnx
 from jaxseg.learn import step
 from jaxseg.nn import unet
 from parity.mistakes import mistake
+from parity.twins import pairs
 
 
 def up(join, pad=lambda n: (n // 2, n - n // 2)):
@@ -88,9 +89,19 @@ def always(right):
     )
 
 
-def by_channel(right):
-    """Drops whole channels, as `Dropout2d` does."""
-    return lambda self, rate, **options: right(self, rate, broadcast_dims=(1, 2), **options)
+def alike(*axes: int):
+    """Drops alike along these axes: (1, 2) drops whole channels, as `Dropout2d` does."""
+    return lambda right: lambda self, rate, **options: right(self, rate, broadcast_dims=axes, **options)
+
+
+def reference_in_evaluation(right):
+    """Leaves the reference in evaluation, so its BatchNorm cancels no bias."""
+
+    def networks(*args, **options):
+        net, reference = right(*args, **options)
+        return net, reference.eval()
+
+    return networks
 
 
 def dropout_first(right):
@@ -127,6 +138,8 @@ MISTAKES = [
     mistake("images in -1..1", step, "unit", lambda right: lambda *args: 2 * right(*args) - 1),
     mistake("recomputing: statistics updated twice", nnx, "remat", twice),
     mistake("dropout in evaluation", nnx.Dropout, "__call__", always),
-    mistake("dropout of whole channels", nnx.Dropout, "__init__", by_channel),
+    mistake("dropout of whole channels", nnx.Dropout, "__init__", alike(1, 2)),
+    mistake("dropout alike in all samples", nnx.Dropout, "__init__", alike(0)),
     mistake("dropout before the contracting path", unet.UNet, "__call__", dropout_first),
+    mistake("reference: left in evaluation", pairs, "networks", reference_in_evaluation),
 ]

@@ -217,6 +217,7 @@ MISTAKES = [
     mistake("SGD: weight decay decoupled", optimizers, "sgd", decoupled_sgd),
     mistake("SGD: no weight decay", optimizers, "sgd", without_decay),
     mistake("SGD: dampened", optimizers, "sgd", averaged_momentum),
+    mistake("SGD: momentum unless another is given", optimizers, "sgd", default("momentum", 0.9)),
     mistake(
         "SGD: nesterov instead of plain momentum",
         optimizers,

@@ -15,14 +15,15 @@ from jaxseg.data.feed.pipeline import Pipeline
 from jaxseg.data.read import samples
 from jaxseg.doctor import values
 from jaxseg.learn import augment, class_weights, compiled, losses, metrics, optimizers, schedules, step
-from jaxseg.nn import unet
-from jaxseg.training import assembly, dataset
+from jaxseg.nn import layers, unet
+from jaxseg.training import assembly, dataset, loop, steps
 from jaxseg.training.dataset import Dataset
 from parity.mistakes import Mistake, mistake
 
 LOSS = (losses, "loss_from")
 OPTIMIZER = (optimizers, "optimizer_from")
 SCHEDULE = (schedules, "schedule_from")
+PLATEAU = (loop, "watch_plateau")
 NET = (unet, "unet_from")
 AUGMENT = (augment, "augment_from")
 
@@ -90,6 +91,16 @@ def clipped_last(right):
     return build
 
 
+def bias_gradient_in_float32(right):
+    """Sums the gradient of a bias in float32."""
+
+    def add(y, bias):
+        low = jnp.broadcast_to(bias.astype(jnp.float32), y.shape).astype(y.dtype)
+        return right(y, jax.lax.stop_gradient(bias)) + low - jax.lax.stop_gradient(low)
+
+    return add
+
+
 def mean_of_batches(right):
     """Weighs every batch of the validation alike."""
 
@@ -104,6 +115,11 @@ def mean_of_batches(right):
 def batch_statistics(right):
     """Validates with the statistics of the batch."""
     return lambda net: nnx.view(net, use_running_average=False, deterministic=True)
+
+
+def eight_batches(right):
+    """Validates on the first eight batches, a limit left in from debugging."""
+    return lambda step, data, epoch, most=None: right(step, data, epoch, most or 8)
 
 
 def in_rgb(right):
@@ -186,6 +202,14 @@ MISTAKES = [
     asks("--dropout 0.4", mistake("--dropout dropped", *NET, without("dropout"))),
     asks("--dropout 0.4", mistake("--dropout: the share kept", *NET, changed(lambda m: {"dropout": 1 - m.dropout}))),
     asks("--dropout 0.4", mistake("dropout from another key", step, "DROPOUT", lambda right: 0)),
+    asks(
+        "--seed 5",
+        mistake(
+            "--seed dropped from the weights",
+            *NET,
+            lambda right: lambda settings, **how: right(settings, **how | {"seed": 0}),
+        ),
+    ),
     asks("--init xavier_uniform", mistake("--init dropped", *NET, without("init"))),
     asks("--upsample bilinear", mistake("--upsample dropped", *NET, without("upsample"))),
     asks("--no-conv-bias", mistake("--no-conv-bias dropped", *NET, without("conv_bias"))),
@@ -215,6 +239,7 @@ MISTAKES = [
             "step's key: counted from 1", step, "step_key", lambda right: lambda seed, number: right(seed, number + 1)
         ),
     ),
+    asks("--optimizer adam", mistake("biases: gradient in float32", layers, "_add_bias", bias_gradient_in_float32)),
     asks("--ema 0.9", mistake("average: before the update", optimizers, "average_parameters", before_the_update)),
     asks(
         "--ema 0.9",
@@ -271,6 +296,14 @@ MISTAKES = [
         "--schedule cosine, --steps 5",
         mistake("--steps dropped from the schedule", *SCHEDULE, changed(lambda o: {"steps": None, "epochs": 40})),
     ),
+    asks(
+        "--schedule plateau --patience 0 --gamma 0.2, --overfit 3",
+        mistake("plateau: --patience dropped", *PLATEAU, without("patience")),
+    ),
+    asks(
+        "--schedule plateau --patience 0 --gamma 0.2, --final-lr 0.0004, --overfit 3",
+        mistake("plateau: --final-lr dropped", *PLATEAU, without("final_lr")),
+    ),
     asks("--accumulate 2", mistake("--accumulate dropped", assembly, "compile_train_step", how(accumulate=1))),
     asks(
         "--accumulate 2, --batch-size 6",
@@ -291,6 +324,7 @@ MISTAKES = [
         mistake("validation: another loss", assembly, "compile_eval_step", how(loss=losses.cross_entropy)),
     ),
     asks("--epochs 6", mistake("validation: mean of the batches", metrics.Totals, "add", mean_of_batches)),
+    asks("oblong", mistake("validation: eight batches at most", steps, "evaluate", eight_batches)),
     asks("--epochs 6", mistake("validation: statistics of the batch", compiled, "evaluation", batch_statistics)),
     asks("--crop 12", mistake("crops: one for all epochs", Pipeline, "_corner", first_epochs_crops)),
     asks("--no-augment", mistake("order: one for all epochs", Pipeline, "order", first_epochs_order)),

@@ -192,6 +192,18 @@ def nan_is_better(right):
     return update
 
 
+def rounded_down(right):
+    """Rounds milestones and the period of "factor" down to whole ticks."""
+
+    def options(o, epoch, total, warmup):
+        found, milestones = right(o, epoch, total, warmup), tuple(int(at * epoch) - warmup for at in o.milestones)
+        if o.schedule == "factor" and o.period is not None:
+            found["period"] = int(o.period * epoch)
+        return found | ({"milestones": milestones} if "milestones" in found else {})
+
+    return options
+
+
 MISTAKES = [
     mistake("article: one tick late", schedules, "article", shifted(-1)),
     mistake("article: one tick early", schedules, "article", shifted(1)),
@@ -256,4 +268,5 @@ MISTAKES = [
     mistake("Plateau: forgets what was before a resumption", schedules, "Plateau", plateau(state=lambda k: None)),
     mistake("Plateau: any better metric counts", schedules.Plateau, "THRESHOLD", lambda right: 0.0),
     mistake("Plateau: NaN is better", schedules.Plateau, "update", nan_is_better),
+    mistake("schedule_from: milestones rounded down", schedules, "_options", rounded_down),
 ]

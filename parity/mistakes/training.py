@@ -119,6 +119,12 @@ MISTAKES = [
         "sgd",
         lambda right: lambda lr, momentum=0.0, **k: right(lr, momentum and 0.99, **k),
     ),
+    mistake(
+        "micro-batches: counted as steps by the schedule",
+        schedules,
+        "schedule_from",
+        lambda right: lambda settings, steps: right(settings, steps * settings.accumulate),
+    ),
     mistake("micro-batches: gradients summed", step, "shares", lambda right: lambda masks: jnp.ones(len(masks))),
     mistake(
         "micro-batches: equal weights", step, "shares", lambda right: lambda masks: jnp.full(len(masks), 1 / len(masks))

@@ -47,7 +47,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "--schedule cosine_restarts --period 1 --cycle-factor 2",
         "--schedule cyclic --period 2",
         "--schedule one_cycle",
-        "--schedule plateau --patience 0 --gamma 0.5",
+        "--schedule plateau --patience 0 --gamma 0.2",
     ),
     "per": ("", "--schedule-per epoch", "--schedule-per step"),
     "warmup": ("", "--warmup-epochs 0", "--warmup-epochs 1"),

@@ -12,7 +12,9 @@ SIZES = {
     "mixed": ([(16, 24), (24, 16), (20, 20)], [(16, 16), (20, 36)]),
 }
 """Heights and widths of training and of validation images, in turn."""
-TRAINING, VALIDATION = 7, 5
+TRAINING = 7
+VALIDATION = {"square": 5, "oblong": 37, "mixed": 5}
+"""Number of images; 37 make more batches of four than a validation keeps under way."""
 CHANNELS = {"uint8 color": 3, "uint16 bands": 4, "int16 bands": 3, "float32 bands": 2}
 VALUES = {
     "binarized": (0, 255, 200),
@@ -29,7 +31,7 @@ def make(root: Path, images: str, masks: str, sizes: str, seed: int = 0) -> Path
 
     Every image has pixels of 0 in all bands, and float images a pixel that is not a number.
     """
-    for part, (name, count) in enumerate((("train", TRAINING), ("val", VALIDATION))):
+    for part, (name, count) in enumerate((("train", TRAINING), ("val", VALIDATION[sizes]))):
         for folder in (root / name, root / f"L{name}"):
             folder.mkdir(parents=True)
         for number in range(count):

@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 
 from jaxseg.base.config import Augmentation, Config
 from jaxseg.base.terminal import console
@@ -21,7 +22,7 @@ from jaxseg.training import assembly, dataset, loop, steps
 from parity.reference.augmentation import Draws
 from parity.reference.files import Labels, Pair
 from parity.reference.recipe import Recipe
-from parity.twins import pairs
+from parity.twins import pairs, passes
 
 CHANGES = ("zoom", "blur", "contrast", "brightness", "noise")
 """Changes of the augmentation in order. The number of a change, among those asked for and from 2 on, is folded into its
@@ -77,6 +78,7 @@ def side_by_side(
     """
     start, plan, o = to_torch(ours.net), ours.plan, config.optimization
     theirs.start(start)
+    without_noise(theirs)
     read, found, expected, plateau = ({}, {}), [], [], None
     for epoch in range(plan.epochs):
         first, end = epoch * plan.epoch_steps, min(plan.end(epoch), most)
@@ -100,6 +102,13 @@ def side_by_side(
         Side(read[0], rates, losses, to_torch(ours.net), numbers(scores, their_scores)),
         Side(read[1], their_rates, their_losses, theirs.weights(), numbers(their_scores, their_scores)),
     )
+
+
+def without_noise(theirs: Recipe) -> None:
+    """Makes gradients exactly 0 that are 0 but for rounding: those of biases before a BatchNorm, on PyTorch's side."""
+    for name, parameter in theirs.model.named_parameters():
+        if passes.canceled(name):
+            parameter.register_hook(torch.zeros_like)
 
 
 def note(read: tuple[Arrays, Arrays], step: int, batch: Batch, raw: tuple) -> None:

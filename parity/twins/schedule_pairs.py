@@ -81,9 +81,9 @@ OWN_CASES = {
 }
 RECIPES = {  # settings of a trainer for them
     "constant": {},
-    "piecewise_constant": {"rates": (0.02, 0.3, 0.001), "milestones": (3.0, 5.0)},
-    "factor": {"period": 2.0, "gamma": 0.5},
-    "multi_factor": {"milestones": (3.0, 6.0), "gamma": 0.2},
+    "piecewise_constant": {"rates": (0.02, 0.3, 0.001), "milestones": (3.7, 5.0)},
+    "factor": {"period": 1.7, "gamma": 0.5},
+    "multi_factor": {"milestones": (3.0, 5.7), "gamma": 0.2},
     "exponential": {"gamma": 0.02},
     "linear": {"final_lr": 0.003},
     "polynomial": {},
