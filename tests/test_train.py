@@ -191,6 +191,19 @@ def assert_same_run(run: Path, other: Path):
 # a run
 
 
+def test_a_tracker_changes_no_bit_of_a_run(whole, start, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "services")
+    monkeypatch.setenv("FAKE_CALLS", str(tmp_path / "calls"))
+    found = start("--log", "wandb")
+    assert (found.code, found.err) == (0, "")
+    assert_same_run(tmp_path / "run", whole.run)
+    calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    logged = [values for name, values, *_ in calls if name == "log"]
+    assert sorted(values["global_step"] for values in logged if "step/loss" in values) == list(range(1, 10))
+    assert [name for name, *_ in calls][-2:] == ["update", "finish"]  # the scores of the best epoch
+    assert config.load(tmp_path / "run").run.log == ("wandb",)
+
+
 def test_a_run_ends_well_and_leaves_everything(whole):
     assert (whole.code, whole.err) == (0, "")
     found = {path.relative_to(whole.run).as_posix() for path in whole.run.rglob("*") if path.is_file()}
