@@ -233,22 +233,23 @@ print(json.dumps([run.info.run_id, run.info.run_name, settings["model.widths"], 
 """,
     "aim": """
 import aim
-(run,) = aim.Repo(".").iter_runs()
-scalars = {found.name: dict(zip(*found.values.sparse_list())) for found in run.metrics()}
-scalars = {tag: scalars[tag] for tag in ("loss/train", "step/loss")}
+from aim.storage.context import Context
+repo = aim.Repo.from_path(".")
+(identity,) = repo.list_all_runs()
+run = aim.Run(identity, repo=repo, system_tracking_interval=None, capture_terminal_logs=False)
+series = {found.name: found.data for found in run.metrics()}
+tags = ["loss/train", "step/loss"]
+scalars = {tag: dict(zip(series[tag].indices_list(), series[tag].values_list()[0])) for tag in tags}
 scalars["best/miou"] = {run["best"]["step"]: run["best"]["miou"]}
-images = [image for found in run.images() for image in found.values.sparse_list()[0]]
-widths = str(list(run["settings"]["model"]["widths"]))
-print(json.dumps([run.hash, run.name, widths, run["ended"], scalars, len(images)]))
+images = run.get_image_sequence("samples/batch", Context({})).values.sparse_list()[0]
+print(json.dumps([run.hash, run.name, str(run["settings"]["model"]["widths"]), run["ended"], scalars, len(images)]))
 """,
     "wandb": """
 import glob, struct
 from wandb.proto.wandb_internal_pb2 import Record
 scalars, images, names = {"loss/train": {}, "step/loss": {}, "best/miou": {}}, 0, set()
 for path in sorted(glob.glob("wandb/offline-run-*/run-*.wandb")):
-    data, record = open(path, "rb").read()[7:], b""
-    at = 7
-    data = open(path, "rb").read()
+    data, record, at = open(path, "rb").read(), b"", 7
     while at + 7 <= len(data):  # records of LevelDB's log: CRC, length, type
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
         if kind == 0:
@@ -259,16 +260,16 @@ for path in sorted(glob.glob("wandb/offline-run-*/run-*.wandb")):
         if kind not in (1, 4):
             continue
         found, record = Record.FromString(record), b""
-        row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in found.history.item}
+        row = {item.nested_key[0]: json.loads(item.value_json) for item in found.history.item}
         for tag in ("loss/train", "step/loss"):
             if tag in row:
                 scalars[tag][row["global_step"]] = row[tag]
         images += "samples/batch" in row
         for item in found.summary.update:
-            if (item.key or "/".join(item.nested_key)) == "best/miou":
+            if item.key == "best/miou":
                 scalars["best/miou"][10] = json.loads(item.value_json)
-        for item in found.run.config.update:
-            if (item.key or item.nested_key[0]) == "model":
+        for item in found.config.update:
+            if item.key == "model":
                 settings = json.loads(item.value_json)
         if found.HasField("run"):
             names.add((found.run.run_id, found.run.display_name))
