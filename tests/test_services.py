@@ -51,7 +51,8 @@ def test_a_tracker_gets_what_tensorboard_gets_under_the_names_and_steps(tmp_path
     run = tmp_path / "a run"
     with Tracker(run, services=["wandb", "wandb"], settings=SETTINGS) as tracker:
         (sent,) = tracker._links
-        while not (run / "trackers/wandb.json").exists():
+        began = time.monotonic()
+        while not (run / "trackers/wandb.json").exists() and time.monotonic() < began + 60:
             time.sleep(0.01)
         if os.name != "nt":
             sent._process.send_signal(signal.SIGINT)  # from a terminal it reaches all processes

@@ -1,6 +1,7 @@
 """Sends a run's log to a tracker in a process of its own, so that its library can neither stop nor hang the run."""
 
 import contextlib
+import itertools
 import json
 import pickle
 import queue
@@ -35,9 +36,9 @@ class Link:
         except (OSError, ValueError) as error:
             self._tell(f"cannot be started ({error}); the run goes on without it")
             return
-        self._thread = threading.Thread(target=self._send, name=f"log-{name}", daemon=True)
+        first = ("open", name, run.absolute(), settings)
+        self._thread = threading.Thread(target=self._send, args=(first,), name=f"log-{name}", daemon=True)
         self._thread.start()
-        self._put("open", name, run.absolute(), settings)
 
     def scalars(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         """Logs numbers: pairs of step and {tag: value}."""
@@ -81,9 +82,9 @@ class Link:
         except queue.Full:
             self._tell("is too slow; parts of the log are missing there")
 
-    def _send(self) -> None:
+    def _send(self, first: tuple) -> None:
         with contextlib.suppress(OSError), self._process.stdin as pipe:  # an OSError: the process has ended
-            for message in iter(self._queue.get, None):
+            for message in itertools.chain([first], iter(self._queue.get, None)):
                 pickle.dump(message, pipe)
                 pipe.flush()
         if (code := self._process.wait()) and not self._killed:
