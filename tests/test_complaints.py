@@ -238,16 +238,12 @@ def test_sizes_that_differ_are_cropped_and_padded_not_stacked(folder, trains):
     assert "random crops of" in found.text
 
 
-def test_another_architecture_on_resume_is_refused_in_two_columns(folder, trains, tmp_path):
+def test_another_architecture_or_class_map_on_resume_is_refused_in_two_columns(folder, trains, tmp_path):
     assert trains(folder).code == 0
     found = command(train, "--resume", tmp_path / "run", "--widths", "4", "8", "--upsample", "bilinear")
     assert found.code == 2
     for part in ("the run command line", "--widths (2, 4) (4, 8)", "--upsample transpose bilinear"):
         assert part in found.words
-
-
-def test_another_class_map_on_resume_is_refused_in_two_columns(folder, trains, tmp_path):
-    assert trains(folder, "-e", "2").code == 0
     for i in range(5):
         write(folder / f"masks/a{i}.png", mask(values=(0, 1, 2)))
     again = ["--resume", tmp_path / "run", "-e", "3"]
@@ -294,14 +290,6 @@ def test_a_reader_that_fails_says_which_file(folder, trains, monkeypatch, worker
     assert "a0.png" in found.text or "a1.png" in found.text
 
 
-def test_resuming_says_where_and_at_which_rate(folder, trains, tmp_path):
-    assert trains(folder, "-e", "2").code == 0
-    found = command(train, "--resume", tmp_path / "run", "-e", "4")
-    assert found.code == 0
-    assert "resumed at epoch 3, step 4, learning rate" in found.words
-    assert "was" in found.words
-
-
 def test_a_class_that_does_not_occur_has_no_score_and_is_left_out(tmp_path, trains):
     for i in range(6):
         write(tmp_path / f"data/{'train' if i < 4 else 'val'}/images/a{i}.png", picture(seed=i))
@@ -336,21 +324,19 @@ def test_values_far_from_0_and_1_are_told_by_check_and_train_alike(tmp_path):
         assert "type's range" not in better.text
 
 
-def test_no_network_is_needed(folder, trains, monkeypatch, tmp_path):
+def test_any_names_will_do_and_no_network_is_needed(trains, monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise AssertionError("a connection was asked for")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
-    assert trains(folder).code == 0
-    assert command(predict, tmp_path / "run", folder / "images", "-o", tmp_path / "out").code == 0
-
-
-def test_any_names_will_do(tmp_path, trains):
-    for i, name in enumerate(["田 1", "x.y.z", "ÄÖ", "-dash", "a" * 200]):
+    names = ["田 1", "x.y.z", "ÄÖ", "-dash", "a" * 200]
+    for i, name in enumerate(names):
         write(tmp_path / f"my data/IMAGES/{name}.png", picture(seed=i))
         write(tmp_path / f"my data/labels/{name}.png", mask())
     assert trains(tmp_path / "my data").code == 0
+    assert command(predict, tmp_path / "run", tmp_path / "my data/IMAGES", "-o", tmp_path / "out").code == 0
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == set(names)
 
 
 def test_a_broken_file_is_found_before_training_or_skipped_if_asked(folder, plans):
@@ -366,22 +352,18 @@ def test_a_broken_file_is_found_before_training_or_skipped_if_asked(folder, plan
     assert "a2.png" in found.text
 
 
-def test_a_run_in_a_relative_folder_is_predicted_from_another_one(folder, monkeypatch, tmp_path):
+def test_a_run_in_a_relative_folder_is_scored_there_and_predicted_from_another(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    assert command(check, "data").code == 0
     assert command(train, "--data", "data", "--out", "some/run", *TINY).code == 0
+    found = command(evaluate, "some/run")  # the doctor, the trainer and the evaluation go by the same folder
+    assert found.code == 0
+    assert (tmp_path / "some/run/evaluation/metrics.json").is_file()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert command(predict, "../some/run", "../data/images", "-o", "maps").code == 0
     image, predicted = read_pixels(folder / "images/a0.png").array, read_values(tmp_path / "elsewhere/maps/a0.png")[0]
     assert predicted.shape == image.shape[:2]
-
-
-def test_the_doctor_and_the_evaluation_go_by_the_same_folder(folder, trains, tmp_path):
-    assert command(check, folder).code == 0
-    assert trains(folder).code == 0
-    found = command(evaluate, tmp_path / "run")
-    assert found.code == 0
-    assert (tmp_path / "run/evaluation/metrics.json").is_file()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

@@ -6,6 +6,7 @@ import pytest
 from jaxseg.learn import schedules
 from jaxseg.nn import initializers, unet
 from parity import mutations
+from parity.checks import schedule
 from parity.judge.compare import at_most
 from parity.mistakes import Mistake, mistake
 from parity.mutations import Cell
@@ -43,7 +44,9 @@ def test_compiled_functions_are_forgotten_on_both_sides():
     assert (compiled(x) == before).all()
 
 
-def test_the_real_check_catches_a_real_mistake(tmp_path):
+def test_the_real_check_catches_a_real_mistake(tmp_path, monkeypatch):
+    curves = schedule.curves  # of all of them, the one with the mistake will do
+    monkeypatch.setattr(schedule, "curves", lambda: {n: c for n, c in curves().items() if n.startswith("article: ")})
     names = [wrong.name for wrong in mutations.all_mistakes()["schedule"]]
     number = names.index("article: compounding removed")
     cell = mutations.try_one("schedule", number, "schedule", tmp_path, briefly=True)

@@ -24,7 +24,7 @@ NO_NUMBER = {
     *("data", "images", "masks", "val_images", "val_masks", "train_list", "val_list"),  # which files
     *("image_suffix", "mask_suffix", "unpaired", "on_bad_file", "validation", "group_by"),
     *("class_names", "workers", "cache", "cache_mb", "snap_colors"),
-    *("preset", "out", "overwrite", "resume", "load", "load_channels", "dry_run", "log_every", "debug"),
+    *("preset", "out", "overwrite", "resume", "load", "load_channels", "dry_run", "log_every", "log", "debug"),
     *("precision", "early_stopping"),
 }
 """Settings that change no number of the first steps, say which files are taken, or have a question of their own."""

@@ -12,7 +12,7 @@ import pytest
 from parity.judge import ledger
 from parity.judge.answer import Answer
 from parity.judge.compare import at_most
-from parity.report import page, report
+from parity.report import drawings, page, report
 
 CURVE = [1.0, 0.5, 0.1]
 ERRORS = {"jaxseg": [1e-7, 2e-7], "torch": [2e-7, 1e-7], "between": [0.0, 1e-7]}
@@ -91,6 +91,26 @@ def answers(passed: bool = True) -> list[Answer]:
         rows = (at_most(question, f"{question} <row>", 0.5 if passed else 2, 1, "a note", "x[1]: 1.0 against 2.0"),)
         out.append(Answer(question, rows, EVIDENCE.get(question, {}), seconds=1.0))
     return [*out, Answer("gpu", (), not_run="no GPU: JAX sees cpu")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once():
+    """All tests show the same evidence, so its pictures are drawn once."""
+    known = {}
+
+    def once(draw):
+        def drawn(evidence):
+            key = (draw.__name__, json.dumps(evidence))
+            if key not in known:
+                known[key] = list(draw(evidence))
+            return known[key]
+
+        return drawn
+
+    with pytest.MonkeyPatch.context() as patch:
+        for draw in (drawings.schedules, drawings.histograms, drawings.run, drawings.rounding, drawings.divergence):
+            patch.setattr(drawings, draw.__name__, once(draw))
+        yield
 
 
 @pytest.fixture

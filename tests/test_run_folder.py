@@ -56,7 +56,7 @@ def test_overwrite_refuses_a_folder_that_is_no_run(full):
 def test_overwrite_deletes_what_training_wrote_and_leaves_the_rest(tmp_path, capsys):
     run = new_run(tmp_path / "run")
     written = ["log.jsonl", "README.md", "curves.png", "samples/batch.png", "tensorboard/events.out.tfevents.1"]
-    written += ["checkpoints/best/3/meta", "evaluation-x/metrics.json", ".7-0.tmp"]
+    written += ["trackers/wandb.json", "checkpoints/best/3/meta", "evaluation-x/metrics.json", ".7-0.tmp"]
     own = ["thesis.txt", "samples/mine.png", "predictions/a.png", "corrected/config.json"]
     for name in written + own:
         (run / name).parent.mkdir(parents=True, exist_ok=True)

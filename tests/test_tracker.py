@@ -248,10 +248,10 @@ def test_events_are_on_the_disk_half_a_minute_later(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(tensorboard.time, "monotonic", lambda: now[0])
     events_ = tensorboard.Events(tmp_path / "tensorboard")
-    events_.scalar("a", 1.0, 1)
+    events_.scalars([(1, {"a": 1.0})])
     assert [value.tag for event in events(tmp_path) for value in event.summary.value] == []
     now[0] = 31.0
-    events_.scalar("b", 1.0, 1)
+    events_.scalars([(1, {"b": 1.0})])
     assert [value.tag for event in events(tmp_path) for value in event.summary.value] == ["a", "b"]
     events_.close()
 

@@ -191,6 +191,19 @@ def assert_same_run(run: Path, other: Path):
 # a run
 
 
+def test_a_tracker_changes_no_bit_of_a_run(whole, start, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "services")
+    monkeypatch.setenv("FAKE_CALLS", str(tmp_path / "calls"))
+    found = start("--log", "wandb")
+    assert (found.code, found.err) == (0, "")
+    assert_same_run(tmp_path / "run", whole.run)
+    calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    logged = [values for name, values, *_ in calls if name == "log"]
+    assert sorted(values["global_step"] for values in logged if "step/loss" in values) == list(range(1, 10))
+    assert [name for name, *_ in calls][-2:] == ["update", "finish"]  # the scores of the best epoch
+    assert config.load(tmp_path / "run").run.log == ("wandb",)
+
+
 def test_a_run_ends_well_and_leaves_everything(whole):
     assert (whole.code, whole.err) == (0, "")
     found = {path.relative_to(whole.run).as_posix() for path in whole.run.rglob("*") if path.is_file()}
@@ -323,15 +336,15 @@ def test_steps_end_a_run_within_an_epoch_and_more_of_them_go_on_there(whole, sta
     assert [timeless(record) for record in records(tmp_path / "run")[2:]] == [timeless(records(at_once)[2])]
 
 
-def test_a_run_made_longer_says_how_its_learning_rate_changes(start, tmp_path):
-    assert start().code == 0
-    longer = launch("--resume", tmp_path / "run", "-e", 6)
+def test_a_run_made_longer_says_how_its_learning_rate_changes(whole, undrawn, tmp_path):
+    shutil.copytree(whole.run, tmp_path / "run")
+    longer = launch("--resume", tmp_path / "run", "-e", 4)
     assert longer.code == 0
-    assert [record["epoch"] for record in records(tmp_path / "run")] == list(range(6))
+    assert [record["epoch"] for record in records(tmp_path / "run")] == list(range(4))
     assert "resumed at epoch 4, step 9, learning rate" in longer.out
     assert "(was 1e-09, of 9 steps)" in longer.out
     assert "goes up again" in longer.out
-    assert config.load(tmp_path / "run").optimization.epochs == 6
+    assert config.load(tmp_path / "run").optimization.epochs == 4
 
 
 def test_early_stopping_ends_a_run_that_gets_no_better_and_patience_lets_it_go_on(start, monkeypatch, tmp_path):
@@ -348,32 +361,21 @@ def test_early_stopping_ends_a_run_that_gets_no_better_and_patience_lets_it_go_o
     assert len(records(tmp_path / "run")) == 5
 
 
-def test_a_plateau_lowers_the_rate_and_is_kept_through_a_stop(start, monkeypatch, tmp_path):
+def test_what_averages_accumulates_drops_augments_and_waits_goes_on_to_the_same_bits(start, monkeypatch, tmp_path):
+    """All that a run keeps beside weights and moments: average, random numbers, and the plateau that it waits on."""
     evaluate = loop.evaluate
     monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": 0.5})
-    how = ["-e", 4, "--schedule", "plateau", "--patience", 1, "--gamma", 0.5, "-l", 0.25]
+    how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--noise", 0.1, "--class-weights", "auto"]
+    how += ["--loss", "dice_ce", "--optimizer", "adamw", "-e", 4, "-l", 2**-7]
+    how += ["--schedule", "plateau", "--patience", 1, "--gamma", 0.5]
     with monkeypatch.context() as patch, compilations() as found:
         patch.setattr(assembly, "compile_train_step", watch := AtStep(compiled=found))
         assert start(*how).code == 0
     assert_compiled_in_the_first_epoch(watch.compilations)
     rates = [record["learning_rate"] for record in records(tmp_path / "run")]
-    assert rates == [0.25, 0.25, 0.25, 0.125]
+    assert rates == [2**-7, 2**-7, 2**-7, 2**-8]
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "compile_train_step", AtStep(11, sends(signal.SIGTERM)))
-        assert start(*how, "--out", tmp_path / "stopped").code == 143
-    assert launch("--resume", tmp_path / "stopped").code == 0
-    assert_same_run(tmp_path / "stopped", tmp_path / "run")
-
-
-def test_what_averages_accumulates_drops_and_augments_goes_on_to_the_same_bits(start, monkeypatch, tmp_path):
-    how = ["--ema", 0.5, "--accumulate", 2, "--dropout", 0.5, "--noise", 0.1]
-    how += ["--class-weights", "auto", "--loss", "dice_ce", "--schedule", "one_cycle", "--optimizer", "adamw"]
-    with monkeypatch.context() as patch, compilations() as found:
-        patch.setattr(assembly, "compile_train_step", watch := AtStep(compiled=found))
-        assert start(*how).code == 0
-    assert_compiled_in_the_first_epoch(watch.compilations)
-    with monkeypatch.context() as patch:
-        patch.setattr(assembly, "compile_train_step", AtStep(5, sends(signal.SIGTERM)))
         assert start(*how, "--out", tmp_path / "stopped").code == 143
     assert launch("--resume", tmp_path / "stopped").code == 0
     assert_same_run(tmp_path / "stopped", tmp_path / "run")
@@ -406,9 +408,8 @@ def test_a_run_starts_from_the_weights_of_another(whole, start, tmp_path):
 @pytest.mark.parametrize(
     ("number", "code", "step", "cache"),
     [
-        (signal.SIGTERM, 143, 2, "none"),
+        (signal.SIGTERM, 143, 2, "device"),
         (signal.SIGINT, 130, 5, "disk"),
-        (signal.SIGTERM, 143, 5, "device"),
     ],
 )
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits_with_its_images_kept_elsewhere(
@@ -426,14 +427,28 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits_with_its_images_kep
     assert_same_run(tmp_path / "run", whole.run)
 
 
-def test_the_best_epoch_is_kept_through_later_ones_and_through_a_stop(start, monkeypatch, tmp_path):
-    evaluate, miou = loop.evaluate, iter([0.3, 0.5, 0.4])
-    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped(tiles_root, tmp_path_factory):
+    """A run stopped in its last epoch, whose second one is the best."""
+    evaluate, miou, run = loop.evaluate, iter([0.3, 0.5]), tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
         patch.setattr(assembly, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
-        assert start().code == 143
-    done = launch("--resume", tmp_path / "run")
+        assert launch("--data", tiles_root, "--out", run, *TINY).code == 143
+    return run
+
+
+def resume_worse(run: Path, monkeypatch) -> SimpleNamespace:
+    """Goes on with a copy of `stopped`, whose last epoch is worse than its second."""
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": 0.4})
+    done = launch("--resume", run)
     assert done.code == 0
+    return done
+
+
+def test_the_best_epoch_is_kept_through_later_ones_and_through_a_stop(stopped, undrawn, monkeypatch, tmp_path):
+    done = resume_worse(shutil.copytree(stopped, tmp_path / "run"), monkeypatch)
     assert (step_of(tmp_path / "run", "best"), step_of(tmp_path / "run", "last")) == (6, 9)
     assert "validation, best epoch (2)" in done.out
     assert "mIoU 0.5000" in done.out
@@ -446,16 +461,7 @@ def test_a_run_stopped_after_an_epochs_last_step_and_killed_later_logs_each_epoc
         with monkeypatch.context() as patch, contextlib.suppress(Crash):
             patch.setattr(assembly, "compile_train_step", AtStep(step, action))
             (attempt or functools.partial(launch, "--resume", tmp_path / "run"))()
-    assert launch("--resume", tmp_path / "run").code == 0
-    assert_same_run(tmp_path / "run", whole.run)
-
-
-def test_a_run_that_crashed_goes_on_from_its_last_epoch_to_the_same_bits(whole, start, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        patch.setattr(assembly, "compile_train_step", AtStep(5, crashes))
-        with pytest.raises(Crash):
-            start()
-    assert step_of(tmp_path / "run", "last") == 3
+    assert step_of(tmp_path / "run", "last") == 6  # the crash was two steps later
     assert launch("--resume", tmp_path / "run").code == 0
     assert_same_run(tmp_path / "run", whole.run)
 
@@ -486,11 +492,10 @@ def test_a_run_that_is_done_can_be_resumed_and_stays_as_it_is(whole, tmp_path):
     assert_same_run(run, whole.run)
 
 
-@pytest.mark.parametrize(("where", "name"), [(assembly, "compile_train_step"), (Checkpoints, "save")])
-def test_run_killed_before_its_first_checkpoint_begins_again(whole, start, monkeypatch, tmp_path, where, name):
-    """Within the first epoch, or between the first line of the log and the checkpoint."""
+def test_run_killed_before_its_first_checkpoint_begins_again(whole, start, monkeypatch, tmp_path):
+    """Between the first line of the log and the checkpoint."""
     with monkeypatch.context() as patch:
-        patch.setattr(where, name, AtStep(2, crashes) if where is assembly else crashes)
+        patch.setattr(Checkpoints, "save", crashes)
         with pytest.raises(Crash):
             start()
     resumed = launch("--resume", tmp_path / "run")
@@ -511,21 +516,16 @@ def assert_every_step_once(run: Path):
     assert sorted(shown["loss/train"]) == [3, 6, 9]
 
 
-def test_run_whose_last_checkpoint_is_damaged_goes_on_from_the_best(whole, start, monkeypatch, tmp_path):
-    evaluate, miou = loop.evaluate, iter([0.3, 0.5, 0.4, 0.5, 0.4])
-    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) | {"miou": next(miou)})
-    with monkeypatch.context() as patch:
-        patch.setattr(assembly, "compile_train_step", AtStep(8, sends(signal.SIGTERM)))
-        assert start().code == 143
-    (path,) = (tmp_path / "run/checkpoints/last").glob("8/optimizer/manifest.ocdbt")
+def test_run_whose_last_checkpoint_is_damaged_goes_on_from_the_best(whole, stopped, undrawn, monkeypatch, tmp_path):
+    run = shutil.copytree(stopped, tmp_path / "run")
+    (path,) = (run / "checkpoints/last").glob("8/optimizer/manifest.ocdbt")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    resumed = launch("--resume", tmp_path / "run")
-    assert resumed.code == 0
-    assert resumed.err.startswith(f"warning: {tmp_path / 'run/checkpoints/last'}: cannot be read, it is damaged")
+    resumed = resume_worse(run, monkeypatch)
+    assert resumed.err.startswith(f"warning: {run / 'checkpoints/last'}: cannot be read, it is damaged")
     assert "resumed at epoch 3, step 6" in resumed.out
-    assert [record["epoch"] for record in records(tmp_path / "run")] == [0, 1, 2]
-    assert state(tmp_path / "run")[0] == state(whole.run)[0]
-    assert_every_step_once(tmp_path / "run")
+    assert [record["epoch"] for record in records(run)] == [0, 1, 2]
+    assert state(run)[0] == state(whole.run)[0]
+    assert_every_step_once(run)
 
 
 def test_run_whose_best_checkpoint_is_damaged_takes_the_last_for_it(whole, tmp_path):
@@ -541,17 +541,20 @@ def test_run_whose_best_checkpoint_is_damaged_takes_the_last_for_it(whole, tmp_p
 
 
 def test_run_that_started_from_weights_goes_on_to_the_same_bits(whole, start, monkeypatch, tmp_path):
-    """From a checkpoint, and from the beginning, where it loads them again."""
-    how = ["--load", whole.run, "-e", 1]
-    assert start(*how).code == 0
-    for step, action in ((2, sends(signal.SIGTERM)), (2, crashes)):
-        run = tmp_path / action.__name__
+    """From a checkpoint within the first epoch, and from the beginning, where it loads them again."""
+    how, said = ["--load", whole.run, "-e", 1], []
+    for name, action in (("signal", sends(signal.SIGTERM)), ("crash", crashes)):
+        run = tmp_path / name
         with monkeypatch.context() as patch, contextlib.suppress(Crash):
-            patch.setattr(assembly, "compile_train_step", AtStep(step, action))
+            patch.setattr(assembly, "compile_train_step", AtStep(2, action))
             start(*how, "--out", run)
-        assert launch("--resume", run).code == 0
-        assert_same_run(run, tmp_path / "run")
-    assert config.load(run).run.load == whole.run
+        resumed = launch("--resume", run)
+        assert resumed.code == 0
+        said.append("from the beginning" in resumed.out)
+        assert config.load(run).run.load == whole.run
+        assert sorted(scalars(run)["step/loss"]) == [1, 2, 3]
+    assert said == [False, True]
+    assert_same_run(tmp_path / "signal", run)
 
 
 def test_a_run_whose_tiles_are_no_longer_the_same_is_not_resumed(whole, tiles_root, tmp_path):

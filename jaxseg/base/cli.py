@@ -28,9 +28,9 @@ PRESETS = {
 }
 MAY_CHANGE = {
     "data", "images", "masks", "val_images", "val_masks", "train_list", "val_list", "workers", "cache",
-    "cache_mb", "epochs", "steps", "early_stopping", "log_every", "dry_run", "debug",
+    "cache_mb", "epochs", "steps", "early_stopping", "log_every", "log", "dry_run", "debug",
 }  # fmt: skip
-"""Settings that a resumed run may change: where its data is, how long it goes on, what it prints."""
+"""Settings that a resumed run may change: where its data is, how long it goes on, what it prints and logs."""
 
 
 def parse(argv: list[str] | None = None) -> Config:

@@ -288,6 +288,8 @@ class Run:
     """Train and validate on this many images without augmentation, to test the setup; 0 is off."""
     log_every: int = 10
     """Steps between readings of the loss; each waits for the device."""
+    log: tuple[Literal["wandb", "mlflow", "aim"], ...] = ()
+    """Trackers that log the run beside TensorBoard; each needs the extra of its name."""
     debug: bool = False
     """Show the traceback of an error."""
 

@@ -20,9 +20,9 @@ from jaxseg.runs.record import check_split
 
 WRITTEN = (
     "config.json", "split.json", "log.jsonl", "README.md", "curves.png", "samples/batch.png",
-    "samples/predictions.png", "tensorboard/events.out.tfevents.*", "checkpoints/best", "checkpoints/last",
-    "evaluation*/metrics.json", "evaluation*/per_image.csv", "evaluation*/confusion.png", "evaluation*/worst.png",
-    ".*-*.tmp", "*/.*-*.tmp",
+    "samples/predictions.png", "tensorboard/events.out.tfevents.*", "trackers/*.json", "checkpoints/best",
+    "checkpoints/last", "evaluation*/metrics.json", "evaluation*/per_image.csv", "evaluation*/confusion.png",
+    "evaluation*/worst.png", ".*-*.tmp", "*/.*-*.tmp",
 )  # fmt: skip
 """Patterns of the files and folders that jaxseg writes into a run's folder. The first is deleted last."""
 
@@ -175,7 +175,7 @@ def empty(run: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    for name in ("samples", "tensorboard", "checkpoints", "evaluation*"):
+    for name in ("samples", "tensorboard", "trackers", "checkpoints", "evaluation*"):
         for folder in run.glob(name):
             with contextlib.suppress(OSError):  # not empty, or not a folder
                 folder.rmdir()

@@ -32,9 +32,11 @@ class Events:
         if purge_step is not None:
             self._add(purge_step, session_log=self._proto.SessionLog(status=self._proto.SessionLog.START))
 
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        """Adds a number."""
-        self._add(step, summary=self._summary.scalar(tag, value))
+    def scalars(self, rows: list[tuple[int, dict[str, float]]]) -> None:
+        """Adds numbers: pairs of step and {tag: value}."""
+        for step, values in rows:
+            for tag, value in values.items():
+                self._add(step, summary=self._summary.scalar(tag, value))
 
     def image(self, tag: str, image, step: int) -> None:
         """Adds a picture, uint8 RGB [h w 3]."""

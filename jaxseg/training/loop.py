@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 from flax import nnx
 
 from jaxseg.base import config as settings
-from jaxseg.base import terminal
+from jaxseg.base import extra, terminal
 from jaxseg.base.config import Config, Optimization
 from jaxseg.base.errors import OutOfMemory, Stopped, UserError
 from jaxseg.base.rules import check
@@ -44,6 +45,7 @@ def fit(config: Config) -> Path | None:
     - Stopped: a signal ended the run after everything was saved
     """
     check(config)
+    extra.require_all({name: f"--log {name}" for name in config.run.log})
     check_target(config)
     terminal.greet()
     if config.optimization.class_weights:
@@ -84,7 +86,13 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
     tracked = {"resume_step": start, "resume_epoch": progress.epoch} if config.run.resume else {}
     with (
         advice.resumable(run),
-        Tracker(run, **tracked, class_names=data.classes) as tracker,
+        Tracker(
+            run,
+            **tracked,
+            class_names=data.classes,
+            services=config.run.log,
+            settings=json.loads(settings.dumps(config)),
+        ) as tracker,
         Bar(plan.steps, start, o.batch_size, data.samples) as bar,
         Signals() as signals,
     ):
@@ -144,6 +152,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
         if progress.best is None:
             raise UserError(f"{run}: has no best epoch, and its checkpoint is lost; train on with more --epochs")
         picture = report.save_predictions(tracker, run, data, progress.best)
+        tracker.scores(progress.best)
     images = a.validation.pairs[0].image.parent
     readme.write(run, config, data.description, progress.best, images)
     report.report(progress.best, run, data.classes, images, picture, time.monotonic() - began)

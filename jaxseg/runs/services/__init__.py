@@ -1,0 +1,1 @@
+"""Trackers beside TensorBoard: Weights & Biases, MLflow, Aim. Each needs the extra of its name."""
