@@ -33,7 +33,11 @@ from parity.twins.quickly import as_flags
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
-ALONE = ("recipes", "precision")  # asked about their own mistakes alone: every wrong formula would show there too
+ALONE = (
+    "recipes",
+    "precision",
+    "encoders",
+)  # asked about their own mistakes alone: every wrong formula would show there too
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:

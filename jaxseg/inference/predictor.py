@@ -19,7 +19,7 @@ from jaxseg.base.errors import ArgumentError
 from jaxseg.data.read.samples import Reading, read_image
 from jaxseg.learn.compiled import compile_probability_step
 from jaxseg.learn.step import Normalize, normalize
-from jaxseg.nn.unet import UNet
+from jaxseg.nn.network import Network
 from jaxseg.runs.checkpoint import load_model
 
 BAND = 32 << 20
@@ -69,7 +69,7 @@ class Predictor:
 
     def __init__(
         self,
-        net: UNet,
+        net: Network,
         reading: Reading,
         *,
         tile: int = 512,

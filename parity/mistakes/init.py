@@ -119,7 +119,7 @@ MISTAKES = [
     mistake("every key draws the same", initializers, "_drawn", same_draws),
     mistake(
         "BatchNorm's scale starts at 0",
-        unet.BatchNorm,
+        layers.BatchNorm,
         "__init__",
         lambda right: (
             lambda self, *a, **k: (right(self, *a, **k), self.scale.set_value(jnp.zeros_like(self.scale[...])))[0]

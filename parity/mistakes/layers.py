@@ -359,7 +359,7 @@ def powers_of_two(right):
     return unit
 
 
-NORM = unet.BatchNorm
+NORM = layers.BatchNorm
 MISTAKES = [
     mistake("convolution: no bias", unet.Conv, "__call__", without_bias),
     mistake("BatchNorm: running variance biased", NORM, "_statistics", statistics(biased_running)),

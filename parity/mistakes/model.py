@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.learn import step
-from jaxseg.nn import unet
+from jaxseg.nn import layers, unet
 from parity.mistakes import mistake
 from parity.twins import pairs
 
@@ -134,7 +134,7 @@ MISTAKES = [
         "__call__",
         lambda right: lambda self, x, valid=None, key=None: right(self, x, None, key),
     ),
-    mistake("evaluation with batch statistics", unet.BatchNorm, "_apply", batch_always),
+    mistake("evaluation with batch statistics", layers.BatchNorm, "_apply", batch_always),
     mistake("images in -1..1", step, "unit", lambda right: lambda *args: 2 * right(*args) - 1),
     mistake("recomputing: statistics updated twice", nnx, "remat", twice),
     mistake("dropout in evaluation", nnx.Dropout, "__call__", always),

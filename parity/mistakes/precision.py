@@ -79,11 +79,11 @@ def low_sums(right):
 
 
 MISTAKES = [
-    mistake("BatchNorm: fast variance", unet.BatchNorm, "_statistics", fast_variance),
-    mistake("BatchNorm: statistics in bfloat16", unet.BatchNorm, "_statistics", low_statistics),
-    mistake("BatchNorm: in the network's dtype", unet.BatchNorm, "_apply", norm_in_network_dtype),
-    mistake("BatchNorm: kept in the network's dtype", unet.BatchNorm, "__init__", statistics_in_network_dtype),
-    mistake("BatchNorm: sums in the network's dtype", unet.BatchNorm, "_statistics", low_sums),
+    mistake("BatchNorm: fast variance", layers.BatchNorm, "_statistics", fast_variance),
+    mistake("BatchNorm: statistics in bfloat16", layers.BatchNorm, "_statistics", low_statistics),
+    mistake("BatchNorm: in the network's dtype", layers.BatchNorm, "_apply", norm_in_network_dtype),
+    mistake("BatchNorm: kept in the network's dtype", layers.BatchNorm, "__init__", statistics_in_network_dtype),
+    mistake("BatchNorm: sums in the network's dtype", layers.BatchNorm, "_statistics", low_sums),
     mistake("logits in bfloat16", unet.UNet, "__call__", low_logits),
     mistake("loss in bfloat16", losses, "cross_entropy", low_loss),
     mistake("convolution of bfloat16", layers, "conv3x3", low_factors),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxseg.nn import initializers, layers, unet
+from jaxseg.nn import encoder_unet, initializers, layers, resnet, unet
 from parity.judge import compare
 from parity.twins.pairs import array
 
@@ -167,11 +167,11 @@ def fill(layer: nnx.Module, **parameters) -> None:
 # jaxseg's layers ------------------------------------------------------------------------------------------------------
 
 
-def conv(x, kernel, bias=None):
+def conv(x, kernel, bias=None, *, strides: int = 1):
     """`unet.Conv`; the kernel is square."""
     outputs, inputs, size, _ = kernel.shape
     made = {"rule": initializers.RULES["article"], "use_bias": bias is not None, "rngs": nnx.Rngs(0)}
-    layer = unet.Conv(inputs, outputs, size, **made, **kinds(x))
+    layer = unet.Conv(inputs, outputs, size, strides, **made, **kinds(x))
     fill(layer, kernel=hwio(kernel), bias=bias)
     return nchw(layer(nhwc(x)))
 
@@ -205,13 +205,13 @@ def torch_conv_block(x, kernel1, bias1, scale1, shift1, kernel2, bias2, scale2, 
 
 
 def batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluate: bool = False, **options):
-    """`unet.BatchNorm` over the batches `x` [steps b c h w] in turn, then its running statistics.
+    """`layers.BatchNorm` over the batches `x` [steps b c h w] in turn, then its running statistics.
 
     valid: bool [b]; only these samples of each batch are returned.
     evaluate: returns instead the last batch in evaluation, with the statistics of all batches.
     options: of the layer, such as `momentum` and `eps`.
     """
-    norm = unet.BatchNorm(x.shape[2], **kinds(x), **options)
+    norm = layers.BatchNorm(x.shape[2], **kinds(x), **options)
     fill(norm, scale=scale, bias=bias)
     kept = slice(None) if valid is None else valid
     y = jnp.stack([nchw(norm(nhwc(batch), valid))[kept] for batch in x])
@@ -233,7 +233,7 @@ def torch_batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluat
 
 def norm_relu(x, scale, bias, *, plain: bool, evaluate: bool = False, **options):
     """BatchNorm and ReLU of `x` [b c h w]: `layers.norm_relu`, or `layers.plain_norm_relu` if `plain`."""
-    norm = unet.BatchNorm(x.shape[1], **kinds(x), **options)
+    norm = layers.BatchNorm(x.shape[1], **kinds(x), **options)
     fill(norm, scale=scale, bias=bias)
     norm = nnx.view(norm, use_running_average=True) if evaluate else norm
     return nchw((layers.plain_norm_relu if plain else layers.norm_relu)(norm, nhwc(x)))
@@ -248,6 +248,16 @@ def torch_norm_relu(x, scale, bias, *, evaluate: bool = False, **options):
 def max_pool(x):
     """`unet.max_pool`."""
     return nchw(unet.max_pool(nhwc(x)))
+
+
+def max_pool_3x3(x):
+    """`resnet.max_pool_3x3`."""
+    return nchw(resnet.max_pool_3x3(nhwc(x)))
+
+
+def upsample_nearest(x):
+    """`encoder_unet.upsample_nearest`."""
+    return nchw(encoder_unet.upsample_nearest(nhwc(x)))
 
 
 def relu(x):
