@@ -4,7 +4,11 @@ from importlib.util import find_spec
 
 from jaxseg.base.errors import UserError
 
-PACKAGES = {"geo": ("rasterio", "pyogrio", "shapely", "pyproj", "skimage")}
+PACKAGES = {
+    "export": ("onnx", "onnxruntime", "safetensors"),
+    "geo": ("rasterio", "pyogrio", "shapely", "pyproj", "skimage"),
+    "hub": ("huggingface_hub",),
+}
 """Modules that each extra brings."""
 
 
