@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxseg.learn.step import eval_step as eval_step
     from jaxseg.learn.step import train_step as train_step
     from jaxseg.nn import initializers as initializers
+    from jaxseg.nn.encoder_unet import EncoderUNet as EncoderUNet
     from jaxseg.nn.torch_weights import from_torch as from_torch
     from jaxseg.nn.torch_weights import to_torch as to_torch
     from jaxseg.nn.unet import UNet as UNet
@@ -33,6 +34,7 @@ __version__ = "0.2.0"
 
 _NAMES = {
     "Config": "jaxseg.base.config",
+    "EncoderUNet": "jaxseg.nn.encoder_unet",
     "Pipeline": "jaxseg.data.feed.pipeline",
     "Predictor": "jaxseg.inference.predictor",
     "Reading": "jaxseg.data.read.samples",

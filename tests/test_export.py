@@ -19,7 +19,7 @@ from jaxseg.data.read.samples import Reading
 from jaxseg.export.__main__ import main
 from jaxseg.learn import optimizers
 from jaxseg.learn.step import normalize
-from jaxseg.nn import unet
+from jaxseg.nn import encoder_unet, unet
 from jaxseg.nn.layers import BatchNorm
 from jaxseg.runs.checkpoint import Checkpoints, Progress
 
@@ -33,7 +33,7 @@ from safetensors.numpy import load_file
 
 LABELS = ClassMap((0, 7, 9), ("soil", "wheat", "Zuckerrübe"))
 COLOR = Reading(LABELS, 3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3), normalize="dataset", order="bgr")
-SIZE = (2, 13, 18)
+SIZE = (2, 37, 45)
 
 
 def make_run(folder, reading=COLOR, **model):
@@ -94,11 +94,21 @@ KINDS = {
         Reading(LABELS, 12, dtype="float32", order="bands", mean=(3.0,) * 12, std=(2.0,) * 12),
         {"widths": (4, 8)},
     ),
+    "resnet18": (COLOR, {"encoder": "resnet18"}),
+    "resnet50": (Reading(LABELS, 5, dtype="uint16", order="bands"), {"encoder": "resnet50"}),
     "bfloat16": (Reading(LABELS, 4, dtype="int16", order="bgr"), {"widths": (4, 8), "precision": "bf16"}),
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.fixture(autouse=True)
+def small_encoders(monkeypatch):
+    """Encoders of 4 channels instead of 64."""
+    monkeypatch.setattr(encoder_unet, "BASE", 4)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.full] * (kind == "resnet50")) for kind in KINDS]
+)
 def test_onnx_files_compute_what_the_network_computes(tmp_path, kind, capsys):
     reading, model = KINDS[kind]
     net = make_run(tmp_path / "run", reading, **model)
@@ -202,7 +212,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize("kind", ["color", "bilinear, one band of uint16"])
+@pytest.mark.parametrize("kind", ["color", "bilinear, one band of uint16", "resnet18"])
 def test_torch_code_computes_the_logits_without_jaxseg(tmp_path, kind):
     pytest.importorskip("torch")
     reading, model = KINDS[kind]

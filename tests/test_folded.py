@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxseg.learn.compiled import compile_predict_step, compile_probability_step
 from jaxseg.nn import folded as module
 from jaxseg.nn import winograd as wide
 from jaxseg.nn.convolution import plain
+from jaxseg.nn.encoder_unet import EncoderUNet
 from jaxseg.nn.folded import Folded, FoldedConv, folded
 from jaxseg.nn.layers import BatchNorm
 from jaxseg.nn.unet import UNet, evaluation
@@ -22,7 +24,8 @@ from jaxseg.nn.winograd import winograd
 
 def trained(seed=0, **how):
     """A network with statistics and parameters as after training."""
-    net, rng = UNet((4, 8, 16), 3, 3, rngs=nnx.Rngs(seed), **how), np.random.default_rng(seed)
+    kind = partial(EncoderUNet, base=4) if "encoder" in how else partial(UNet, (4, 8, 16))
+    net, rng = kind(in_channels=3, classes=3, rngs=nnx.Rngs(seed), **how), np.random.default_rng(seed)
     for _, layer in nnx.iter_graph(net):
         if isinstance(layer, BatchNorm):
             for name, low, high in (("mean", -1, 1), ("var", 0.01, 2), ("scale", 0.5, 2), ("bias", -1, 1)):
@@ -31,7 +34,7 @@ def trained(seed=0, **how):
     return net
 
 
-IMAGES = np.random.default_rng(1).random((2, 21, 18, 3), np.float32)
+IMAGES = np.random.default_rng(1).random((2, 33, 38, 3), np.float32)
 
 
 def run(net, x=IMAGES):
@@ -44,7 +47,7 @@ def apart(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
-@pytest.mark.parametrize("how", [{}, {"upsample": "bilinear", "conv_bias": False}])
+@pytest.mark.parametrize("how", [{}, {"upsample": "bilinear", "conv_bias": False}, {"encoder": "resnet50"}])
 def test_folded_networks_compute_the_networks_logits(how):
     net = trained(**how)
     assert apart(run(folded(net)), run(evaluation(net))) < 1e-5

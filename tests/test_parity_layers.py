@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from jaxseg.nn import unet
+from jaxseg.nn.layers import BatchNorm
 from parity import mutations
 from parity.checks import batch_norm, layers
 from parity.judge.answer import Settings
@@ -67,7 +67,7 @@ def test_a_mean_in_one_pass_over_float32_is_seen():
 
         return wrong
 
-    wrong = mistake("mean in one pass", unet.BatchNorm, "_statistics", one_pass)
+    wrong = mistake("mean in one pass", BatchNorm, "_statistics", one_pass)
     with mutations.injected(wrong), jax.enable_x64(False):
         rows, _ = batch_norm.float32_rows(np.random.default_rng(0), quick=True)
     assert {row.name for row in rows if not row.passed} == {"float32: BatchNorm of two channels"}

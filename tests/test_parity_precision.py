@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxseg.nn import layers, unet
+from jaxseg.nn import layers
 from parity import mutations
 from parity.checks import precision
 from parity.judge.answer import Settings
@@ -56,7 +56,7 @@ def statistics(right):
     ("owner", "attribute", "wrong", "row"),
     [
         (layers, "_add_bias", lambda right: lambda y, bias: y + bias[None, None, None].astype(y.dtype), "gradients"),
-        (unet.BatchNorm, "_statistics", statistics, "running statistics of what was seen"),
+        (layers.BatchNorm, "_statistics", statistics, "running statistics of what was seen"),
     ],
 )
 def test_precision_that_is_lost_in_bfloat16_alone_shows(owner, attribute, wrong, row, monkeypatch):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from jaxseg.learn import compiled, optimizers, step
-from jaxseg.nn import unet
+from jaxseg.nn import layers
 from parity.checks import divergence, training
 from parity.judge.answer import Settings
 from parity.twins import branches
@@ -51,7 +51,7 @@ def test_training_passes_and_its_evidence_is_json():
 
 
 def test_training_sees_a_biased_running_variance_and_nothing_else(monkeypatch):
-    right = unet.BatchNorm._statistics
+    right = layers.BatchNorm._statistics
 
     def biased(self, x, valid):
         before = self.var[...]
@@ -59,7 +59,7 @@ def test_training_sees_a_biased_running_variance_and_nothing_else(monkeypatch):
         self.var[...] = (1 - self.momentum) * before + self.momentum * var
         return mean, var
 
-    monkeypatch.setattr(unet.BatchNorm, "_statistics", biased)
+    monkeypatch.setattr(layers.BatchNorm, "_statistics", biased)
     expected = {"running statistics", "evaluation logits", "running statistics after an epoch at 1e-9"}
     assert ask(ARTICLE) == expected
 

@@ -40,6 +40,8 @@ ELSEWHERE = {
     "early_stopping": "epochs, counted by the loop",
     "patience": "epochs, counted by Plateau",
     "class_weights": "numbers or a rule, resolved with the data's pixels",
+    "freeze_encoder": "of a network with an encoder, see `test_encoders.py`",
+    "encoder_lr_factor": "likewise",
 }
 
 
@@ -181,6 +183,7 @@ def test_every_augmentation_changes_the_batch_by_itself_and_is_turned_off():
 # Model
 
 NETWORK = Model(widths=(2, 4))
+ANOTHER_KIND = {"encoder"}
 OTHER_MODEL = {
     "widths": (2, 6), "upsample": "bilinear", "conv_bias": False, "init": "xavier_normal", "dropout": 0.5,
     "precision": "bf16", "remat": True,
@@ -188,7 +191,7 @@ OTHER_MODEL = {
 
 
 def test_every_setting_of_the_model_changes_the_network():
-    assert set(OTHER_MODEL) == {field.name for field in dataclasses.fields(Model)}
+    assert set(OTHER_MODEL) | ANOTHER_KIND == {field.name for field in dataclasses.fields(Model)}
 
     def network(change: dict):
         return unet.unet_from(dataclasses.replace(NETWORK, **change), in_channels=3, classes=2, seed=0)
@@ -236,6 +239,8 @@ DATA = {  # flags that change how the same files are read
     "cache": ["--cache", "memory"],
 }
 SAME_BATCHES = {"workers", "cache_mb"}
+OF_AN_ENCODER = {"encoder_mean", "encoder_std"}
+"""See `test_encoders.py`."""
 FILES = {"data", "images", "masks", "val_images", "val_masks", "image_suffix", "mask_suffix", "unpaired", "on_bad_file"}
 """Which files are read, and what is refused: see `test_folders.py`, `test_pairs.py`, `test_examine.py`."""
 
@@ -255,7 +260,7 @@ def tiles(tmp_path_factory) -> Path:
 
 
 def test_every_setting_of_the_data_changes_the_batches_or_is_known_not_to(tiles, tmp_path, monkeypatch):
-    assert set(DATA) | SAME_BATCHES | FILES == {field.name for field in dataclasses.fields(Data)}
+    assert set(DATA) | SAME_BATCHES | FILES | OF_AN_ENCODER == {field.name for field in dataclasses.fields(Data)}
     monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path))
     monkeypatch.chdir(tiles)
 

@@ -262,6 +262,7 @@ def test_read_pth_without_pytorch_says_what_to_install(tmp_path, monkeypatch):
 def test_architecture_is_read_off_names_and_shapes(upsample, conv_bias):
     net = UNet((2, 4, 6), 5, 3, upsample=upsample, conv_bias=conv_bias, rngs=nnx.Rngs(0))
     assert architecture(to_torch(net)) == {
+        "--encoder": None,
         "--widths": [2, 4, 6],
         "--upsample": upsample,
         "--conv-bias": conv_bias,

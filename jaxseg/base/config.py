@@ -88,8 +88,14 @@ class Data:
     nodata: float | None = None
     """Value that means no data; the file's own or GDAL's mask if not given. Pixels are ignored where all bands have no
     data or are NaN."""
-    normalize: Literal["unit", "dataset", "imagenet"] = "unit"
-    """`unit` scales the type's range to 0 to 1. The others then standardize, by the data's or ImageNet's statistics."""
+    normalize: Literal["unit", "dataset", "imagenet", "encoder"] | None = None
+    """`unit` scales the type's range to 0 to 1. The others then standardize: by the data's statistics, ImageNet's, or
+    those that --encoder-weights were trained with. If not given `encoder` with such weights, else `unit`."""
+    encoder_mean: tuple[float, ...] = ()
+    """Mean of red, green and blue, scaled to 0 to 1, for --normalize encoder; noted from the weights' folder, else
+    ImageNet's."""
+    encoder_std: tuple[float, ...] = ()
+    """Standard deviation of red, green and blue, likewise."""
     classes: Annotated[int | None, tyro.conf.arg(aliases=("-c",))] = None
     """Number of classes, 2 to 255, when mask values are 0, 1, ... and not all of them occur."""
     labels: tuple[str, ...] | None = None
@@ -157,6 +163,27 @@ class Model:
     """Floating-point type of the network's computation. Parameters, statistics and loss stay float32."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
+    encoder: Literal["resnet18", "resnet34", "resnet50"] | None = None
+    """ResNet as encoder, as segmentation_models.pytorch's Unet has it, instead of --widths, --upsample, --conv-bias."""
+
+    @property
+    def least_side(self) -> int:
+        """Smallest height and width of an image, in pixels."""
+        return 32 if self.encoder else 2 ** (len(self.widths) - 1)
+
+    def deepest(self, side: int) -> int:
+        """Height or width of the deepest features of an image with this height or width."""
+        return -(-side // self.least_side) if self.encoder else side // self.least_side
+
+    @property
+    def flags(self) -> str:
+        """Flags that say how large the network is."""
+        return f"--encoder {self.encoder}" if self.encoder else f"--widths {' '.join(map(str, self.widths))}"
+
+    @property
+    def title(self) -> str:
+        """Name of the network for a person."""
+        return f"U-Net with {self.encoder}" if self.encoder else f"U-Net {'-'.join(map(str, self.widths))}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +215,11 @@ class Optimization:
     """Weight of false negatives, 0 or more; for tversky."""
     focal_gamma: float = 2.0
     """How much less easy pixels count, 0 or more; for focal."""
+    freeze_encoder: int = 0
+    """Epochs at the start in which the encoder's weights are held. Its BatchNorm then uses its running statistics, and
+    leaves them as they are."""
+    encoder_lr_factor: float = 1.0
+    """Learning rate of the encoder relative to that of the decoder, 0 or more, such as 0.1."""
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     """Optimizer, with PyTorch's formulas."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=("-l", "--lr"))] = 2e-3
@@ -278,10 +310,17 @@ class Run:
     """Delete the run in --out first. What jaxseg did not write there is left alone."""
     resume: Path | None = None
     """Continue the run in this folder, with bit-identical results."""
+    encoder_weights: str | None = None
+    """Start the encoder from the weights of torchvision, timm or segmentation_models.pytorch: a .pth or .safetensors
+    file, `hf:OWNER/NAME` on the Hugging Face Hub, or `imagenet`, which is `hf:smp-hub/ENCODER.imagenet`."""
+    encoder_sha256: str | None = None
+    """SHA-256 that the file of --encoder-weights must have; noted when it is read."""
     load: Annotated[Path | None, tyro.conf.arg(aliases=("-f",))] = None
-    """Start from the weights of this run, or of a PyTorch .pth file with milesial's names."""
+    """Start from the weights of this run, or of a .pth or .safetensors file, or a folder of `save_pretrained`, with the
+    names of milesial's U-Net or of segmentation_models.pytorch's Unet."""
     load_channels: Literal["rgb", "bgr"] = "rgb"
-    """Order of the colors for which a .pth file was trained: `rgb` for PIL's and torchvision's, `bgr` for OpenCV's."""
+    """Order of the colors for which a file of weights was trained: `rgb` for PIL's and torchvision's, `bgr` for
+    OpenCV's."""
     dry_run: bool = False
     """Check data and settings, print the plan, and stop."""
     overfit: int = 0

@@ -34,6 +34,7 @@ def check(config: Config) -> None:
         *data_rules(config.data),
         *augmentation_rules(config),
         *model_rules(config.model),
+        *encoder_rules(config),
         *optimization_rules(config.optimization),
         *schedule_rules(config.optimization),
         *run_rules(config.run),
@@ -97,6 +98,31 @@ def model_rules(m: Model) -> Rules:
     even = f"--widths is {m.widths}; --upsample bilinear halves them, so they must be even"
     yield m.upsample == "transpose" or all(w % 2 == 0 for w in m.widths), even
     yield 0 <= m.dropout < 1, f"--dropout is {m.dropout:g}; expected 0 or more and less than 1"
+
+
+def encoder_rules(config: Config) -> Rules:
+    """Rules of the settings that a network with an encoder has, or has not."""
+    m, o, r, d = config.model, config.optimization, config.run, config.data
+    given = [flag(name) for name in ("widths", "upsample", "conv_bias") if getattr(m, name) != getattr(Model, name)]
+    shown = ", ".join(given).replace("--conv-bias", "--no-conv-bias")
+    yield not m.encoder or not given, f"{shown}: for the U-Net without --encoder, leave out"
+    owned = {"encoder_weights": r, "encoder_sha256": r, "freeze_encoder": o, "encoder_lr_factor": o}
+    owned |= {"encoder_mean": d, "encoder_std": d}
+    lone = [flag(name) for name, group in owned.items() if getattr(group, name) != getattr(type(group), name)]
+    lone += ["--normalize encoder"] * (d.normalize == "encoder")
+    yield m.encoder or not lone, f"{', '.join(lone)}: for --encoder, which was not given"
+    counts = len(d.encoder_mean), len(d.encoder_std)
+    pair = f"--encoder-mean has {counts[0]} numbers and --encoder-std {counts[1]}; expected 3 of each"
+    yield counts in ((0, 0), (3, 3)), pair
+    yield all(std > 0 for std in d.encoder_std), f"--encoder-std is {d.encoder_std}; expected numbers above 0"
+    yield o.freeze_encoder >= 0, f"--freeze-encoder is {o.freeze_encoder}; expected a number of epochs, 0 for none"
+    started = any(x is not None for x in (r.encoder_weights, r.load, r.resume))
+    drawn = "--freeze-encoder needs --encoder-weights or --load; it would hold drawn weights"
+    yield o.freeze_encoder <= 0 or started, drawn
+    factor = f"--encoder-lr-factor is {o.encoder_lr_factor:g}; expected a number of 0 or more"
+    yield 0 <= o.encoder_lr_factor < math.inf, factor
+    both = "--encoder-weights and --load: give one of them; --load has the encoder's weights too"
+    yield r.encoder_weights is None or r.load is None, both
 
 
 def optimization_rules(o: Optimization) -> Rules:

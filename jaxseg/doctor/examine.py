@@ -169,7 +169,7 @@ def _reading(labels: ClassMap, sides: Sides) -> Reading:
         bands=settings.channels,
         dtype=findings.kind(images[0]),
         nodata=settings.nodata,
-        normalize=settings.normalize,
+        normalize=values.source(sides, channels),
         mean=mean,
         std=std,
         order=channel_order([image.color for image in images], settings.channels),

@@ -91,7 +91,7 @@ def ranges(sides: Sides) -> Iterator[Finding]:
     mean, std = moments(images, len(images[0].total))
     measured = [(image.low[c], image.high[c]) for image in images for c, n in enumerate(image.counts) if n]
     low, high = min(low for low, _ in measured), max(high for _, high in measured)
-    dtype, how = kind(images[0]), sides.settings.normalize
+    dtype, how = kind(images[0]), source(sides, len(mean))
     found = f"{images[0].dtype}, {low:g} to {high:g}"
     standard = abs(mean).max() < 0.5 and 0.5 < std.max() < 2 and low < 0
     if dtype == "float32" and standard:
@@ -99,7 +99,7 @@ def ranges(sides: Sides) -> Iterator[Finding]:
             what = f"images look normalized already ({found}, standard deviation {std.max():.2g})"
             yield Finding("warning", what, advice="Give --normalize unit, which leaves them as they are.")
         return
-    if how == "imagenet" and len(mean) == 3:
+    if how in ("imagenet", "encoder") and len(mean) == 3:
         center, scale = (np.array(values) for values in normalization(sides, 3))
         mean, std = (mean - center) / scale, std / scale
     advice, flags = "Give --normalize dataset, which scales them to mean 0 and deviation 1.", ("--normalize", "dataset")
@@ -140,15 +140,27 @@ def moments(images: Iterable[ImageFacts], channels: int) -> tuple[np.ndarray, np
 
 
 def normalization(sides: Sides, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and deviation of --normalize, in the order of the array's channels; both empty for `unit`."""
-    settings, images = sides.settings, [f.image for f in sides.all]
-    if settings.normalize == "imagenet":
+    """Returns mean and deviation of `source`, in the order of the array's channels; both empty for `unit`."""
+    settings, images, how = sides.settings, [f.image for f in sides.all], source(sides, channels)
+    if how in ("imagenet", "encoder"):
         color = any(image.color for image in images)  # some images may be gray
-        return tuple(_imagenet(rgb, settings.channels, color) for rgb in IMAGENET)
-    if settings.normalize == "dataset":
+        own = how == "encoder" and settings.encoder_mean
+        given = (settings.encoder_mean, settings.encoder_std) if own else IMAGENET
+        return tuple(_imagenet(rgb, settings.channels, color) for rgb in given)
+    if how == "dataset":
         mean, std = moments([f.image for f in sides.training], channels)
         return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
     return (), ()
+
+
+def source(sides: Sides, channels: int) -> str:
+    """Returns the source of mean and deviation: unit (none), dataset, imagenet or encoder.
+
+    Statistics of an encoder's weights are those of photos. Other data than three channels of 8 bits have their own.
+    """
+    how = sides.settings.normalize or "unit"
+    photos = channels == 3 and all(kind(f.image) == "uint8" for f in sides.all if f.image)
+    return "dataset" if how == "encoder" and not photos else how
 
 
 def _imagenet(rgb: tuple[float, ...], asked: tuple[int, ...] | None, color: bool) -> tuple[float, ...]:

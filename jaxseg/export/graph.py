@@ -33,7 +33,7 @@ class Graph:
     def conv(self, layer: Conv, x: str) -> str:
         """Convolution with zero padding that keeps the size, or halves it with stride 2."""
         kernel = np.asarray(layer.kernel[...])
-        size, stride = len(kernel), getattr(layer, "strides", 1)
+        size, stride = len(kernel), layer.strides
         weights = [kernel.transpose(3, 2, 0, 1), *([] if layer.bias is None else [np.asarray(layer.bias[...])])]
         around = {"pads": [size // 2] * 4, "strides": [stride] * 2}
         return self.op("Conv", x, *map(self.constant, weights), kernel_shape=[size] * 2, **around)

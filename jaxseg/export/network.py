@@ -1,15 +1,17 @@
 """Each kind of network as nodes of an ONNX graph."""
 
 import numpy as np
-from flax import nnx
 
 from jaxseg.export.graph import Graph
+from jaxseg.nn.encoder_unet import EncoderUNet
+from jaxseg.nn.network import Network
+from jaxseg.nn.resnet import BasicBlock, Bottleneck
 from jaxseg.nn.unet import UNet
 
 
-def add(graph: Graph, net: UNet, x: str) -> str:
+def add(graph: Graph, net: Network, x: str) -> str:
     """Adds a network to `graph`: images [b c h w] -> logits [b k h w]."""
-    return encoder_unet(graph, net, x) if hasattr(net, "encoder") else unet(graph, net, x)
+    return encoder_unet(graph, net, x) if isinstance(net, EncoderUNet) else unet(graph, net, x)
 
 
 def unet(graph: Graph, net: UNet, x: str) -> str:
@@ -28,7 +30,7 @@ def unet(graph: Graph, net: UNet, x: str) -> str:
     return graph.conv(net.head, x)
 
 
-def encoder_unet(graph: Graph, net: UNet, image: str) -> str:
+def encoder_unet(graph: Graph, net: EncoderUNet, image: str) -> str:
     """Adds a U-Net with a ResNet as encoder."""
     encoder = net.encoder
     x = graph.op("Relu", graph.norm(encoder.norm1, graph.conv(encoder.conv1, image)))
@@ -47,9 +49,9 @@ def encoder_unet(graph: Graph, net: UNet, image: str) -> str:
     return graph.cut(graph.conv(net.segmentation_head, x), image)
 
 
-def residual(graph: Graph, block: nnx.Module, x: str) -> str:
+def residual(graph: Graph, block: BasicBlock | Bottleneck, x: str) -> str:
     """Adds a block of a ResNet."""
-    y, last = x, 3 if hasattr(block, "conv3") else 2
+    y, last = x, 3 if isinstance(block, Bottleneck) else 2
     for i in range(1, last + 1):
         y = graph.norm(getattr(block, f"norm{i}"), graph.conv(getattr(block, f"conv{i}"), y))
         y = graph.op("Relu", y) if i < last else y

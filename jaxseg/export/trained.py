@@ -10,7 +10,7 @@ from flax import nnx
 from jaxseg.base.config import Config
 from jaxseg.base.config import load as load_settings
 from jaxseg.data.read.samples import FULL, Reading
-from jaxseg.nn.unet import UNet
+from jaxseg.nn.network import Network
 from jaxseg.runs.checkpoint import load_model
 
 
@@ -27,7 +27,7 @@ class Trained:
     """
 
     run: Path
-    net: UNet
+    net: Network
     reading: Reading
     checkpoint: str
     settings: Config
@@ -36,13 +36,12 @@ class Trained:
     @property
     def title(self) -> str:
         """Name of the network for a person."""
-        widths = "-".join(map(str, self.settings.model.widths))
-        return f"U-Net with {self.encoder}" if self.encoder else f"U-Net {widths}"
+        return self.settings.model.title
 
     @property
     def encoder(self) -> str | None:
         """Name of the encoder; None for a network without one."""
-        return getattr(self.settings.model, "encoder", None)
+        return self.settings.model.encoder
 
     @property
     def origin(self) -> str:

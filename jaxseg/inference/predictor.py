@@ -20,7 +20,7 @@ from jaxseg.data.read.samples import Reading, read_image
 from jaxseg.learn.compiled import compile_probability_step
 from jaxseg.learn.step import Normalize, normalize
 from jaxseg.nn.folded import folded
-from jaxseg.nn.unet import UNet
+from jaxseg.nn.network import Network
 from jaxseg.runs.checkpoint import load_model
 
 
@@ -67,7 +67,7 @@ class Predictor:
 
     def __init__(
         self,
-        net: UNet,
+        net: Network,
         reading: Reading,
         *,
         tile: int = 512,

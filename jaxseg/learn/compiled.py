@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxseg.learn.augment import Batch
 from jaxseg.learn.step import Images, eval_step, predict_step, probability_step, train_step
-from jaxseg.nn.unet import UNet, evaluation
+from jaxseg.nn.network import Network
+from jaxseg.nn.unet import evaluation
 
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 """Options for XLA on a CPU, which drops every `jax.lax.optimization_barrier` by default.
@@ -37,11 +38,12 @@ def compiler_options() -> dict[str, str]:
     return {name: value for name, value in options.items() if name not in given}
 
 
-def compile_train_step(model: UNet, optimizer: nnx.Optimizer, **how) -> Callable[[Batch], dict[str, jax.Array]]:
+def compile_train_step(model: Network, optimizer: nnx.Optimizer, **how) -> Callable[[Batch], dict[str, jax.Array]]:
     """Compiles `train_step` for this model and optimizer, whose buffers it reuses.
 
     `how` are the keyword arguments of `train_step`. The result maps a batch to the step's record.
 
+    >>> from jaxseg.nn.unet import UNet
     >>> import numpy as np, optax
     >>> net = UNet((2, 2), rngs=nnx.Rngs(0))
     >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=nnx.Param)
@@ -52,11 +54,12 @@ def compile_train_step(model: UNet, optimizer: nnx.Optimizer, **how) -> Callable
     return _Compiled(partial(train_step, **how), model, optimizer, donate_argnums=0)
 
 
-def compile_eval_step(model: UNet, **how) -> Callable[[Batch], dict[str, jax.Array]]:
+def compile_eval_step(model: Network, **how) -> Callable[[Batch], dict[str, jax.Array]]:
     """Compiles `eval_step` on a view of `model` that shares its weights; `how` are its keyword arguments.
 
     For a run that averages its weights pass `optimizers.averaged(model, optimizer)`.
 
+    >>> from jaxseg.nn.unet import UNet
     >>> import numpy as np
     >>> step = compile_eval_step(UNet((2, 2), rngs=nnx.Rngs(0)))
     >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4), np.uint8)
@@ -65,9 +68,10 @@ def compile_eval_step(model: UNet, **how) -> Callable[[Batch], dict[str, jax.Arr
     return _Compiled(partial(eval_step, **how), evaluation(model))
 
 
-def compile_predict_step(model: UNet, **how) -> Callable[[Images], UInt8[Array, "b h w"]]:
+def compile_predict_step(model: Network, **how) -> Callable[[Images], UInt8[Array, "b h w"]]:
     """Compiles `predict_step`, once for each shape of images; `how` are its keyword arguments.
 
+    >>> from jaxseg.nn.unet import UNet
     >>> import numpy as np
     >>> predict = compile_predict_step(UNet((2, 2), rngs=nnx.Rngs(0)))
     >>> predict(np.zeros((1, 2, 2, 3), np.uint8)).shape
@@ -76,9 +80,10 @@ def compile_predict_step(model: UNet, **how) -> Callable[[Images], UInt8[Array, 
     return _Compiled(partial(predict_step, **how), evaluation(model))
 
 
-def compile_probability_step(model: UNet, **how) -> Callable[[Images], Float[Array, "b h w k"]]:
+def compile_probability_step(model: Network, **how) -> Callable[[Images], Float[Array, "b h w k"]]:
     """Compiles `probability_step`, once for each shape of images; `how` are its keyword arguments.
 
+    >>> from jaxseg.nn.unet import UNet
     >>> import numpy as np
     >>> probabilities = compile_probability_step(UNet((2, 2), rngs=nnx.Rngs(0)))
     >>> probabilities(np.zeros((1, 2, 2, 3), np.uint8)).shape

@@ -7,6 +7,8 @@ Not offered, because Optax has no exact counterpart: SGD's dampening, Adam's ams
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -233,10 +235,44 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def optimizer_from(settings: Optimization, schedule: Schedule) -> optax.GradientTransformation:
+def for_encoder(
+    make: Callable[[Schedule], optax.GradientTransformation], schedule: Schedule, *, factor: float, frozen: int
+) -> optax.GradientTransformation:
+    """Optimizer with another learning rate for the encoder, which is frozen at first. PyTorch: two parameter groups.
+
+    - `make`: makes an optimizer of a schedule
+    - `schedule`: learning rate by step
+    - `factor`: of the encoder's learning rate
+    - `frozen`: number of steps in which the encoder's parameters and moments stay as they are
+
+    The encoder's moments and their bias correction begin with its first update, as with `requires_grad=False` before.
+
+    >>> tx = for_encoder(sgd, optax.constant_schedule(0.1), factor=0.5, frozen=1)
+    >>> ones, state = {"encoder": jnp.array(1.0), "head": jnp.array(1.0)}, None
+    >>> state = tx.init(ones)
+    >>> for _ in range(2):
+    ...     updates, state = tx.update(ones, state, ones)
+    ...     print([round(float(x), 3) for x in updates.values()])
+    [0.0, -0.1]
+    [-0.05, -0.1]
+    """
+    encoder = make(lambda count: factor * schedule(count + frozen))
+    if frozen:
+        encoder = optax.transforms.conditionally_mask(encoder, lambda step: step >= frozen)
+    return optax.transforms.partition({True: encoder, False: make(schedule)}, _of_encoder)
+
+
+def _of_encoder(params: optax.Params) -> optax.Params:
+    """Labels of `params`: True for those of the encoder."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "encoder", params)
+
+
+def optimizer_from(settings: Optimization, schedule: Schedule, epoch_steps: int = 1) -> optax.GradientTransformation:
     """Builds the optimizer that `settings` describe: clipping, update, a plateau's scale, an average of the weights.
 
-    `schedule` maps steps to learning rates.
+    - `settings`: optimizer and its options
+    - `schedule`: maps steps to learning rates
+    - `epoch_steps`: steps of an epoch, the unit in which an encoder is frozen
 
     >>> params = {"w": jnp.array(2.0)}
     >>> tx = optimizer_from(Optimization(optimizer="sgd", clip_norm=None), optax.constant_schedule(0.1))
@@ -250,8 +286,13 @@ def optimizer_from(settings: Optimization, schedule: Schedule) -> optax.Gradient
     if settings.optimizer == "sgd":
         options["nesterov"] = settings.nesterov
     make = {"adam": adam, "adamw": adamw, "rmsprop": rmsprop, "sgd": sgd}[settings.optimizer]
+    make = partial(make, **options)
     parts = [] if settings.clip_norm is None else [clip_by_global_norm(settings.clip_norm)]
-    parts.append(make(schedule, **options))
+    if (settings.freeze_encoder, settings.encoder_lr_factor) == (0, 1):
+        parts.append(make(schedule))
+    else:
+        frozen = settings.freeze_encoder * epoch_steps
+        parts.append(for_encoder(make, schedule, factor=settings.encoder_lr_factor, frozen=frozen))
     if settings.schedule == "plateau":
         parts.append(scale_by_plateau())
     if settings.ema is not None:

@@ -25,7 +25,7 @@ from jaxseg.learn.augment import Batch
 from jaxseg.learn.losses import Loss
 from jaxseg.learn.metrics import confusion_matrix, most_probable
 from jaxseg.learn.schedules import Schedule
-from jaxseg.nn.unet import UNet
+from jaxseg.nn.network import Network
 
 Images = Num[Array | np.ndarray, "b h w c"]
 Normalize = Callable[[Images], Float[Array, "b h w c"]]
@@ -59,7 +59,7 @@ def normalize(
 
 
 def train_step(
-    model: UNet,
+    model: Network,
     optimizer: nnx.Optimizer,
     batch: Batch,
     *,
@@ -84,6 +84,7 @@ def train_step(
     gradients before clipping; "confusion", int32 [k k], label by row, of the training predictions.
     Raises ValueError if `accumulate` does not divide b.
 
+    >>> from jaxseg.nn.unet import UNet
     >>> net = UNet((4, 8), rngs=nnx.Rngs(0))
     >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=nnx.Param)
     >>> image, mask = np.zeros((2, 4, 4, 3), np.uint8), jnp.zeros((2, 4, 4), jnp.uint8)
@@ -109,7 +110,7 @@ def train_step(
 
 
 def loss_fn(
-    model: UNet,
+    model: Network,
     batch: Batch,
     loss: Loss = losses.cross_entropy,
     normalize: Normalize = normalize,
@@ -123,6 +124,7 @@ def loss_fn(
     - `normalize`: images as files have them -> float32
     - `key`: JAX key for dropout
 
+    >>> from jaxseg.nn.unet import UNet
     >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
     >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
     >>> loss, logits = nnx.jit(loss_fn)(UNet((4, 8), rngs=nnx.Rngs(0)), batch)
@@ -134,12 +136,13 @@ def loss_fn(
 
 
 def gradients(
-    model: UNet, batch: Batch, key: jax.Array, loss: Loss, normalize: Normalize
+    model: Network, batch: Batch, key: jax.Array, loss: Loss, normalize: Normalize
 ) -> tuple[jax.Array, jax.Array, nnx.State]:
     """Loss, confusion matrix and gradients of a batch; updates the running statistics of `model`.
 
     Arguments as in `loss_fn`.
 
+    >>> from jaxseg.nn.unet import UNet
     >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
     >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
     >>> net = UNet((4, 8), rngs=nnx.Rngs(0))
@@ -157,7 +160,7 @@ def gradients(
 
 
 def eval_step(
-    model: UNet, batch: Batch, *, loss: Loss = losses.cross_entropy, normalize: Normalize = normalize
+    model: Network, batch: Batch, *, loss: Loss = losses.cross_entropy, normalize: Normalize = normalize
 ) -> dict[str, jax.Array]:
     """Evaluates a batch.
 
@@ -168,7 +171,7 @@ def eval_step(
 
     Returns "loss", over the pixels that count; "confusion", int32 [k k], label by row; "predictions", uint8 [b h w].
 
-    >>> from jaxseg.nn.unet import evaluation
+    >>> from jaxseg.nn.unet import UNet, evaluation
     >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
     >>> batch = {"image": image, "mask": mask, "valid": np.array([True])}
     >>> nnx.jit(eval_step)(evaluation(UNet((4, 8), rngs=nnx.Rngs(0))), batch)["predictions"].shape
@@ -180,10 +183,10 @@ def eval_step(
     return {"loss": value, "confusion": confusion, "predictions": predictions.astype(jnp.uint8)}
 
 
-def predict_step(model: UNet, image: Images, *, normalize: Normalize = normalize) -> UInt8[Array, "b h w"]:
+def predict_step(model: Network, image: Images, *, normalize: Normalize = normalize) -> UInt8[Array, "b h w"]:
     """Most probable class of every pixel; `model` in evaluation.
 
-    >>> from jaxseg.nn.unet import evaluation
+    >>> from jaxseg.nn.unet import UNet, evaluation
     >>> net = evaluation(UNet((4, 8), rngs=nnx.Rngs(0)))
     >>> nnx.jit(predict_step)(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
     (1, 4, 4)
@@ -191,10 +194,10 @@ def predict_step(model: UNet, image: Images, *, normalize: Normalize = normalize
     return most_probable(model(normalize(image))).astype(jnp.uint8)
 
 
-def probability_step(model: UNet, image: Images, *, normalize: Normalize = normalize) -> Float[Array, "b h w k"]:
+def probability_step(model: Network, image: Images, *, normalize: Normalize = normalize) -> Float[Array, "b h w k"]:
     """Probability (float32) of every class at every pixel; `model` in evaluation.
 
-    >>> from jaxseg.nn.unet import evaluation
+    >>> from jaxseg.nn.unet import UNet, evaluation
     >>> net = evaluation(UNet((4, 8), rngs=nnx.Rngs(0)))
     >>> nnx.jit(probability_step)(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
     (1, 4, 4, 2)
@@ -206,7 +209,7 @@ def probability_step(model: UNet, image: Images, *, normalize: Normalize = norma
 
 
 def accumulated_gradients(
-    parts: int, model: UNet, batch: Batch, key: jax.Array, loss: Loss, normalize: Normalize
+    parts: int, model: Network, batch: Batch, key: jax.Array, loss: Loss, normalize: Normalize
 ) -> tuple[jax.Array, jax.Array, nnx.State]:
     """Gradient accumulation over `parts` micro-batches. BatchNorm sees each separately.
 
@@ -218,6 +221,7 @@ def accumulated_gradients(
     plain mean over these pixels (class weights, Dice) are computed within each micro-batch, as in PyTorch. A
     micro-batch without a valid sample changes nothing. Raises ValueError if `parts` does not divide b.
 
+    >>> from jaxseg.nn.unet import UNet
     >>> image, mask = np.zeros((2, 4, 4, 3), np.uint8), jnp.zeros((2, 4, 4), jnp.uint8)
     >>> batch = {"image": image, "mask": mask, "valid": np.array([True, True])}
     >>> net, loss = UNet((4, 8), rngs=nnx.Rngs(0)), losses.cross_entropy

@@ -53,7 +53,7 @@ class FoldedConv(Conv):
         kernel = np.asarray(conv.kernel[...])
         self.kernel = nnx.Param(jnp.asarray((kernel * factor).astype(kernel.dtype)))
         self.bias = nnx.Param(jnp.asarray((shift + (before - mean) * factor).astype(kernel.dtype)))
-        self.strides, self.dtype = getattr(conv, "strides", 1), conv.dtype
+        self.strides, self.dtype = conv.strides, conv.dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         """Convolves `x` with zero padding."""

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxseg.nn.convolution import conv3x3
+from jaxseg.nn.convolution import conv3x3, conv_stem, conv_strided
 from jaxseg.nn.initializers import RULES, Rule, torch_default_bias
 
 
@@ -258,10 +258,11 @@ def max_pool(x: Num[Array, "b h w c"]) -> Num[Array, "b h2 w2 c"]:
 
 
 class Conv(nnx.Module):
-    """Convolution that keeps the size: `torch.nn.Conv2d(in_features, out_features, kernel_size, padding="same")`.
+    """Convolution: `torch.nn.Conv2d(in_features, out_features, kernel_size, strides, padding=kernel_size // 2)`.
 
     - `in_features`, `out_features`: channels of input and output
-    - `kernel_size`: 1 or 3; ValueError for others
+    - `kernel_size`: 1 or 3, or 7 with strides of 2; ValueError for others
+    - `strides`: 1 keeps height and width, 2 halves them and rounds up; ValueError for others
     - `rule`: draws the kernel [h w i o]; PyTorch's default if not given. The bias is always PyTorch's default
     - `use_bias`: False for no bias
     - `dtype`: of the computation
@@ -277,6 +278,7 @@ class Conv(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: int,
+        strides: int = 1,
         *,
         rule: Rule = RULES["torch_default"],
         use_bias: bool = True,
@@ -284,18 +286,24 @@ class Conv(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if kernel_size not in (1, 3):
-            raise ValueError(f"`kernel_size` is {kernel_size}; expected 1 or 3")
+        if (kernel_size, strides) not in ((1, 1), (3, 1), (1, 2), (3, 2), (7, 2)):
+            what = f"`kernel_size` is {kernel_size} and `strides` {strides}"
+            raise ValueError(f"{what}; expected 1 or 3 with strides of 1 or 2, or 7 with 2")
         shape = (kernel_size, kernel_size, in_features, out_features)
         self.kernel = nnx.Param(rule.conv(rngs.params(), shape, param_dtype))
         bias = torch_default_bias(shape)
         self.bias = nnx.Param(bias(rngs.params(), (out_features,), param_dtype)) if use_bias else None
-        self.dtype = dtype
+        self.strides, self.dtype = strides, dtype
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """Convolves `x` with zero padding; height and width stay."""
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
+        """Convolves `x` with zero padding of `kernel_size // 2` on each side."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        y = conv3x3(x, kernel) if len(kernel) == 3 else _conv1x1(x, kernel)
+        if len(kernel) == 1:
+            y = _conv1x1(x[:, :: self.strides, :: self.strides], kernel)
+        elif len(kernel) == 7:
+            y = conv_stem(x, kernel)
+        else:
+            y = conv3x3(x, kernel) if self.strides == 1 else conv_strided(x, kernel)
         return y if self.bias is None else _add_bias(y, self.bias[...])
 
 
@@ -371,6 +379,16 @@ def upsample_bilinear(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]
     _, h, w, _ = x.shape
     rows, columns = (jnp.asarray(_interpolation(n), x.dtype) for n in (h, w))
     return jnp.einsum("yh,bhwc,xw->byxc", rows, x, columns)
+
+
+def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Doubles height and width: `torch.nn.Upsample(scale_factor=2, mode="nearest")`.
+
+    >>> upsample_nearest(jnp.array([1.0, 2.0]).reshape(1, 1, 2, 1))[0, :, :, 0].tolist()
+    [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
+    """
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 def _interpolation(n: int) -> np.ndarray:

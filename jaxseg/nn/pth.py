@@ -49,6 +49,11 @@ def read_pth(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{other} ({_first_line(error)})") from None
     weights = {bare(name): x.detach() for name, x in _found(path, held).items() if _is_weight(x)}
     arrays = {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in weights.items()}
+    return check_finite(path, arrays)
+
+
+def check_finite(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file. Raises UserError if some are NaN or infinite."""
     if broken := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         what = f"{len(broken)} of {len(arrays)} arrays hold NaN or infinity, such as {broken[0]}"
         raise UserError(f"{path}: {what}. Its training diverged; take an earlier file.")

@@ -1,4 +1,4 @@
-"""The U-Net. Images are `b h w c`.
+"""The U-Net, and `unet_from`, which builds this one or the one with an encoder. Images are `b h w c`.
 
 Layout as in milesial's Pytorch-UNet. Every level has (3x3 convolution, BatchNorm, ReLU) twice. Down: 2x2 max-pooling.
 Up: a 2x2 transposed convolution or bilinear interpolation, then the skip connection first in the concatenation.
@@ -16,51 +16,11 @@ from jaxtyping import Array, Bool, Float
 
 from jaxseg.base.config import Model
 from jaxseg.nn import initializers
+from jaxseg.nn.blocks import ConvBlock
+from jaxseg.nn.encoder_unet import EncoderUNet
 from jaxseg.nn.initializers import Rule
-from jaxseg.nn.layers import BatchNorm, Conv, UpConv, max_pool, norm_relu, upsample_bilinear
-
-
-class ConvBlock(nnx.Module):
-    """3x3 convolution, BatchNorm, ReLU; twice. Keeps height and width.
-
-    - `in_features`, `out_features`: channels of input and output
-    - `middle`: channels between the two convolutions; `out_features` if not given
-    - `rule`: initial weights of the convolutions
-    - `conv_bias`: True for biases in the convolutions
-    - `dtype`: of the computation
-    - `param_dtype`: of parameters and statistics
-
-    >>> from jaxseg.nn.initializers import RULES
-    >>> block = ConvBlock(3, 8, rule=RULES["article"], rngs=nnx.Rngs(0))
-    >>> block(jnp.ones((2, 4, 4, 3))).shape
-    (2, 4, 4, 8)
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        middle: int | None = None,
-        *,
-        rule: Rule,
-        conv_bias: bool = True,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        middle = middle or out_features
-        kinds = {"dtype": dtype, "param_dtype": param_dtype}
-        self.conv1 = Conv(in_features, middle, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
-        self.norm1 = BatchNorm(middle, **kinds)
-        self.conv2 = Conv(middle, out_features, 3, rule=rule, use_bias=conv_bias, rngs=rngs, **kinds)
-        self.norm2 = BatchNorm(out_features, **kinds)
-
-    def __call__(
-        self, x: Float[Array, "b h w i"], valid: Bool[Array | np.ndarray, " b"] | None = None
-    ) -> Float[Array, "b h w o"]:
-        """Features `b h w o`. `valid` marks the samples that count in BatchNorm's statistics."""
-        x = norm_relu(self.norm1, self.conv1(x), valid)
-        return norm_relu(self.norm2, self.conv2(x), valid)
+from jaxseg.nn.layers import Conv, UpConv, max_pool, upsample_bilinear
+from jaxseg.nn.network import Network, caller
 
 
 class Up(nnx.Module):
@@ -113,7 +73,7 @@ class Up(nnx.Module):
         return self.block(jnp.concatenate([skip, x], axis=-1), valid)
 
 
-class UNet(nnx.Module):
+class UNet(Network):
     """U-Net (Ronneberger et al. 2015) with BatchNorm. Keeps height and width: images `b h w c` -> logits `b h w k`.
 
     - `widths`: channels at each level, two levels or more. Each step down halves the sides, so an image needs at least
@@ -181,33 +141,15 @@ class UNet(nnx.Module):
         """Smallest height and width of an image, in pixels."""
         return 2 ** len(self.up)
 
-    @property
-    def parameters(self) -> int:
-        """Number of learned parameters."""
-        return sum(p.size for p in jax.tree.leaves(nnx.state(self, nnx.Param)))
-
     def __call__(
         self,
         x: Float[Array | np.ndarray, "b h w c"],
         valid: Bool[Array | np.ndarray, " b"] | None = None,
         key: jax.Array | None = None,
     ) -> Float[Array, "b h w k"]:
-        """Logits `b h w k`, at least float32.
-
-        - `x`: images [b h w c] as `jaxseg.learn.step.normalize` returns them
-        - `valid`: bool [b], False for samples that only pad the batch (see `BatchNorm`); all are valid if not given
-        - `key`: JAX key for dropout in training
-
-        Raises ValueError for an image that is too small, for another number of channels, and in training with dropout
-        if `key` is missing.
-        """
-        least = self.least_side
-        if min(x.shape[1:3]) < least or x.shape[3] != self.in_channels:
-            raise ValueError(
-                f"this U-Net takes images of {least} pixels a side or more with {self.in_channels} channels; "
-                f"found {x.shape[1]}x{x.shape[2]} with {x.shape[3]}"
-            )
-        run = nnx.remat(_call, graph=False) if self.remat else _call
+        """Logits `b h w k`, at least float32; see `Network.__call__`."""
+        self.check(x)
+        run = caller(self.remat)
         skips = []
         for level, block in enumerate(self.down):
             x = run(block, max_pool(x) if level else x, valid)
@@ -219,11 +161,7 @@ class UNet(nnx.Module):
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _call(block: nnx.Module, *args) -> Array:
-    return block(*args)
-
-
-def evaluation(net: UNet) -> UNet:
+def evaluation(net: Network) -> Network:
     """View of `net` for evaluation: shares its weights, uses its running statistics, drops nothing.
 
     >>> net = UNet((4, 8), rngs=nnx.Rngs(0))
@@ -235,10 +173,10 @@ def evaluation(net: UNet) -> UNet:
 
 def unet_from(
     settings: Model, *, in_channels: int, classes: int, seed: int, dtype: jax.typing.DTypeLike = jnp.float32
-) -> UNet:
-    """Builds the U-Net that `settings` describe.
+) -> Network:
+    """Builds the network that `settings` describe: a U-Net, or one with a ResNet as encoder.
 
-    - `settings`: widths, upsampling, initializer, dropout, precision
+    - `settings`: encoder or widths, upsampling, initializer, dropout, precision
     - `in_channels`: channels of an image
     - `classes`: channels of the logits
     - `seed`: of the initial weights
@@ -248,16 +186,9 @@ def unet_from(
     >>> net.in_channels, net.head.kernel.shape
     (3, (1, 1, 4, 2))
     """
-    return UNet(
-        settings.widths,
-        in_channels,
-        classes,
-        upsample=settings.upsample,
-        conv_bias=settings.conv_bias,
-        init=settings.init,
-        dropout=settings.dropout,
-        remat=settings.remat,
-        dtype={"f32": dtype, "bf16": jnp.bfloat16}[settings.precision],
-        param_dtype=dtype,
-        rngs=nnx.Rngs(seed),
-    )
+    options = {"in_channels": in_channels, "classes": classes, "rngs": nnx.Rngs(seed), "param_dtype": dtype}
+    options |= {name: getattr(settings, name) for name in ("init", "dropout", "remat")}
+    options["dtype"] = {"f32": dtype, "bf16": jnp.bfloat16}[settings.precision]
+    if settings.encoder is not None:
+        return EncoderUNet(settings.encoder, **options)
+    return UNet(settings.widths, upsample=settings.upsample, conv_bias=settings.conv_bias, **options)

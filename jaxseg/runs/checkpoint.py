@@ -20,12 +20,13 @@ from jaxseg.base.config import Config
 from jaxseg.base.errors import DamagedCheckpoint, UserError
 from jaxseg.learn import optimizers, schedules
 from jaxseg.nn import unet
+from jaxseg.nn.network import Network
 from jaxseg.runs.differences import identity, table
 from jaxseg.runs.disk_errors import writing
 
 OTHER = {"last": "best", "best": "last"}
 """The two checkpoints of a run, each with the one that is read if it is damaged."""
-ONE_START = {"out", "overwrite", "resume", "load", "preset"}
+ONE_START = {"out", "overwrite", "resume", "load", "preset", "encoder_weights", "encoder_sha256"}
 """Settings that say how a run was started, not how it is trained."""
 
 
@@ -150,7 +151,7 @@ def newest_step(run: Path) -> int | None:
     return max((step for step in steps if step is not None), default=None)
 
 
-def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:
+def load_model(run: Path, which: str = "best") -> tuple[Network, dict]:
     """Returns the network of a run in evaluation mode, and the run's description (see `Checkpoints`).
 
     - `run`: folder of the run
@@ -169,7 +170,7 @@ def load_model(run: Path, which: str = "best") -> tuple[unet.UNet, dict]:
     return net, description | {"checkpoint": taken}
 
 
-def _steadily(folder) -> tuple[unet.UNet, dict]:
+def _steadily(folder) -> tuple[Network, dict]:
     """Loads a network, once more when a run that is being trained replaced its checkpoint meanwhile."""
     while True:
         step = folder.step
@@ -180,7 +181,7 @@ def _steadily(folder) -> tuple[unet.UNet, dict]:
                 raise
 
 
-def _network(folder) -> tuple[unet.UNet, dict]:
+def _network(folder) -> tuple[Network, dict]:
     """The network of a checkpoint in evaluation mode, and the run's description."""
     meta = folder.meta()
     try:

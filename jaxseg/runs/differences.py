@@ -10,8 +10,9 @@ def identity(meta: Mapping) -> dict[str, object]:
     """Settings that a resumed run cannot change: how files are read, architecture, and the optimizer's state."""
     settings, description = config.from_dict(meta["config"]), meta["description"]
     model, optimization = settings.model, settings.optimization
-    fixed = {name: getattr(model, name) for name in ("widths", "upsample", "conv_bias")}
-    fixed |= {name: getattr(optimization, name) for name in ("optimizer", "momentum", "clip_norm", "ema")}
+    fixed = {name: getattr(model, name) for name in ("encoder", "widths", "upsample", "conv_bias")}
+    names = ("optimizer", "momentum", "clip_norm", "ema", "freeze_encoder", "encoder_lr_factor")
+    fixed |= {name: getattr(optimization, name) for name in names}
     flags = {flag(name): value for name, value in fixed.items()}
     flags["--schedule plateau"] = optimization.schedule == "plateau"
     names = {"classes": "class names", "in_channels": "channels"}

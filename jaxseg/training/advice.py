@@ -28,10 +28,11 @@ def out_of_memory(error: BaseException, config: Config, tile: tuple[int, int]) -
     tries = [f"--accumulate {2 * o.accumulate} (smaller micro-batches), or a smaller --batch-size"] * (part > 1)
     tries += ["--precision bf16"] * (m.precision == "f32")
     tries += ["--remat"] * (not m.remat)
-    tries += [f"--crop {max(2 ** (len(m.widths) - 1), max(tile) // 2)}", "fewer or smaller --widths"]
+    tries += [f"--crop {max(m.least_side, max(tile) // 2)}"]
+    tries += ["a smaller --encoder, or none" if m.encoder else "fewer or smaller --widths"]
     return (
         f"not enough memory for {part} samples of {tile[1]}x{tile[0]} in {m.precision} through "
-        f"--widths {' '.join(map(str, m.widths))}. Try, in this order:\n"
+        f"{m.flags}. Try, in this order:\n"
         + "\n".join(f"  {number}. {what}" for number, what in enumerate(tries, 1))
         + "\nOn a GPU, JAX reserves three quarters of the memory at start; other programs on it reduce what is left."
     )

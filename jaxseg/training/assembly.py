@@ -22,7 +22,9 @@ from jaxseg.learn.compiled import compile_eval_step, compile_train_step
 from jaxseg.learn.plan import Plan, make_plan
 from jaxseg.learn.step import unit
 from jaxseg.nn import unet
-from jaxseg.runs.weights import load_weights
+from jaxseg.nn.encoder_unet import with_frozen_encoder
+from jaxseg.nn.network import Network
+from jaxseg.runs.weights import start
 from jaxseg.training.dataset import Dataset
 
 Step = Callable[[Batch], dict[str, jax.Array]]
@@ -37,17 +39,24 @@ class Assembly:
     - `net`, `optimizer`: updated in place by `train_step`; to resume, load a checkpoint into them
     - `augment`: augmentation inside `train_step`, or None
     - `train_step`: a batch -> its record; compiled at the first batch
+    - `frozen_step`: likewise, with the encoder frozen, for the first `frozen_epochs`
     - `eval_step`: likewise, for evaluation; with the averaged weights if the run averages them
     """
 
     training: Pipeline
     validation: Pipeline
     plan: Plan
-    net: unet.UNet
+    net: Network
     optimizer: nnx.Optimizer
     augment: Augment | None
     train_step: Step
+    frozen_step: Step
+    frozen_epochs: int
     eval_step: Step
+
+    def step(self, epoch: int) -> Step:
+        """The training step of an epoch."""
+        return self.frozen_step if epoch < self.frozen_epochs else self.train_step
 
 
 def assemble(config: Config, data: Dataset, *, load: Run | None = None, dtype: DTypeLike = jnp.float32) -> Assembly:
@@ -55,7 +64,7 @@ def assemble(config: Config, data: Dataset, *, load: Run | None = None, dtype: D
 
     - `config`: checked settings, see `jaxseg.base.rules.check`
     - `data`: its data, from `open_data`
-    - `load`: settings with `load` and `load_channels`, the weights to start from; None for drawn weights
+    - `load`: settings with the weights to start from, such as `load`; None for drawn weights
     - `dtype`: of parameters, images and the computation in full precision; float64 needs JAX's x64
 
     Raises ArgumentError for a schedule that does not fit the number of steps, and UserError for weights that cannot be
@@ -66,19 +75,21 @@ def assemble(config: Config, data: Dataset, *, load: Run | None = None, dtype: D
     plan = make_plan(o, len(training))
     kinds = {"in_channels": data.reading.channels, "classes": len(data.classes), "dtype": dtype}
     net = unet.unet_from(config.model, seed=seed, **kinds)
-    if load is not None and load.load is not None:
-        load_weights(net, load.load, load.load_channels, data.reading.order)
-    optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, plan.schedule), wrt=nnx.Param)
+    if load is not None:
+        start(net, load, data.reading.order)
+    optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, plan.schedule, plan.epoch_steps), wrt=nnx.Param)
     change = None if config.run.overfit else augment.augment_from(config.augmentation, partial(unit, dtype=dtype))
     same = {
         "loss": losses.loss_from(o, weights_of_classes(config, data)),
         "normalize": normalization(data.reading, dtype),
     }
-    train_step = compile_train_step(
-        net, optimizer, schedule=plan.schedule, augment=change, accumulate=o.accumulate, seed=seed, **same
-    )
+    how = {"schedule": plan.schedule, "augment": change, "accumulate": o.accumulate, "seed": seed, **same}
+    train_step = frozen_step = compile_train_step(net, optimizer, **how)
+    if o.freeze_encoder:
+        frozen_step = compile_train_step(with_frozen_encoder(net), optimizer, **how)
     eval_step = compile_eval_step(optimizers.averaged(net, optimizer), **same)
-    return Assembly(training, validation, plan, net, optimizer, change, train_step, eval_step)
+    steps = train_step, frozen_step, o.freeze_encoder, eval_step
+    return Assembly(training, validation, plan, net, optimizer, change, *steps)
 
 
 def weights_of_classes(config: Config, data: Dataset) -> tuple[float, ...] | None:

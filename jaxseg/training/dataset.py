@@ -212,7 +212,7 @@ def choose_crop(config: Config, sizes: tuple[Size, ...]) -> Size | None:
         if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST:
             return None
         chosen = "as their sizes differ" if len(set(sizes)) > 1 else f"as they are larger than {LARGEST}"
-        least = 2 ** (len(config.model.widths) - 1)
+        least = config.model.least_side
         side = max(least, min(CROP, int(np.median([min(size) for size in sizes]))) // least * least)
     share = len(sizes) * config.data.crops * side**2 / sum(h * w for h, w in sizes)
     seen = f"; an epoch sees {share:.0%} of the pixels, more --crops see more" if share < 0.5 else ""
@@ -223,16 +223,16 @@ def choose_crop(config: Config, sizes: tuple[Size, ...]) -> Size | None:
 def check_sizes(dataset: Dataset) -> None:
     """Raises UserError when images are too small for the network, or for BatchNorm at the deepest level."""
     config, found, (h, w) = dataset.config, dataset.found, dataset.tile
-    o, levels = config.optimization, len(config.model.widths)
-    least = 2 ** (levels - 1)
+    o, m, least = config.optimization, config.model, config.model.least_side
+    what = f"--encoder {m.encoder}" if m.encoder else f"{len(m.widths)} --widths"
     sizes = {(h, w), *found.validation.sizes} if len(set(found.validation.sizes)) == 1 else {(h, w)}
     if small := [f"{width}x{height}" for height, width in sorted(sizes) if min(height, width) < least]:
-        raise UserError(f"images of {', '.join(small)} are too small: {levels} --widths need {least} pixels a side")
+        raise UserError(f"images of {', '.join(small)} are too small: {least} pixels a side are needed by {what}")
     samples, part = dataset.samples, o.batch_size // o.accumulate
-    if (h // least) * (w // least) == 1 and 1 in (part, samples % part):  # the last micro-batch has the rest
+    if m.deepest(h) * m.deepest(w) == 1 and 1 in (part, samples % part):  # the last micro-batch has the rest
         parts = f" in {o.accumulate} micro-batches" * (o.accumulate > 1)
         raise UserError(
             f"a micro-batch of 1 tile leaves BatchNorm one value per channel at the deepest level ({w}x{h} tiles, "
-            f"{levels} --widths, {samples} tiles in batches of {o.batch_size}{parts}). "
-            "Use fewer --widths, or another --batch-size or --accumulate."
+            f"{what}, {samples} tiles in batches of {o.batch_size}{parts}). "
+            f"Use {'larger tiles' if m.encoder else 'fewer --widths'}, or another --batch-size or --accumulate."
         )

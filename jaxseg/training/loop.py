@@ -22,6 +22,7 @@ from jaxseg.learn.plan import make_plan
 from jaxseg.runs import readme
 from jaxseg.runs.checkpoint import Checkpoints, Progress, newest_step
 from jaxseg.runs.folder import check_target, open_run
+from jaxseg.runs.pretrained import settled
 from jaxseg.runs.record import of_split
 from jaxseg.runs.tracker import Tracker
 from jaxseg.training import advice, report
@@ -46,6 +47,7 @@ def fit(config: Config) -> Path | None:
     check(config)
     check_target(config)
     terminal.greet()
+    config = settled(config)
     if config.optimization.class_weights:
         class_weights.check(config.optimization.class_weights)
     data = open_data(config)
@@ -99,7 +101,7 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
             bar.start_epoch()
             first, end = epoch * plan.epoch_steps + progress.batch, plan.end(epoch)
             batches = to_device(itertools.islice(a.training.epoch(epoch, start=progress.batch), end - first))
-            for records in run_steps(a.train_step, batches, first, config.run.log_every, signals):
+            for records in run_steps(a.step(epoch), batches, first, config.run.log_every, signals):
                 check_finite(records, epoch)
                 for record in records:
                     totals.add(record)

@@ -13,7 +13,7 @@ from jaxseg.inference.predictor import Predictor, normalization
 from jaxseg.learn.augment import Augment, Batch
 from jaxseg.learn.plan import Plan
 from jaxseg.learn.step import step_key
-from jaxseg.nn import unet
+from jaxseg.nn.network import Network
 from jaxseg.runs.checkpoint import Progress, load_model
 from jaxseg.runs.tracker import Tracker
 from jaxseg.training.dataset import Dataset
@@ -21,7 +21,7 @@ from jaxseg.training.dataset import Dataset
 SAMPLES = 6  # in a picture
 
 
-def tell(config: Config, data: Dataset, net: unet.UNet, plan: Plan, batch: Batch) -> None:
+def tell(config: Config, data: Dataset, net: Network, plan: Plan, batch: Batch) -> None:
     """Prints the network, the plan, and mean and deviation of the first batch.
 
     - `config`: settings of the run
@@ -31,8 +31,7 @@ def tell(config: Config, data: Dataset, net: unet.UNet, plan: Plan, batch: Batch
     - `batch`: first batch, on the host
     """
     m, o = config.model, config.optimization
-    widths = "-".join(map(str, m.widths))
-    console.print(f"model U-Net {widths}, {net.parameters:,} parameters, init {m.init}, {m.precision}")
+    console.print(f"model {m.title}, {net.parameters:,} parameters, init {m.init}, {m.precision}")
     console.print(
         f"plan  {plan.epochs} epochs, {plan.steps:,} steps of {o.batch_size}, {o.loss}, {o.optimizer}, "
         f"learning rate {o.learning_rate:g}, {o.schedule}"

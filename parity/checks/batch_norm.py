@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxseg.nn import unet
+from jaxseg.nn import layers
 from parity.judge import compare
 from parity.judge.compare import Row
 from parity.twins import layer_pairs as pairs
@@ -87,7 +87,7 @@ def types() -> Row:
     for computed, kept in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
 
         def train(x, computed=computed, kept=kept):
-            norm = unet.BatchNorm(3, dtype=computed, param_dtype=kept)
+            norm = layers.BatchNorm(3, dtype=computed, param_dtype=kept)
             before = norm.mean[...], norm.var[...]
             return norm(x), *before, norm.mean[...], norm.var[...]
 
@@ -102,7 +102,7 @@ def one_value() -> Row:
     """Row that passes if both sides raise ValueError for one value per channel in training."""
     silent = []
     for side, train in {
-        "jaxseg": lambda: jax.eval_shape(lambda x: unet.BatchNorm(4)(x), jax.ShapeDtypeStruct((1, 1, 1, 4), float)),
+        "jaxseg": lambda: jax.eval_shape(lambda x: layers.BatchNorm(4)(x), jax.ShapeDtypeStruct((1, 1, 1, 4), float)),
         "PyTorch": lambda: torch.nn.BatchNorm2d(4)(torch.ones(1, 4, 1, 1)),
     }.items():
         try:

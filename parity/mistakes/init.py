@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxseg.nn import initializers, layers, unet
+from jaxseg.nn import initializers, layers
 from parity.mistakes import mistake
 
 Rule = initializers.Rule
@@ -102,7 +102,7 @@ MISTAKES = [
     mistake("every key draws the same", initializers, "_drawn", same_draws),
     mistake(
         "BatchNorm's scale starts at 0",
-        unet.BatchNorm,
+        layers.BatchNorm,
         "__init__",
         lambda right: (
             lambda self, *a, **k: (right(self, *a, **k), self.scale.set_value(jnp.zeros_like(self.scale[...])))[0]

@@ -359,7 +359,7 @@ def powers_of_two(right):
     return unit
 
 
-NORM = unet.BatchNorm
+NORM = layers.BatchNorm
 
 
 def without_neighbors(right):

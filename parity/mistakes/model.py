@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.learn import step
-from jaxseg.nn import folded, unet
+from jaxseg.nn import folded, layers, unet
 from parity.mistakes import mistake
 
 
@@ -150,7 +150,7 @@ MISTAKES = [
         "__call__",
         lambda right: lambda self, x, valid=None, key=None: right(self, x, None, key),
     ),
-    mistake("evaluation with batch statistics", unet.BatchNorm, "_apply", batch_always),
+    mistake("evaluation with batch statistics", layers.BatchNorm, "_apply", batch_always),
     mistake("folding with eps 1e-6", folded, "FoldedConv", folding(change_norm={"eps": 1e-6})),
     mistake("folding without the convolution's bias", folded, "FoldedConv", folding(change_conv={"bias": None})),
     mistake("folding without running statistics", folded, "FoldedConv", fresh),

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxseg.nn import unet
+from jaxseg.nn import layers, unet
 from parity.mistakes import mistake
 from parity.mistakes.layers import fast_variance
 
@@ -29,8 +29,8 @@ def ten_bits(right):
 
 
 MISTAKES = [
-    mistake("BatchNorm: fast variance", unet.BatchNorm, "_statistics", fast_variance),
-    mistake("BatchNorm: statistics in bfloat16", unet.BatchNorm, "_statistics", low_statistics),
+    mistake("BatchNorm: fast variance", layers.BatchNorm, "_statistics", fast_variance),
+    mistake("BatchNorm: statistics in bfloat16", layers.BatchNorm, "_statistics", low_statistics),
     mistake("logits in bfloat16", unet.UNet, "__call__", low_logits),
     mistake("transposed convolution in TF32", unet.UpConv, "__call__", ten_bits),
 ]

@@ -6,7 +6,7 @@ import optax
 from flax import nnx
 
 from jaxseg.learn import losses, optimizers, schedules, step
-from jaxseg.nn import unet
+from jaxseg.nn import layers
 from parity.mistakes import mistake
 from parity.mistakes.schedule import shifted
 
@@ -110,7 +110,7 @@ MISTAKES = [
     mistake("optimizer's state forgotten", optimizers, "sgd", forgetting),
     mistake("uphill", optimizers, "sgd", ascending),
     mistake("update rounded to float32", optimizers, "sgd", single_precision),
-    mistake("running statistics frozen", unet.BatchNorm, "_statistics", frozen_statistics),
+    mistake("running statistics frozen", layers.BatchNorm, "_statistics", frozen_statistics),
     mistake("padding trained on as background", step, "loss_fn", padding_as_background),
     mistake("head's bias not trained", nnx.Optimizer, "update", frozen_head),
     mistake(
@@ -124,7 +124,7 @@ MISTAKES = [
         "micro-batches: equal weights", step, "shares", lambda right: lambda masks: jnp.full(len(masks), 1 / len(masks))
     ),
     mistake("micro-batches: BatchNorm sees the whole batch", step, "accumulated_gradients", as_one),
-    mistake("micro-batches: an empty one moves the statistics", unet.BatchNorm, "_statistics", from_nothing),
+    mistake("micro-batches: an empty one moves the statistics", layers.BatchNorm, "_statistics", from_nothing),
     mistake(
         "evaluation of the weights that are not averaged", optimizers, "averaged", lambda right: lambda net, _: net
     ),

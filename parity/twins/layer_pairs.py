@@ -205,13 +205,13 @@ def torch_conv_block(x, kernel1, bias1, scale1, shift1, kernel2, bias2, scale2, 
 
 
 def batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluate: bool = False, **options):
-    """`unet.BatchNorm` over the batches `x` [steps b c h w] in turn, then its running statistics.
+    """`layers.BatchNorm` over the batches `x` [steps b c h w] in turn, then its running statistics.
 
     valid: bool [b]; only these samples of each batch are returned.
     evaluate: returns instead the last batch in evaluation, with the statistics of all batches.
     options: of the layer, such as `momentum` and `eps`.
     """
-    norm = unet.BatchNorm(x.shape[2], **kinds(x), **options)
+    norm = layers.BatchNorm(x.shape[2], **kinds(x), **options)
     fill(norm, scale=scale, bias=bias)
     kept = slice(None) if valid is None else valid
     y = jnp.stack([nchw(norm(nhwc(batch), valid))[kept] for batch in x])
@@ -233,7 +233,7 @@ def torch_batch_norm(x, scale, bias, *, valid: np.ndarray | None = None, evaluat
 
 def norm_relu(x, scale, bias, *, plain: bool, evaluate: bool = False, **options):
     """BatchNorm and ReLU of `x` [b c h w]: `layers.norm_relu`, or `layers.plain_norm_relu` if `plain`."""
-    norm = unet.BatchNorm(x.shape[1], **kinds(x), **options)
+    norm = layers.BatchNorm(x.shape[1], **kinds(x), **options)
     fill(norm, scale=scale, bias=bias)
     norm = nnx.view(norm, use_running_average=True) if evaluate else norm
     return nchw((layers.plain_norm_relu if plain else layers.norm_relu)(norm, nhwc(x)))

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from flax import nnx
 
 from jaxseg.learn import losses, step
+from jaxseg.nn import blocks, resnet, unet
 from jaxseg.nn import layers as nn_layers
-from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
 from jaxseg.nn.unet import UNet
 from parity.twins import pairs
@@ -195,7 +195,7 @@ def recording(net: UNet, added: dict[str, jax.Array]) -> Iterator[dict[str, jax.
     levels, decoders = itertools.count(1), itertools.count()
     layers = [
         (unet.Conv, "__call__", path),
-        (unet.BatchNorm, "__call__", path),
+        (nn_layers.BatchNorm, "__call__", path),
         (unet.UpConv, "__call__", path),
         (unet, "upsample_bilinear", lambda x: f"up.{next(decoders)}.up"),
         (unet, "max_pool", lambda x: f"down.{next(levels)}.max_pool"),
@@ -203,7 +203,8 @@ def recording(net: UNet, added: dict[str, jax.Array]) -> Iterator[dict[str, jax.
     ]
     with contextlib.ExitStack() as stack:
         # the fused version hides the value between norm and ReLU
-        stack.enter_context(mock.patch.object(unet, "norm_relu", nn_layers.plain_norm_relu))
+        for module in (blocks, resnet):
+            stack.enter_context(mock.patch.object(module, "norm_relu", nn_layers.plain_norm_relu))
         for owner, attribute, name in layers:
             right = getattr(owner, attribute)
             stack.enter_context(mock.patch.object(owner, attribute, noted(right, name)))

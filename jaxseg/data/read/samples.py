@@ -50,7 +50,7 @@ class Reading:
     nodata: float | None = None
     """Value of pixels without data, in the file's units; None for the GeoTIFF's own."""
     normalize: str = "unit"
-    """Source of `mean` and `std`: unit (none), dataset or imagenet."""
+    """Source of `mean` and `std`: unit (none), dataset, imagenet or encoder."""
     mean: tuple[float, ...] = ()
     """Mean of each channel, in the array's order, of values divided by `FULL`."""
     std: tuple[float, ...] = ()
