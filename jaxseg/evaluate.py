@@ -21,10 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     options = tyro.cli(Evaluation, args=argv, prog="python -m jaxseg.evaluate", compact_help=True)
 
     def run() -> None:
-        from jaxseg.base import compilation
+        from jaxseg.base import compilation, memory
         from jaxseg.inference import evaluate  # slow imports: not for -h
 
         compilation.try_jax()
+        memory.keep_freed()
         compilation.keep()
         evaluate.evaluate(options)
 

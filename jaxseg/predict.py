@@ -23,10 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     options = tyro.cli(Prediction, args=argv, prog="python -m jaxseg.predict")
 
     def run() -> None:
-        from jaxseg.base import compilation
+        from jaxseg.base import compilation, memory
         from jaxseg.inference import predict  # slow imports: not for -h
 
         compilation.try_jax()
+        memory.keep_freed()
         compilation.keep()
         predict.predict(options)
 

@@ -17,7 +17,7 @@ FLOORS = {
         ["learn", "doctor"],
         ["runs"],
         ["inference"],
-        ["training"],
+        ["training", "export"],
         ["train", "predict", "evaluate", "check", "convert_labels", "schedules", "tile"],
     ],
     "parity": [

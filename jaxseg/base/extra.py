@@ -6,10 +6,12 @@ from importlib.util import find_spec
 from jaxseg.base.errors import UserError
 
 PACKAGES = {
-    "geo": ("rasterio", "pyogrio", "shapely", "pyproj", "skimage"),
-    "wandb": ("wandb",),
-    "mlflow": ("mlflow",),
     "aim": ("aim",),
+    "export": ("onnx", "onnxruntime"),
+    "geo": ("rasterio", "pyogrio", "shapely", "pyproj", "skimage"),
+    "hub": ("huggingface_hub",),
+    "mlflow": ("mlflow",),
+    "wandb": ("wandb",),
 }
 """Modules that each extra brings."""
 

@@ -1,4 +1,4 @@
-"""Options of the commands that use a trained run, and of those that make masks and tiles."""
+"""Options of the commands that use or export a trained run, and of those that make masks and tiles."""
 
 import dataclasses
 from pathlib import Path
@@ -163,6 +163,40 @@ class Tiling:
     """Seed of --keep-empty."""
     overwrite: bool = False
     """Replace tiles that an earlier call wrote to --out."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A trained run as files for others."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    to: tuple[Literal["onnx", "pth", "safetensors", "torch-code"], ...]
+    """`onnx`: a network for onnxruntime. `pth`, `safetensors`: weights with the names of milesial's U-Net in PyTorch,
+    or of segmentation_models.pytorch's. `torch-code`: a PyTorch module in one file, and its weights as safetensors."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
+    """Folder for the files; RUN/export if not given."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint: `best` validation mIoU, or `last`."""
+    probabilities: bool = False
+    """Let the ONNX file return probabilities, float32 [batch height width classes], instead of classes."""
+    fold: bool = True
+    """Fold each BatchNorm into the convolution before it, in the ONNX file: faster, with equal results."""
+    reader: Annotated[Literal["deepness"] | None, tyro.conf.arg(name="for")] = None
+    """Write the ONNX file for `deepness`, a plugin of QGIS: its inputs, outputs and metadata."""
+    resolution: float | None = None
+    """Side of a pixel in centimeters, for --for deepness."""
+    tile: int = 512
+    """Side in pixels of the tiles into which a reader cuts images, for --for deepness."""
+    push: str | None = None
+    """Upload the files to hf:OWNER/NAME on the Hugging Face Hub. If there is no such repository, a private one is made.
+    """
+    public: bool = False
+    """Make the repository of --push a public one."""
+    overwrite: bool = False
+    """Replace existing files."""
     debug: bool = False
     """Show the traceback of an error."""
 

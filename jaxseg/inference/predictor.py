@@ -19,6 +19,7 @@ from jaxseg.base.errors import ArgumentError
 from jaxseg.data.read.samples import Reading, read_image
 from jaxseg.learn.compiled import compile_probability_step
 from jaxseg.learn.step import Normalize, normalize
+from jaxseg.nn.folded import folded
 from jaxseg.nn.network import Network
 from jaxseg.runs.checkpoint import load_model
 
@@ -91,7 +92,7 @@ class Predictor:
         self.tile, self.batch_size, self.tta, self.sides = tile, batch_size, tta, frozenset(sides)
         self._least = least
         self._stride = max(least, int(tile * (1 - overlap)) // least * least)  # tiles lie on the grid of the pooling
-        self._step = compile_probability_step(net, normalize=normalization(reading))
+        self._step = compile_probability_step(folded(net), normalize=normalization(reading))
 
     def read(self, path: Path | str) -> Num[np.ndarray, "h w c"]:
         """Reads an image file as those of training were read: bands, order of channels and type. Raises DataError."""

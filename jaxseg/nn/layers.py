@@ -89,18 +89,18 @@ class BatchNorm(nnx.Module):
 
 
 def norm_relu(
-    norm: BatchNorm, x: Float[Array, "b h w c"], valid: Bool[Array | np.ndarray, " b"] | None = None
+    norm: nnx.Module, x: Float[Array, "b h w c"], valid: Bool[Array | np.ndarray, " b"] | None = None
 ) -> Float[Array, "b h w c"]:
     """BatchNorm and ReLU: `plain_norm_relu` with a gradient that moves less memory, see `_normalized_relu`.
 
-    - `norm`: the layer, whose running statistics are updated in training
+    - `norm`: the layer, whose running statistics are updated in training; what `folded` puts in its place also fits
     - `x`: [b h w c]
     - `valid`: bool [b], see `BatchNorm.__call__`
 
     >>> norm_relu(BatchNorm(1), jnp.array([1.0, 3.0]).reshape(2, 1, 1, 1)).round(2).ravel().tolist()
     [0.0, 1.0]
     """
-    return norm._apply(_normalized_relu, x, valid)
+    return norm._apply(_normalized_relu, x, valid) if isinstance(norm, BatchNorm) else jax.nn.relu(norm(x, valid))
 
 
 def plain_norm_relu(

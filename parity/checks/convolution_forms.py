@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from jaxseg.nn import convolution
+from jaxseg.nn import convolution, winograd
 from parity.judge import compare
 from parity.judge.compare import Row
 from parity.twins import coverage
@@ -59,6 +59,7 @@ def float64_rows(rng: np.random.Generator) -> Iterable[Row]:
         sides |= pairs.both({name: cases(rng, ON_GPU), "BatchNorm in the form of a GPU": norms})
     for name, side in sides.items():
         yield compare.close(QUESTION, name, *side, GATE, each=True, note=f"{len(side[0])} results")
+    yield winograd_row(rng)
     yield bfloat16_row(rng)
     yield coverage_row()
 
@@ -101,6 +102,18 @@ def elsewhere() -> Iterator[None]:
             yield
     finally:
         jax.clear_caches()
+
+
+def winograd_row(rng: np.random.Generator) -> Row:
+    """Row for the form that predictions take: an image a turn, several, and bands of one, of odd and even sizes."""
+    found, expected = {}, {}
+    for (b, i, o, h, w), cached in (((2, 3, 5, 1, 1), 2**19), ((3, 4, 6, 7, 5), 2**11), ((2, 5, 3, 18, 12), 2**10)):
+        x, kernel = normal(rng, b, i, h, w), normal(rng, o, i, 3, 3)
+        with mock.patch.object(winograd, "CACHED", cached):
+            result = jax.jit(winograd.winograd)(pairs.nhwc(x), pairs.hwio(kernel))
+        found[f"{i} to {o}"] = pairs.nchw(result)
+        expected[f"{i} to {o}"] = F.conv2d(torch.from_numpy(x), torch.from_numpy(kernel), padding=1).numpy()
+    return compare.close(QUESTION, "convolution 3x3 by Winograd", found, expected, GATE, each=True)
 
 
 def bfloat16_row(rng: np.random.Generator) -> Row:

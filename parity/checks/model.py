@@ -9,6 +9,8 @@ and the padding before skips.
 Gradients of biases before a BatchNorm are zero in exact arithmetic. Both sides return noise there, which is compared
 with the norm of the whole gradient.
 
+Evaluation is asked twice: with BatchNorm, and folded into the convolutions as predictions have it.
+
 Two of the networks are asked again with dropout and recomputation: see `parity/checks/dropping.py`.
 
 Not seen: ties in pooling (see layers), and rounding (see precision). XLA compiles here without LLVM's optimizations,
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 
 from jaxseg.learn import losses, step
-from jaxseg.nn import unet
+from jaxseg.nn import folded, unet
 from jaxseg.nn.torch_weights import from_torch
 from jaxseg.nn.unet import UNet
 from parity.checks import dropping
@@ -103,7 +105,8 @@ def case_rows(name: str, case: Case, seed: int) -> list[Row]:
         net.dropout.rate, net.remat = dropping.RATE, True
         bottom = expected.outputs[f"down.{len(case.widths) - 1}.relu2"].shape
         rows += dropping.rows(row, net, reference, padded, both, bottom)
-    rows.append(row("evaluation logits", *evaluated(net, found, reference, expected, padded)))
+    plain, whole, theirs = evaluated(net, found, reference, expected, padded)
+    rows += [row("evaluation logits", plain, theirs), row("evaluation logits, BatchNorm folded", whole, theirs)]
     if expected.known_zeros:
         note = "zero in exact arithmetic; relative to the whole gradient"
         what = f"{len(expected.known_zeros)} biases before BatchNorm"
@@ -116,14 +119,18 @@ def case_rows(name: str, case: Case, seed: int) -> list[Row]:
 
 def evaluated(
     net: UNet, found: passes.Pass, reference: torch.nn.Module, expected: passes.Pass, batch: pairs.Batch
-) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluation logits [b k h w] of the valid samples; each side has the running statistics of its own pass."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Evaluation logits [b k h w] of the valid samples: jaxseg's, jaxseg's folded, and the reference's.
+
+    Each side has the running statistics of its own pass.
+    """
     from_torch(net, pairs.arrays(reference.state_dict()) | found.statistics)
+    both = unet.evaluation(net), folded.folded(net)
     logits = jax.jit(
-        lambda image: unet.evaluation(net)(step.normalize(image)),
+        lambda image: [net(step.normalize(image)) for net in both],
         compiler_options=passes.UNOPTIMIZED,
     )(batch["image"])
     reference.load_state_dict({key: torch.from_numpy(x) for key, x in expected.statistics.items()}, strict=False)
     with torch.no_grad():
         images, _ = pairs.for_torch(batch, "float64")
-        return pairs.nchw(logits)[batch["valid"]], reference.eval()(images).numpy()
+        return *(pairs.nchw(x)[batch["valid"]] for x in logits), reference.eval()(images).numpy()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.learn import step
-from jaxseg.nn import convolution, layers, unet
+from jaxseg.nn import convolution, layers, unet, winograd
 from parity.mistakes import mistake
 
 
@@ -360,6 +360,13 @@ def powers_of_two(right):
 
 
 NORM = layers.BatchNorm
+
+
+def without_neighbors(right):
+    """Takes zeros for the rows above and below a band."""
+    return lambda x, kernel: right(x.at[:, [0, -1]].set(0), kernel)
+
+
 MISTAKES = [
     mistake("convolution: no bias", unet.Conv, "__call__", without_bias),
     mistake("BatchNorm: running variance biased", NORM, "_statistics", statistics(biased_running)),
@@ -411,6 +418,13 @@ MISTAKES = [
     mistake("convolution on a GPU: filled up in front", convolution, "_filled", filled_in_front),
     mistake("convolution on a GPU: flipped gradient", convolution, "kernel_gradient_on_gpu", unturned),
     mistake("convolution on a GPU: no padding", convolution, "forward_on_gpu", unpadded),
+    mistake(
+        "convolution by Winograd: rows and columns",
+        winograd,
+        "kernel_values",
+        lambda right: lambda k: right(k.swapaxes(0, 1)),
+    ),
+    mistake("convolution by Winograd: bands without their neighbors", winograd, "_band", without_neighbors),
     mistake("convolution: rounded to bfloat16", unet.Conv, "__call__", rounded),
     mistake("convolution: bfloat16 cut off", convolution, "forward_on_cpu", cut_off),
     mistake("nnx.Conv: no bias", nnx.Conv, "__call__", biasless),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.learn import step
-from jaxseg.nn import layers, unet
+from jaxseg.nn import folded, layers, unet
 from parity.mistakes import mistake
 from parity.twins import pairs
 
@@ -115,6 +115,33 @@ def dropout_first(right):
     return wrong
 
 
+def folding(change_conv=None, change_norm=None):
+    """Folds a changed convolution or BatchNorm."""
+
+    def wrong(right):
+        def call(conv, norm):
+            conv, norm = nnx.clone(conv), nnx.clone(norm)
+            for layer, change in ((conv, change_conv), (norm, change_norm)):
+                for name, value in (change or {}).items():
+                    setattr(layer, name, value)
+            return right(conv, norm)
+
+        return call
+
+    return wrong
+
+
+def fresh(right):
+    """Folds a BatchNorm as it was before training."""
+
+    def wrong(conv, norm):
+        norm = nnx.clone(norm)
+        norm.mean[...], norm.var[...] = jnp.zeros_like(norm.mean[...]), jnp.ones_like(norm.var[...])
+        return right(conv, norm)
+
+    return wrong
+
+
 MISTAKES = [
     mistake("skip connection second", unet.Up, "__call__", up(lambda skip, x: jnp.concatenate([x, skip], -1))),
     mistake("skip connection added", unet.Up, "__call__", up(lambda skip, x: jnp.concatenate([skip, x + skip], -1))),
@@ -135,6 +162,9 @@ MISTAKES = [
         lambda right: lambda self, x, valid=None, key=None: right(self, x, None, key),
     ),
     mistake("evaluation with batch statistics", layers.BatchNorm, "_apply", batch_always),
+    mistake("folding with eps 1e-6", folded, "FoldedConv", folding(change_norm={"eps": 1e-6})),
+    mistake("folding without the convolution's bias", folded, "FoldedConv", folding(change_conv={"bias": None})),
+    mistake("folding without running statistics", folded, "FoldedConv", fresh),
     mistake("images in -1..1", step, "unit", lambda right: lambda *args: 2 * right(*args) - 1),
     mistake("recomputing: statistics updated twice", nnx, "remat", twice),
     mistake("dropout in evaluation", nnx.Dropout, "__call__", always),
