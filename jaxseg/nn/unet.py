@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from jaxseg.base.config import Model
 from jaxseg.nn import initializers
 from jaxseg.nn.initializers import Rule
-from jaxseg.nn.layers import BatchNorm, Conv, UpConv, max_pool, norm_relu, upsample_bilinear
+from jaxseg.nn.layers import BatchNorm, Conv, Dropout, UpConv, max_pool, norm_relu, upsample_bilinear
 
 
 class ConvBlock(nnx.Module):
@@ -168,7 +168,7 @@ class UNet(nnx.Module):
         self.down = nnx.List(
             ConvBlock(i, o, rule=rule, conv_bias=conv_bias, **kinds) for i, o in zip([in_channels, *encoder], encoder)
         )
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         below = encoder[-1]
         self.up = nnx.List()
         for skip, outputs in zip(encoder[-2::-1], decoder[::-1]):

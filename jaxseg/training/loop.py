@@ -98,7 +98,8 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
             epoch_began, totals = time.monotonic(), metrics.Totals(progress.totals)
             bar.start_epoch()
             first, end = epoch * plan.epoch_steps + progress.batch, plan.end(epoch)
-            batches = to_device(itertools.islice(a.training.epoch(epoch, start=progress.batch), end - first))
+            batches = itertools.islice(a.training.epoch(epoch, start=progress.batch), end - first)
+            batches = to_device(batches, devices=a.training.devices)
             for records in run_steps(a.train_step, batches, first, config.run.log_every, signals):
                 check_finite(records, epoch)
                 for record in records:

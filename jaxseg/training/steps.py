@@ -116,7 +116,7 @@ def evaluate(eval_step, data: Pipeline, epoch: int, most: int | None = None) -> 
     "predicted" is the share of pixels predicted as each class. Raises NonFiniteLoss.
     """
     totals, waiting = metrics.Totals(), []
-    for batch in to_device(itertools.islice(data.epoch(), most)):
+    for batch in to_device(itertools.islice(data.epoch(), most), devices=data.devices):
         result = eval_step(batch)
         waiting.append({"loss": result["loss"], "confusion": result["confusion"]})
         if len(waiting) > 8:  # bounds the number of batches in flight
