@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 from flax import nnx
 
 from jaxseg import __version__
@@ -247,7 +248,8 @@ def _open(folder: Path):
 
 
 def _arrays(thing: nnx.Module | nnx.Optimizer) -> dict:
-    return nnx.to_pure_dict(nnx.state(thing))
+    """Arrays of `thing`, each as one of its devices has it."""
+    return jax.tree.map(lambda x: x.addressable_data(0), nnx.to_pure_dict(nnx.state(thing)))
 
 
 def _restore(folder, **objects: nnx.Module | nnx.Optimizer) -> None:

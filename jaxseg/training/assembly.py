@@ -84,7 +84,6 @@ def assemble(
         "normalize": normalization(data.reading, dtype),
         "devices": training.devices,
     }
-    training.devices.replicate(net, optimizer)
     train_step = compile_train_step(
         net, optimizer, schedule=plan.schedule, augment=change, accumulate=o.accumulate, seed=seed, **same
     )
