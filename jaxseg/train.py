@@ -32,7 +32,10 @@ def main(argv: list[str] | None = None) -> int:
         compilation.keep()
         loop.fit(config)
 
-    return doors.enter(train, debug="--debug" in argv)
+    status = doors.enter(train, debug="--debug" in argv)
+    if "jaxseg.devices.processes" in sys.modules:
+        sys.modules["jaxseg.devices.processes"].leave(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -33,7 +33,11 @@ from parity.twins.quickly import as_flags
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
-ALONE = ("recipes", "precision")  # asked about their own mistakes alone: every wrong formula would show there too
+ALONE = (
+    "recipes",
+    "devices",
+    "precision",
+)  # asked about their own mistakes alone: every wrong formula would show there too
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:
@@ -280,6 +284,7 @@ def set_up(compiled: Path, quickly: bool) -> None:
     import jax
     import torch
 
+    jax.config.update("jax_num_cpu_devices", 8)  # for the devices question
     jax.config.update("jax_compilation_cache_dir", str(compiled))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     torch.set_num_threads(1)

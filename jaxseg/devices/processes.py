@@ -3,9 +3,11 @@
 In a single process every function does what its name says without JAX's distributed service.
 """
 
+import contextlib
 import math
 import os
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -15,12 +17,15 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from jaxseg.base.config import Machine
+from jaxseg.base.doors import explain
 from jaxseg.base.errors import UserError
 from jaxseg.base.terminal import console
 from jaxseg.devices.mesh import Devices
 
 T = TypeVar("T")
 
+EVERYWHERE = "_everywhere"
+"""Attribute of an exception that all processes raise."""
 PATIENCE = 30
 """Seconds without a sign of life after which a process counts as dead."""
 
@@ -81,7 +86,10 @@ def is_first() -> bool:
 
 
 def once(do: Callable[[], T]) -> T:
-    """Calls `do` in the first process alone, and returns its result, or raises its exception, in every process."""
+    """Calls `do` in the first process alone, and returns its result in every process.
+
+    An exception is raised there; the other processes raise SystemExit with its exit status.
+    """
     if jax.process_count() == 1:
         return do()
     result, error = None, None
@@ -94,9 +102,31 @@ def once(do: Callable[[], T]) -> T:
     length = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
     padded = np.frombuffer(content.ljust(length, b"\0"), np.uint8)
     result, error = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
-    if error is not None:
+    if error is None:
+        return result
+    setattr(error, EVERYWHERE, True)
+    if is_first():
         raise error
-    return result
+    known = explain(error)  # the first process says it
+    ended = SystemExit(known[1] if known else 1)
+    setattr(ended, EVERYWHERE, True)
+    raise ended
+
+
+def coordinator() -> str:
+    """Returns the name or address of the first process's machine, by which the others found JAX's service."""
+    from jax._src.distributed import global_state  # JAX says it nowhere else
+
+    return global_state.coordinator_address.rpartition(":")[0].strip("[]")
+
+
+def leave(status: int) -> None:
+    """Ends this process if it fails as one of several: at Python's usual end JAX would wait for all of them."""
+    if status and jax.distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(status)
 
 
 def largest(value: int) -> int:

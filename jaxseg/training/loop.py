@@ -19,6 +19,7 @@ from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import to_device
 from jaxseg.devices.mesh import Devices
 from jaxseg.devices.processes import Absent, alike, devices_of, is_first, once
+from jaxseg.devices.watch import together
 from jaxseg.learn import class_weights, metrics, optimizers, schedules
 from jaxseg.learn.plan import make_plan
 from jaxseg.runs import readme
@@ -53,7 +54,7 @@ def fit(config: Config) -> Path | None:
     devices = devices_of(config.machine)
     data = once(lambda: open_data(config))
     try:
-        with contextlib.ExitStack() as held:
+        with together(), contextlib.ExitStack() as held:
             return _fit(config, data, devices, held)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if (message := advice.out_of_memory(error, config, data.tile)) is None:

@@ -20,6 +20,7 @@ TITLES = {
     "model": "The network",
     "training": "Training in float64",
     "recipes": "Recipes: whole runs from their settings",
+    "devices": "Many devices, one run",
     "run": "A finished run, once more from its settings",
     "precision": "Rounding in one pass",
     "divergence": "Divergence over many steps, in float32",
