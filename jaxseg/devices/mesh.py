@@ -38,6 +38,12 @@ class Devices:
         """Number of devices in all processes."""
         return len(self.all)
 
+    def __str__(self) -> str:
+        """Number of devices, and of processes if there are several."""
+        processes = len({device.process_index for device in self.all})
+        what = f"{self.count} device{'s' * (self.count > 1)}"
+        return f"{what} in {processes} processes" if processes > 1 else what
+
     @property
     def mesh(self) -> Mesh:
         """Mesh with the single axis `AXIS`."""

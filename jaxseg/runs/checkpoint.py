@@ -38,6 +38,7 @@ class Progress:
     - `totals`: state of `metrics.Totals` for a partial epoch
     - `best`: line of log.jsonl for the best epoch so far
     - `plateau`: state of `schedules.Plateau`
+    - `devices`: what the run was on; "" in checkpoints of earlier versions
     """
 
     epoch: int = 0
@@ -45,6 +46,7 @@ class Progress:
     totals: dict | None = None
     best: dict | None = None
     plateau: dict | None = None
+    devices: str = ""
 
 
 class Checkpoints:

@@ -52,6 +52,8 @@ def fit(config: Config) -> Path | None:
     if config.optimization.class_weights:
         class_weights.check(config.optimization.class_weights)
     devices = devices_of(config.machine)
+    if devices.count > 1:
+        console.print(f"      {devices}")
     data = once(lambda: open_data(config))
     try:
         with together(), contextlib.ExitStack() as held:
@@ -83,6 +85,9 @@ def _fit(config: Config, data: Dataset, devices: Devices, held: contextlib.ExitS
     start = progress.epoch * plan.epoch_steps + progress.batch
     if config.run.resume:
         report.tell_resumed(plan, make_plan(before.optimization, plan.epoch_steps), progress, start)
+        if progress.devices not in ("", str(devices)):
+            console.print(f"      on {devices}, before that on {progress.devices}: as on one, but for rounding")
+    progress = dataclasses.replace(progress, devices=str(devices))
     console.print(f"run   {run}")
 
     # an epoch stopped after its last step is evaluated, logged and saved again
