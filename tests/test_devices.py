@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import write_pairs
@@ -23,7 +25,10 @@ from jaxseg.base.errors import UserError
 from jaxseg.data.feed.pipeline import Pipeline, to_device
 from jaxseg.devices import processes
 from jaxseg.devices.mesh import Devices
+from jaxseg.learn import losses, optimizers
 from jaxseg.learn.augment import augment_from
+from jaxseg.learn.compiled import compile_train_step
+from jaxseg.nn import unet
 from jaxseg.training.loop import fit
 
 
@@ -82,6 +87,41 @@ def test_augmentation_follows_from_the_place_in_the_batch(pairs):
     found = augment(key, next(Pipeline(pairs, batch_size=6, devices=some(4), parts=2).epoch()))
     for name in ("image", "mask"):
         np.testing.assert_array_equal(found[name][found["valid"]], right[name][found["position"][found["valid"]]])
+
+
+# Communication
+
+
+def communication(jaxpr, times: int = 1) -> Counter:
+    """Bytes that a step sums or gathers over devices, by operation."""
+    found = Counter()
+    for equation in jaxpr.eqns:
+        name, repeats = equation.primitive.name, equation.params.get("length", 1)
+        if name.startswith(("psum", "all_gather", "ppermute", "all_to_all", "reduce_scatter", "pmin", "pmax")):
+            found[name] += times * sum(x.aval.size * x.aval.dtype.itemsize for x in equation.invars)
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found += communication(inner, times * (repeats if name == "scan" else 1))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("loss", "parts", "others"),
+    [(losses.cross_entropy, 1, set()), (losses.dice, 4, set()), (losses.lovasz, 1, {"all_gather"})],
+)
+def test_the_gradient_is_summed_once_and_little_else(loss, parts, others):
+    devices, b = some(4), 16
+    net = unet.UNet(rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(net, optimizers.adam(1e-3), wrt=nnx.Param)
+    how = {"schedule": lambda step: 1e-3, "loss": loss, "accumulate": parts, "devices": devices}
+    step = compile_train_step(net, optimizer, **how)
+    batch = {"image": np.zeros((b, 16, 16, 3), np.uint8), "mask": np.zeros((b, 16, 16), np.uint8)}
+    batch |= {"valid": np.ones(b, bool), "position": devices.rows(b, parts).astype(np.int32)}
+    found = communication(step.trace(batch).traced.jaxpr.jaxpr)
+    assert set(found) == {"psum"} | others
+    assert 1 <= found["psum"] / (4 * net.parameters) < 1.02
+    assert found["all_gather"] <= 16 * b * 16 * 16, "errors and labels of each pixel and class"
 
 
 # Settings
