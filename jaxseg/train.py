@@ -21,16 +21,21 @@ def main(argv: list[str] | None = None) -> int:
     def train() -> None:
         config = cli.parse(argv)
         gc.disable()  # scanning what imports create takes half a second of the start
-        from jaxseg.base import compilation
-        from jaxseg.training import loop  # slow imports: not for -h or invalid flags
+        from jaxseg.base import compilation  # slow imports: not for -h or invalid flags
+        from jaxseg.devices import processes
+        from jaxseg.training import loop
 
         gc.freeze()
         gc.enable()
+        processes.start(config.machine)
         compilation.try_jax()
         compilation.keep()
         loop.fit(config)
 
-    return doors.enter(train, debug="--debug" in argv)
+    status = doors.enter(train, debug="--debug" in argv)
+    if "jaxseg.devices.processes" in sys.modules:
+        sys.modules["jaxseg.devices.processes"].leave(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ ROOT = Path(jaxseg.__file__).parents[1]
 FLOORS = {
     "jaxseg": [
         ["base"],
-        ["data.made", "data.find"],
+        ["devices", "data.made", "data.find"],
         ["data.read"],
         ["data.feed", "data.convert", "geo", "nn"],
         ["learn", "doctor"],

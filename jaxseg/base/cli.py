@@ -29,6 +29,7 @@ PRESETS = {
 MAY_CHANGE = {
     "data", "images", "masks", "val_images", "val_masks", "train_list", "val_list", "workers", "cache",
     "cache_mb", "epochs", "steps", "early_stopping", "log_every", "log", "dry_run", "debug",
+    "devices", "coordinator", "processes", "process",
 }  # fmt: skip
 """Settings that a resumed run may change: where its data is, how long it goes on, what it prints and logs."""
 
@@ -66,6 +67,7 @@ def _cli(argv: list[str], default: Config) -> Config:
 def _resumed(argv: list[str], run: Path) -> Config:
     saved = load(run)
     saved = replace(saved, run=replace(saved.run, resume=run, out=None, load=None, dry_run=False, debug=False))
+    saved = replace(saved, machine=DEFAULT.machine)  # that of today
     asked = _cli(argv, saved)
     if changed := [row for row in differences(saved, asked) if row[0] not in MAY_CHANGE]:
         raise UserError(

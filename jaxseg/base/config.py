@@ -334,14 +334,30 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Machine:
+    """Devices and processes, on which no result depends but for rounding."""
+
+    devices: int | None = None
+    """Devices of this machine to share each batch: all accelerators, or one CPU, if not given. On a CPU as many are
+    made."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes; not needed under Slurm, Open MPI and Kubernetes."""
+    processes: int | None = None
+    """Number of processes; goes with --coordinator."""
+    process: int | None = None
+    """Number of this process, from 0; goes with --coordinator."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
-    """All settings of a run, in five groups."""
+    """All settings of a run, in six groups."""
 
     data: tyro.conf.OmitArgPrefixes[Data] = Data()
     augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = Augmentation()
     model: tyro.conf.OmitArgPrefixes[Model] = Model()
     optimization: tyro.conf.OmitArgPrefixes[Optimization] = Optimization()
     run: tyro.conf.OmitArgPrefixes[Run] = Run()
+    machine: tyro.conf.OmitArgPrefixes[Machine] = Machine()
 
 
 def dumps(config: Config) -> str:

@@ -1,10 +1,11 @@
 """Rules for settings. `check` reports every violation with the flag, its value and what was expected."""
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxseg.base.config import Config, Data, Model, Optimization, Run, flag
+from jaxseg.base.config import Config, Data, Machine, Model, Optimization, Run, flag
 from jaxseg.base.errors import UserError
 from jaxseg.base.files import is_utf8
 
@@ -38,6 +39,7 @@ def check(config: Config) -> None:
         *optimization_rules(config.optimization),
         *schedule_rules(config.optimization),
         *run_rules(config.run),
+        *machine_rules(config.machine),
     ]
     if wrong := [message for holds, message in rules if not holds]:
         raise UserError("\n".join(wrong))
@@ -199,3 +201,16 @@ def run_rules(r: Run) -> Rules:
     yield r.overfit >= 0, f"--overfit is {r.overfit}; expected a number of images, 0 for off"
     yield 0 <= r.seed < 2**32, f"--seed is {r.seed}; expected 0 or more and less than 2**32"
     yield r.resume is None or r.load is None, "--resume and --load: give one of them"
+
+
+def machine_rules(m: Machine) -> Rules:
+    """Rules of devices and processes."""
+    yield m.devices is None or m.devices >= 1, f"--devices is {m.devices}; expected 1 or more"
+    together = {"coordinator": m.coordinator, "processes": m.processes, "process": m.process}
+    given = [flag(name) for name, value in together.items() if value is not None]
+    yield len(given) in (0, 3), f"{' and '.join(given)}: give all of --coordinator, --processes and --process"
+    if len(given) == 3:
+        port = f"--coordinator is {m.coordinator}; expected HOST:PORT"
+        yield re.fullmatch(r".+:\d+", m.coordinator) is not None, port
+        which = f"--process is {m.process} of --processes {m.processes}; expected a number from 0 below their number"
+        yield 0 <= m.process < m.processes, which

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxseg.base.config import IGNORE_INDEX, Augmentation
+from jaxseg.devices import rows
 
 Batch = dict[str, jax.Array | np.ndarray]
 Augment = Callable[[jax.Array, Batch], Batch]
@@ -76,10 +77,10 @@ def draw_flips_and_turns(key: jax.Array, batch: Batch) -> tuple[Bool[Array, " b"
     >>> flip.shape, bool((turns % 2 == 0).all())
     ((2,), True)
     """
-    b, h, w = batch["mask"].shape
+    _, h, w = batch["mask"].shape
     flip_key, turn_key = jax.random.split(key)
-    flip = jax.random.bernoulli(flip_key, shape=(b,))
-    turns = jax.random.randint(turn_key, (b,), 0, 4 if h == w else 2)
+    flip = _each(batch, lambda b: jax.random.bernoulli(flip_key, shape=(b,)))
+    turns = _each(batch, lambda b: jax.random.randint(turn_key, (b,), 0, 4 if h == w else 2))
     return flip, turns if h == w else 2 * turns
 
 
@@ -148,10 +149,10 @@ def draw_zoom(key: jax.Array, batch: Batch, most: float) -> tuple[Float[Array, "
     >>> bool((scale <= 1.5).all()), place.shape
     (True, (2, 2))
     """
-    b, dtype = len(batch["mask"]), batch["image"].dtype
+    dtype = batch["image"].dtype
     scale_key, place_key = jax.random.split(key)
-    scale = jnp.exp(jax.random.uniform(scale_key, (b,), dtype, minval=-1) * math.log1p(most))
-    return scale, jax.random.uniform(place_key, (b, 2), dtype)
+    scale = _each(batch, lambda b: jax.random.uniform(scale_key, (b,), dtype, minval=-1))
+    return jnp.exp(scale * math.log1p(most)), _each(batch, lambda b: jax.random.uniform(place_key, (b, 2), dtype))
 
 
 def brightness(key: jax.Array, batch: Batch, most: float) -> Batch:
@@ -215,7 +216,9 @@ def draw_noise(key: jax.Array, batch: Batch, most: float) -> tuple[Float[Array, 
     [(2, 1, 1, 1), (2, 4, 4, 3)]
     """
     strength_key, noise_key = jax.random.split(key)
-    normal = jax.random.normal(noise_key, batch["image"].shape, batch["image"].dtype)
+    _, *shape = batch["image"].shape
+    keys = _each(batch, lambda b: jax.random.split(noise_key, b))
+    normal = jax.vmap(lambda key: jax.random.normal(key, shape, batch["image"].dtype))(keys)
     return _uniform(strength_key, batch, 0.0, most), normal
 
 
@@ -251,4 +254,14 @@ def draw_blur(key: jax.Array, batch: Batch, most: float) -> Float[Array, "b 1 1 
 
 def _uniform(key: jax.Array, batch: Batch, low: float, high: float) -> Float[Array, "b 1 1 1"]:
     """Uniform number for each sample."""
-    return jax.random.uniform(key, (len(batch["image"]), 1, 1, 1), batch["image"].dtype, low, high)
+    return _each(batch, lambda b: jax.random.uniform(key, (b, 1, 1, 1), batch["image"].dtype, low, high))
+
+
+def _each(batch: Batch, draw: Callable[[int], Array]) -> Array:
+    """Calls `draw` with a number of samples, and returns what it drew for those of `batch`.
+
+    Where devices share a batch, each draws for all positions in it, since a draw must not depend on the device.
+    """
+    if "position" not in batch:
+        return draw(len(batch["image"]))
+    return draw(rows.count() * len(batch["image"]))[batch["position"]]

@@ -7,7 +7,7 @@ Every loss takes
 - `class_weights`: k numbers, of any scale except for `hinge`; ValueError for another count
 
 and returns a float [ ]. A batch in which nothing counts (all ignored, or all of weight 0) has loss 0 and gradient 0,
-where PyTorch's losses that divide by the number of pixels are NaN.
+where PyTorch's losses that divide by the number of pixels are NaN. Sums are over the rows of all devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxseg.base.config import IGNORE_INDEX, Optimization
+from jaxseg.devices import rows
 
 Logits = Float[Array, "b h w k"]
 Labels = Integer[Array | np.ndarray, "b h w"]
@@ -69,7 +70,7 @@ def cross_entropy(
     if ohem is not None:
         hard = _hardest(loss, keep, ohem)
         loss, count = hard * loss, hard * count
-    return _ratio(jnp.where(keep, loss, 0).sum(), count.sum())
+    return _ratio(*rows.total((jnp.where(keep, loss, 0).sum(), count.sum())))
 
 
 def dice(
@@ -167,8 +168,8 @@ def focal(
     loss = jnp.exp(gamma * jax.nn.log_sigmoid(wrong)) * jax.nn.softplus(wrong)
     if alpha is not None:
         loss = jnp.where(target, alpha, 1 - alpha) * loss
-    pixels = jnp.broadcast_to(keep.sum(), logits.shape[-1:])
-    return _class_mean(_ratio(jnp.where(keep[..., None], loss, 0).sum((0, 1, 2)), pixels), class_weights)
+    sums, pixels = rows.total((jnp.where(keep[..., None], loss, 0).sum((0, 1, 2)), keep.sum()))
+    return _class_mean(_ratio(sums, jnp.broadcast_to(pixels, sums.shape)), class_weights)
 
 
 def lovasz(
@@ -189,8 +190,10 @@ def lovasz(
     target = one_hot(labels, logits.shape[-1]) & keep
     error = jnp.where(keep, jnp.abs(target - jax.nn.softmax(logits)), 0)
     # no gradient through the sort: growth is constant between changes of order
-    growth = _jaccard_growth(lax.stop_gradient(jnp.where(keep, error, -1)), target)  # -1: ignored pixels come last
-    return _class_mean((growth * error).sum((0, 1, 2)), class_weights, present=target.any((0, 1, 2)))
+    ranked = lax.stop_gradient(jnp.where(keep, error, -1))  # -1: ignored pixels come last
+    growth = rows.own(_jaccard_growth(rows.gathered(ranked), rows.gathered(target)))
+    sums, pixels = rows.total(((growth * error).sum((0, 1, 2)), target.sum((0, 1, 2))))
+    return _class_mean(sums, class_weights, present=pixels > 0)
 
 
 def mse(
@@ -207,7 +210,7 @@ def mse(
     keep, target = labels != ignore_index, one_hot(labels, logits.shape[-1])
     count = _pixel_weights(target, keep, class_weights, logits)
     loss = count * jnp.square(jax.nn.softmax(logits) - target).mean(-1)
-    return _ratio(jnp.where(keep, loss, 0).sum(), count.sum())
+    return _ratio(*rows.total((jnp.where(keep, loss, 0).sum(), count.sum())))
 
 
 def hinge(
@@ -226,7 +229,7 @@ def hinge(
     own = jnp.where(target, logits, 0).sum(-1, keepdims=True)
     margin = jnp.where(target, 0, jax.nn.relu(1 - own + logits)).mean(-1)  # relu: gradient 0 at 0, as PyTorch's
     loss = _pixel_weights(target, keep, class_weights, logits) * margin
-    return _ratio(jnp.where(keep, loss, 0).sum(), keep.sum())
+    return _ratio(*rows.total((jnp.where(keep, loss, 0).sum(), keep.sum())))
 
 
 def dice_ce(
@@ -285,10 +288,10 @@ def _overlap(logits, labels, alpha, beta, ignore_index, class_weights, smooth, e
     keep = (labels != ignore_index)[..., None]
     target = one_hot(labels, logits.shape[-1]) & keep
     p = jnp.where(keep, jax.nn.softmax(logits), 0)
-    tp = jnp.where(target, p, 0).sum((0, 1, 2))
-    fp, fn = p.sum((0, 1, 2)) - tp, target.sum((0, 1, 2)) - tp
+    tp, predicted, labeled = rows.total(tuple(x.sum((0, 1, 2)) for x in (jnp.where(target, p, 0), p, target)))
+    fp, fn = predicted - tp, labeled - tp
     index = (tp + smooth) / jnp.maximum(tp + alpha * fp + beta * fn + smooth, eps)
-    return _class_mean(jnp.where(target.any((0, 1, 2)), 1 - index, 0), class_weights)
+    return _class_mean(jnp.where(labeled > 0, 1 - index, 0), class_weights)
 
 
 def _jaccard_growth(error: Float[Array, "b h w k"], target: Bool[Array, "b h w k"]) -> Float[Array, "b h w k"]:
@@ -317,12 +320,14 @@ def _hardest(loss: Float[Array, "b h w"], keep: Bool[Array, "b h w"], share: flo
     """
     loss = jnp.where(keep, lax.stop_gradient(loss), -jnp.inf)
     share = Fraction(share).limit_denominator(10_000)  # in integers: 0.3 * 10 may exceed 3
-    whole, rest = jnp.divmod(keep.sum(), share.denominator)
+    whole, rest = jnp.divmod(rows.total(keep.sum()), share.denominator)
     wanted = whole * share.numerator - (-rest * share.numerator) // share.denominator
     wanted = jnp.maximum(wanted, 1)
-    limit = jnp.sort(loss, axis=None)[loss.size - wanted]
+    ranked = jnp.sort(rows.gathered(loss), axis=None)
+    limit = ranked[ranked.size - wanted]
     below, above = loss < limit, loss > limit
-    part = (wanted - above.sum()) / (~below & ~above).sum()
+    larger, equal = rows.total((above.sum(), (~below & ~above).sum()))
+    part = (wanted - larger) / equal
     return jnp.where(below, 0, jnp.where(above, 1, part)).astype(loss.dtype)
 
 

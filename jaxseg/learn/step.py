@@ -4,6 +4,7 @@ A batch is a dict of
 - "image": [b h w c], as files have it: uint8, uint16, int16 or float32
 - "mask": uint8 [b h w], classes or `IGNORE_INDEX`
 - "valid": bool [b], False for samples that only pad a short last batch to the full shape
+- "position": int [b], each sample's place in the whole batch; only where devices share it
 
 Padding is masked with `IGNORE_INDEX`. BatchNorm, loss, gradient and metrics do not see it.
 """
@@ -20,6 +21,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num, UInt8
 
 from jaxseg.base.config import IGNORE_INDEX
+from jaxseg.devices import rows
+from jaxseg.devices.mesh import BY_ROWS, EVERYWHERE, Devices
 from jaxseg.learn import losses, optimizers
 from jaxseg.learn.augment import Batch
 from jaxseg.learn.losses import Loss
@@ -69,6 +72,7 @@ def train_step(
     augment: Callable[[jax.Array, Batch], Batch] | None = None,
     accumulate: int = 1,
     seed: int = 0,
+    devices: Devices | None = None,
 ) -> dict[str, jax.Array]:
     """Updates `model` and `optimizer` in place with one batch.
 
@@ -79,6 +83,7 @@ def train_step(
     - `augment`: (key, batch) -> batch, or None
     - `accumulate`: micro-batches into which the batch is cut; must divide b
     - `seed`: with the step's number it determines augmentation and dropout
+    - `devices`: devices that share the batch, which `Devices.put` put there; one if not given
 
     Returns, on the device: "loss", over the pixels that count; "learning_rate" of this update; "grad_norm", l2 over all
     gradients before clipping; "confusion", int32 [k k], label by row, of the training predictions.
@@ -95,11 +100,13 @@ def train_step(
     (1, 32)
     """
     step = optimizer.step[...]
-    key = step_key(seed, step)
-    if augment is not None:
-        batch = augment(key, batch)
-    ask = gradients if accumulate == 1 else partial(accumulated_gradients, accumulate)
-    value, confusion, grads = ask(model, batch, jax.random.fold_in(key, DROPOUT), loss, normalize)
+
+    def ask(model: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, nnx.State]:
+        batch = batch if augment is None else augment(key, batch)
+        ask = gradients if accumulate == 1 else partial(accumulated_gradients, accumulate)
+        return ask(model, batch, jax.random.fold_in(key, DROPOUT), loss, normalize)
+
+    value, confusion, grads = shared(ask, devices)(model, batch, step_key(seed, step))
     optimizer.update(model, grads)
     return {
         "loss": value,
@@ -140,7 +147,8 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array, nnx.State]:
     """Loss, confusion matrix and gradients of a batch; updates the running statistics of `model`.
 
-    Arguments as in `loss_fn`.
+    Arguments as in `loss_fn`. Where devices share the batch, the loss is that of all, and the others have this
+    device's share of a sum: each has the loss, and the sum of their gradients is to be that of one.
 
     >>> from jaxseg.nn.unet import UNet
     >>> image, mask = np.zeros((1, 4, 4, 3), np.uint8), jnp.zeros((1, 4, 4), jnp.uint8)
@@ -151,16 +159,50 @@ def gradients(
     >>> int(confusion.sum()), grads["head"]["bias"][...].shape
     (16, (2,))
     """
-    ask = nnx.value_and_grad(partial(loss_fn, loss=loss, normalize=normalize, key=key), has_aux=True)
-    (value, logits), grads = ask(model, batch)
+
+    def share(model: Network) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        value, logits = loss_fn(model, batch, loss, normalize, key)
+        return value / rows.count(), (value, logits)
+
+    (_, (value, logits)), grads = nnx.value_and_grad(share, has_aux=True)(model)
     return value, confusion_matrix(most_probable(logits), batch["mask"], logits.shape[-1]), grads
+
+
+def shared(ask: Callable, devices: Devices | None) -> Callable:
+    """Returns `ask`, run on each device with its rows of the batch; its results are summed once, at the end.
+
+    - `ask`: (model, batch, key) -> loss, confusion matrix and gradients; updates the statistics of `model`
+    - `devices`: None for a single one
+    """
+    if devices is None or devices.count == 1:
+        return ask
+
+    def asked(model: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, nnx.State]:
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def here(params, rest, batch, key):
+            net = nnx.merge(graphdef, params, rest, copy=True)
+            value, *sums = ask(net, batch, key)
+            return value, *rows.total(tuple(sums)), nnx.state(net, nnx.Not(nnx.Param))
+
+        run = devices.shared(here, (False, False, True, False), EVERYWHERE)
+        value, confusion, grads, rest = run(params, rest, batch, key)
+        nnx.update(model, rest)
+        return value, confusion, grads
+
+    return asked
 
 
 # Evaluation -----------------------------------------------------------------------------------------------------------
 
 
 def eval_step(
-    model: Network, batch: Batch, *, loss: Loss = losses.cross_entropy, normalize: Normalize = normalize
+    model: Network,
+    batch: Batch,
+    *,
+    loss: Loss = losses.cross_entropy,
+    normalize: Normalize = normalize,
+    devices: Devices | None = None,
 ) -> dict[str, jax.Array]:
     """Evaluates a batch.
 
@@ -168,6 +210,7 @@ def eval_step(
     - `batch`: see the module
     - `loss`: (logits [b h w k], labels [b h w]) -> float
     - `normalize`: images as files have them -> float32
+    - `devices`: as in `train_step`
 
     Returns "loss", over the pixels that count; "confusion", int32 [k k], label by row; "predictions", uint8 [b h w].
 
@@ -177,10 +220,18 @@ def eval_step(
     >>> nnx.jit(eval_step)(evaluation(UNet((4, 8), rngs=nnx.Rngs(0))), batch)["predictions"].shape
     (1, 4, 4)
     """
-    value, logits = loss_fn(model, batch, loss, normalize)
-    predictions = most_probable(logits)
-    confusion = confusion_matrix(predictions, batch["mask"], logits.shape[-1])
-    return {"loss": value, "confusion": confusion, "predictions": predictions.astype(jnp.uint8)}
+    graphdef, state = nnx.split(model)
+
+    def here(state: nnx.State, batch: Batch) -> dict[str, jax.Array]:
+        value, logits = loss_fn(nnx.merge(graphdef, state), batch, loss, normalize)
+        predictions = most_probable(logits)
+        confusion = rows.total(confusion_matrix(predictions, batch["mask"], logits.shape[-1]))
+        return {"loss": value, "confusion": confusion, "predictions": predictions.astype(jnp.uint8)}
+
+    if devices is None:
+        return here(state, batch)
+    out = {"loss": EVERYWHERE, "confusion": EVERYWHERE, "predictions": BY_ROWS}
+    return devices.shared(here, (False, True), out)(state, batch)
 
 
 def predict_step(model: Network, image: Images, *, normalize: Normalize = normalize) -> UInt8[Array, "b h w"]:
@@ -257,7 +308,7 @@ def shares(masks: UInt8[Array, "parts b h w"]) -> Float[Array, " parts"]:
     >>> [round(float(share), 2) for share in shares(jnp.array([[[[0, 1]]], [[[0, 255]]]], jnp.uint8))]
     [0.67, 0.33]
     """
-    pixels = (masks != IGNORE_INDEX).sum((1, 2, 3))
+    pixels = rows.total((masks != IGNORE_INDEX).sum((1, 2, 3)))
     return pixels / jnp.maximum(pixels.sum(), 1)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxseg.nn import initializers
 from jaxseg.nn.blocks import ConvBlock
-from jaxseg.nn.layers import Conv, upsample_nearest
+from jaxseg.nn.layers import Conv, Dropout, upsample_nearest
 from jaxseg.nn.network import Network, caller
 from jaxseg.nn.resnet import ARCHITECTURES, Name, ResNet
 
@@ -97,7 +97,7 @@ class EncoderUNet(Network):
         self.in_channels, self.remat = in_channels, remat
         self.frozen = False
         self.encoder = ResNet(encoder, in_channels, base=base, remat=remat, **kinds)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         *skips, below = self.encoder.widths
         self.decoder = nnx.List()
         for skip, outputs in zip([*skips[::-1], 0], [4 * base, 2 * base, base, base // 2, base // 4]):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
+from jaxseg.devices import rows
 from jaxseg.nn.convolution import conv3x3
 from jaxseg.nn.initializers import RULES, Rule, torch_default_bias
 from jaxseg.nn.strided import conv_stem, conv_strided
@@ -75,7 +76,7 @@ class BatchNorm(nnx.Module):
     def _statistics(self, x, valid):
         """Mean and biased variance of the batch; updates the running statistics."""
         b, h, w, _ = x.shape
-        if b * h * w == 1:
+        if rows.count() * b * h * w == 1:
             raise ValueError(
                 f"BatchNorm got one value per channel (shape {x.shape}) and cannot train on it: "
                 "use larger tiles or batches"
@@ -167,7 +168,7 @@ def _pixel_sums(*images):
 @partial(jax.jit, static_argnums=3)
 def _moved(running, new, valid, momentum):
     moved = (1 - momentum) * running + momentum * jax.lax.stop_gradient(new)
-    return jnp.where(valid.any(), moved, running)
+    return jnp.where(rows.total(valid.sum()) > 0, moved, running)
 
 
 NEAR = 4
@@ -187,11 +188,11 @@ def _moments(
     """
     weight = valid.astype(x.dtype)
     some = x[:, ::NEAR, ::NEAR]
-    count = jnp.maximum(weight.sum(), 1)
+    count = jnp.maximum(rows.total(weight.sum()), 1)
     n = count * (x.shape[1] * x.shape[2])
-    (near,) = _sums(weight / (count * (some.shape[1] * some.shape[2])), jax.lax.stop_gradient(some))
+    (near,) = rows.total(_sums(weight / (count * (some.shape[1] * some.shape[2])), jax.lax.stop_gradient(some)))
     centered = x - _channels(near)
-    rest, squares = (total / n for total in _sums(weight, centered, jnp.square(centered)))
+    rest, squares = (total / n for total in rows.total(_sums(weight, centered, jnp.square(centered))))
     var = jnp.maximum(squares - jnp.square(rest), 0)  # rounding may make it negative
     return near + rest, var, var * (n / (n - 1))
 
@@ -325,6 +326,21 @@ def _add_bias(y: Float[Array, "b h w o"], bias: Float[Array, " o"]) -> Float[Arr
     too large to grow: of 16,384 pixels nine tenths are lost. Here the summands are float32.
     """
     return (y.astype(bias.dtype) + _channels(bias)).astype(y.dtype)
+
+
+class Dropout(nnx.Dropout):
+    """`nnx.Dropout` whose draws follow from a sample's place in the batch, whatever device it is on.
+
+    >>> Dropout(0.5)(jnp.ones((2, 1, 1, 3)), rngs=jax.random.key(0)).shape
+    (2, 1, 1, 3)
+    """
+
+    def __call__(self, x: Float[Array, "b h w c"], *, rngs: jax.Array | None = None) -> Float[Array, "b h w c"]:
+        """Drops elements of `x` and scales the others up."""
+        if rows.count() == 1 or self.deterministic or not self.rate:
+            return super().__call__(x, rngs=rngs)
+        factors = rows.own(super().__call__(jnp.ones((rows.count() * len(x), *x.shape[1:]), x.dtype), rngs=rngs))
+        return jnp.where(factors > 0, x * factors, 0)
 
 
 class UpConv(nnx.Module):

@@ -19,7 +19,7 @@ from jaxseg.nn import initializers
 from jaxseg.nn.blocks import ConvBlock
 from jaxseg.nn.encoder_unet import EncoderUNet
 from jaxseg.nn.initializers import Rule
-from jaxseg.nn.layers import Conv, UpConv, max_pool, upsample_bilinear
+from jaxseg.nn.layers import Conv, Dropout, UpConv, max_pool, upsample_bilinear
 from jaxseg.nn.network import Network, caller
 
 
@@ -128,7 +128,7 @@ class UNet(Network):
         self.down = nnx.List(
             ConvBlock(i, o, rule=rule, conv_bias=conv_bias, **kinds) for i, o in zip([in_channels, *encoder], encoder)
         )
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         below = encoder[-1]
         self.up = nnx.List()
         for skip, outputs in zip(encoder[-2::-1], decoder[::-1]):

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 from flax import nnx
 
 from jaxseg import __version__
@@ -38,6 +39,7 @@ class Progress:
     - `totals`: state of `metrics.Totals` for a partial epoch
     - `best`: line of log.jsonl for the best epoch so far
     - `plateau`: state of `schedules.Plateau`
+    - `devices`: what the run was on; "" in checkpoints of earlier versions
     """
 
     epoch: int = 0
@@ -45,6 +47,7 @@ class Progress:
     totals: dict | None = None
     best: dict | None = None
     plateau: dict | None = None
+    devices: str = ""
 
 
 class Checkpoints:
@@ -248,7 +251,8 @@ def _open(folder: Path):
 
 
 def _arrays(thing: nnx.Module | nnx.Optimizer) -> dict:
-    return nnx.to_pure_dict(nnx.state(thing))
+    """Arrays of `thing`, each as one of its devices has it."""
+    return jax.tree.map(lambda x: x.addressable_data(0), nnx.to_pure_dict(nnx.state(thing)))
 
 
 def _restore(folder, **objects: nnx.Module | nnx.Optimizer) -> None:

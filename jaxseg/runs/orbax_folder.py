@@ -5,6 +5,7 @@ file, and `digests.json` with the SHA-256 of every file. It is written as a draf
 rename. Earlier versions wrote no digests.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
@@ -46,8 +48,8 @@ class OrbaxFolder:
         shutil.rmtree(draft, ignore_errors=True)
         (draft / "meta").mkdir(parents=True)
         for name, tree in trees.items():
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
-                writer.save(draft / name, args=ocp.args.StandardSave(tree))
+            with _checkpointer() as writer:
+                writer.save(draft / name, args=ocp.args.StandardSave(_own(tree)))
         _write(draft / "meta/metadata", meta | {"digests": DIGESTS})
         _write(draft / DIGESTS, {name: digests.of_file(draft / name) for name in _files(draft)})
         if (self.path / str(step)).exists():  # a damaged one
@@ -79,14 +81,14 @@ class OrbaxFolder:
     def restore(self, trees: Mapping[str, dict]) -> Mapping[str, dict]:
         """Returns saved arrays with the names, shapes and devices of `trees`. Raises DamagedCheckpoint."""
         step = self._existing()
-        shapes = {name: jax.tree.map(ocp.utils.to_shape_dtype_struct, tree) for name, tree in trees.items()}
+        shapes = {name: jax.tree.map(ocp.utils.to_shape_dtype_struct, _own(tree)) for name, tree in trees.items()}
         try:
             _check(step, list(trees))
             restored = {}
             for name, tree in shapes.items():
                 if not (step / DIGESTS).exists():
                     _read_through(step / name)
-                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                with _checkpointer() as reader:
                     restored[name] = reader.restore(step / name, args=ocp.args.StandardRestore(tree))
             return restored
         except Exception as error:
@@ -110,6 +112,21 @@ class OrbaxFolder:
             return UserError(f"{self.path}: cannot be read ({error.filename}: {error.strerror})")
         reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         return DamagedCheckpoint(f"{self.path}: cannot be read, it is damaged or incomplete ({reason})")
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Orbax's reader and writer for this process alone, as others do not take part."""
+    alone = {}
+    if jax.process_count() > 1:
+        here = jax.process_index()
+        options = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+        alone = {"multiprocessing_options": dataclasses.replace(options, barrier_sync_key_prefix=f"jaxseg{here}")}
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(**alone), **alone)
+
+
+def _own(tree: dict) -> dict:
+    """Arrays as Orbax takes them from a single process: where there are several, only NumPy's."""
+    return tree if jax.process_count() == 1 else jax.tree.map(np.asarray, tree)
 
 
 def _check(step: Path, parts: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxseg.base.config import Config, Run
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import Batch, Pipeline
+from jaxseg.devices.mesh import Devices
 from jaxseg.inference.predictor import normalization
 from jaxseg.learn import augment, class_weights, losses, optimizers
 from jaxseg.learn.augment import Augment
@@ -59,19 +60,27 @@ class Assembly:
         return self.frozen_step if epoch < self.frozen_epochs else self.train_step
 
 
-def assemble(config: Config, data: Dataset, *, load: Run | None = None, dtype: DTypeLike = jnp.float32) -> Assembly:
+def assemble(
+    config: Config,
+    data: Dataset,
+    *,
+    load: Run | None = None,
+    dtype: DTypeLike = jnp.float32,
+    devices: Devices | None = None,
+) -> Assembly:
     """Builds what `config` describes. Prints class weights.
 
     - `config`: checked settings, see `jaxseg.base.rules.check`
     - `data`: its data, from `open_data`
     - `load`: settings with the weights to start from, such as `load`; None for drawn weights
     - `dtype`: of parameters, images and the computation in full precision; float64 needs JAX's x64
+    - `devices`: devices that share each batch; one if not given
 
     Raises ArgumentError for a schedule that does not fit the number of steps, and UserError for weights that cannot be
     loaded.
     """
     o, seed = config.optimization, config.run.seed
-    training, validation = data.pipelines(seed, config.data.workers)
+    training, validation = data.pipelines(seed, config.data.workers, devices)
     plan = make_plan(o, len(training))
     kinds = {"in_channels": data.reading.channels, "classes": len(data.classes), "dtype": dtype}
     net = unet.unet_from(config.model, seed=seed, **kinds)
@@ -82,6 +91,7 @@ def assemble(config: Config, data: Dataset, *, load: Run | None = None, dtype: D
     same = {
         "loss": losses.loss_from(o, weights_of_classes(config, data)),
         "normalize": normalization(data.reading, dtype),
+        "devices": training.devices,
     }
     how = {"schedule": plan.schedule, "augment": change, "accumulate": o.accumulate, "seed": seed, **same}
     train_step = frozen_step = compile_train_step(net, optimizer, **how)

@@ -16,6 +16,7 @@ from jaxseg.data.feed.windows import Size
 from jaxseg.data.find.folders import find_split
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
+from jaxseg.devices.mesh import Devices
 from jaxseg.doctor.examine import Examination, Part, examine
 from jaxseg.doctor.values import describe_input
 
@@ -79,13 +80,18 @@ class Dataset:
             "tile": list(self.tile),
         }
 
-    def pipelines(self, seed: int, workers: int) -> tuple[Pipeline, Pipeline]:
-        """Returns the pipelines of training and validation, with this `seed` and number of reader threads."""
+    def pipelines(self, seed: int, workers: int, devices: Devices | None = None) -> tuple[Pipeline, Pipeline]:
+        """Returns the pipelines of training and validation.
+
+        - `seed`: of order and crops
+        - `workers`: number of reader threads
+        - `devices`: devices that share each batch; one if not given
+        """
         split, data = self.found.split, self.config.data
         how = {"batch_size": self.config.optimization.batch_size, "reading": self.reading}
-        how |= {"workers": workers, "cache": self.cache}
+        how |= {"workers": workers, "cache": self.cache, "devices": devices}
         sizes = self.found.training.sizes, self.found.validation.sizes
-        crops = {"crop": self.crop, "crops": data.crops}
+        crops = {"crop": self.crop, "crops": data.crops, "parts": self.config.optimization.accumulate}
         return (
             Pipeline(split.training, sizes=sizes[0], shuffle=True, seed=seed, **crops, **how),
             Pipeline(split.validation, sizes=sizes[1], largest=LARGEST, **how),

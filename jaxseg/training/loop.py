@@ -18,6 +18,9 @@ from jaxseg.base.errors import OutOfMemory, Stopped, UserError
 from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import to_device
+from jaxseg.devices.mesh import Devices
+from jaxseg.devices.processes import Absent, alike, devices_of, is_first, once
+from jaxseg.devices.watch import together
 from jaxseg.learn import class_weights, metrics, optimizers, schedules
 from jaxseg.learn.plan import make_plan
 from jaxseg.runs import readme
@@ -49,25 +52,28 @@ def fit(config: Config) -> Path | None:
     extra.require_all({name: f"--log {name}" for name in config.run.log})
     check_target(config)
     terminal.greet()
-    config = settled(config)
+    config = once(lambda: settled(config))
     if config.optimization.class_weights:
         class_weights.check(config.optimization.class_weights)
-    data = open_data(config)
+    devices = devices_of(config.machine)
+    if devices.count > 1:
+        console.print(f"      {devices}")
+    data = once(lambda: open_data(config))
     try:
-        with contextlib.ExitStack() as held:
-            return _fit(config, data, held)
+        with together(), contextlib.ExitStack() as held:
+            return _fit(config, data, devices, held)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if (message := advice.out_of_memory(error, config, data.tile)) is None:
             raise
         raise OutOfMemory(message) from error
 
 
-def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | None:
+def _fit(config: Config, data: Dataset, devices: Devices, held: contextlib.ExitStack) -> Path | None:
     """Trains. `held` keeps the run's folder locked until it is closed."""
     began, o = time.monotonic(), config.optimization
     before = config if config.run.resume is None else settings.load(config.run.resume)
     fresh = config.run.resume is None or newest_step(config.run.resume) is None
-    a = assemble(config, data, load=before.run if fresh else None)
+    a = assemble(config, data, load=before.run if fresh else None, devices=devices)
     plan, net, optimizer = a.plan, a.net, a.optimizer
     batch = next(a.training.epoch())
     report.tell(config, data, net, plan, batch)
@@ -76,29 +82,37 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
         return None
 
     split = of_split(data.found.split, data.found.facts.all)
-    run = held.enter_context(open_run(config, split, data.files))
-    checkpoints = Checkpoints(run, config, data.description)
-    progress = (checkpoints.resume(net, optimizer) if config.run.resume else None) or Progress()
+    run = once(lambda: held.enter_context(open_run(config, split, data.files)))
+    checkpoints = Checkpoints(run, config, data.description) if is_first() else Absent()
+    progress = once(lambda: checkpoints.resume(net, optimizer) if config.run.resume else None) or Progress()
+    alike(devices, net, optimizer)
     start = progress.epoch * plan.epoch_steps + progress.batch
     if config.run.resume:
         report.tell_resumed(plan, make_plan(before.optimization, plan.epoch_steps), progress, start)
+        if progress.devices not in ("", str(devices)):
+            console.print(f"      on {devices}, before that on {progress.devices}: as on one, but for rounding")
+    progress = dataclasses.replace(progress, devices=str(devices))
     console.print(f"run   {run}")
 
     # an epoch stopped after its last step is evaluated, logged and saved again
     tracked = {"resume_step": start, "resume_epoch": progress.epoch} if config.run.resume else {}
     with (
         advice.resumable(run),
-        Tracker(
-            run,
-            **tracked,
-            class_names=data.classes,
-            services=config.run.log,
-            settings=json.loads(settings.dumps(config)),
+        (
+            Tracker(
+                run,
+                **tracked,
+                class_names=data.classes,
+                services=config.run.log,
+                settings=json.loads(settings.dumps(config)),
+            )
+            if is_first()
+            else Absent()
         ) as tracker,
-        Bar(plan.steps, start, o.batch_size, data.samples) as bar,
+        Bar(plan.steps, start, o.batch_size, data.samples) if is_first() else Absent() as bar,
         Signals() as signals,
     ):
-        if (best := last_as_best(progress, tracker.epochs)) is not None:
+        if (best := once(lambda: last_as_best(progress, tracker.epochs))) is not None:
             progress = dataclasses.replace(progress, best=best)
             checkpoints.save("best", start, net, optimizer, progress)
         for epoch in range(progress.epoch, plan.epochs):
@@ -108,17 +122,18 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
             epoch_began, totals = time.monotonic(), metrics.Totals(progress.totals)
             bar.start_epoch()
             first, end = epoch * plan.epoch_steps + progress.batch, plan.end(epoch)
-            batches = to_device(itertools.islice(a.training.epoch(epoch, start=progress.batch), end - first))
+            batches = itertools.islice(a.training.epoch(epoch, start=progress.batch), end - first)
+            batches = to_device(batches, devices=a.training.devices)
             for records in run_steps(a.step(epoch), batches, first, config.run.log_every, signals):
                 check_finite(records, epoch)
                 for record in records:
                     totals.add(record)
                 tracker.steps(records)
                 bar.update(epoch + 1, records)
-                if records[0]["step"] == 0:  # after the first step, which should not wait for it
+                if records[0]["step"] == 0 and is_first():  # after the first step, which should not wait for it
                     report.save_batch_picture(tracker, data, batch, a.augment, config.run.seed)
                 progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
-            if signals.received:
+            if signals.agreed():
                 checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
                 with contextlib.suppress(OSError):  # the terminal may have gone
                     console.print(
@@ -153,6 +168,8 @@ def _fit(config: Config, data: Dataset, held: contextlib.ExitStack) -> Path | No
                 checkpoints.save(which, end, net, optimizer, progress)
         if progress.best is None:
             raise UserError(f"{run}: has no best epoch, and its checkpoint is lost; train on with more --epochs")
+        if not is_first():
+            return run
         picture = report.save_predictions(tracker, run, data, progress.best)
         tracker.scores(progress.best)
     images = a.validation.pairs[0].image.parent

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxseg.base.errors import NonFiniteLoss
 from jaxseg.data.feed.pipeline import Batch, Pipeline, to_device
+from jaxseg.devices.processes import largest
 from jaxseg.learn import metrics
 
 WHAT_TO_TRY = "Try a tenth of --learning-rate, more --warmup-epochs, or --precision f32."
@@ -37,6 +38,11 @@ class Signals:
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def agreed(self) -> int:
+        """Returns the signal that any process received, 0 for none. All processes must ask at the same time."""
+        self.received = largest(self.received)
+        return self.received
 
     def _note(self, number, frame):
         self.received = number
@@ -70,7 +76,9 @@ def run_steps(train_step, batches, first: int, log_every: int, signals: Signals)
         if len(waiting) == look:
             yield fetch()
             look = log_every
-        if signals.received:
+            if signals.agreed():
+                break
+        elif signals.received and jax.process_count() == 1:
             break
     if waiting:
         yield fetch()
@@ -116,7 +124,7 @@ def evaluate(eval_step, data: Pipeline, epoch: int, most: int | None = None) -> 
     "predicted" is the share of pixels predicted as each class. Raises NonFiniteLoss.
     """
     totals, waiting = metrics.Totals(), []
-    for batch in to_device(itertools.islice(data.epoch(), most)):
+    for batch in to_device(itertools.islice(data.epoch(), most), devices=data.devices):
         result = eval_step(batch)
         waiting.append({"loss": result["loss"], "confusion": result["confusion"]})
         if len(waiting) > 8:  # bounds the number of batches in flight

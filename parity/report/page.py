@@ -21,6 +21,7 @@ TITLES = {
     "training": "Training in float64",
     "encoders": "Networks with an encoder",
     "recipes": "Recipes: whole runs from their settings",
+    "devices": "Many devices, one run",
     "run": "A finished run, once more from its settings",
     "precision": "Rounding in one pass",
     "divergence": "Divergence over many steps, in float32",

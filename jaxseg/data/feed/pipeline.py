@@ -13,6 +13,7 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, problem
@@ -21,6 +22,7 @@ from jaxseg.data.feed.store import DiskStore, Store
 from jaxseg.data.feed.windows import Size, Window, place, windows
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.samples import ARTICLE_READING, Reading, read_sample
+from jaxseg.devices.mesh import Devices
 
 Sample = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray | jax.Array]
@@ -51,6 +53,9 @@ class Pipeline:
     - `largest`: longest side in pixels; larger images are cut into a grid first. Needs `sizes`.
     - `crop`: height and width of random crops, which replace whole images; smaller images are padded likewise.
     - `crops`: number of crops per image and epoch.
+    - `devices`: devices that share each batch; one if not given. The batch then has the rows of this process alone, in
+      the order of `Devices.rows`, and "position": int32, the place of each in the whole batch.
+    - `parts`: micro-batches per batch, each of which is divided over the devices.
 
     Raises ValueError for no pairs, and for crops of different sizes on the device. Raises DataError naming a file that
     can no longer be read, or whose size differs from `sizes` or from the rest of its batch.
@@ -70,11 +75,18 @@ class Pipeline:
         largest: int | None = None,
         crop: Size | None = None,
         crops: int = 1,
+        devices: Devices | None = None,
+        parts: int = 1,
     ):
         if not pairs:
             raise ValueError("`pairs` is empty; expected one or more")
         self.pairs, self.batch_size, self.reading, self.crop = tuple(pairs), batch_size, reading, crop
         self.shuffle, self.seed, self.workers, self.cache = shuffle, seed, workers, cache
+        self.devices = devices or Devices.of(jax.local_devices()[:1])
+        self._places = self.devices.rows(batch_size, parts)
+        self._position = {}
+        if self.devices.count > 1:
+            self._position = {"position": np.maximum(self._places, 0).astype(np.int32)}
         first = None
         if sizes is None and cache != "none":
             first = read_sample(self.pairs[0], reading)
@@ -125,9 +137,12 @@ class Pipeline:
 
         def make(number: int) -> Batch:
             first = number * self.batch_size
-            members = [self._windows[slot] for slot in slots[first : first + self.batch_size] if slot >= 0]
-            draws = [(self.seed, epoch, first + row) for row in range(len(members))]
-            return self._gather(members, draws) if self.cache == "device" else self._batch(members, draws)
+            held = (self._places >= 0) & (slots[first + self._places] >= 0)
+            # a process without any sample reads the first one, whose shape its padding needs
+            at = (first + (self._places[held] if held.any() else np.zeros(1, int))).tolist()
+            members = [self._windows[slots[place]] for place in at]
+            draws = [(self.seed, epoch, place) for place in at]
+            return (self._gather if self.cache == "device" else self._batch)(held, members, draws) | self._position
 
         if self.cache == "device" or (self.cache == "memory" and self._store.full):
             return map(make, numbers)
@@ -150,23 +165,24 @@ class Pipeline:
             finally:  # the caller stopped early, or an item failed
                 readers.shutdown(cancel_futures=True)
 
-    def _batch(self, members: Sequence[Window], draws: Sequence[Draw]) -> Sample:
+    def _batch(self, held: Bool[np.ndarray, " b"], members: Sequence[Window], draws: Sequence[Draw]) -> Sample:
+        """Makes a batch whose rows in `held` are `members`; the others are padding."""
         batch: Sample = {}
-        for row, (window, sample, draw) in enumerate(zip(members, self._samples(members), draws)):
+        for row, window, sample, draw in zip(_rows(held), members, self._samples(members), draws):
             if self.crop is not None:
                 sample = place(sample, self.crop, self._corner(sample["mask"].shape, draw))
             elif window.shape is not None:
                 sample = place(sample, window.shape, window.corner, window.size)
             for name, array in sample.items():
                 if name not in batch:
-                    batch[name] = np.empty((self.batch_size, *array.shape), array.dtype)
+                    batch[name] = np.empty((len(held), *array.shape), array.dtype)
                 kept = batch[name]
                 if array.shape != kept.shape[1:]:
                     raise _other_size(self.pairs[window.index], sample["mask"].shape, kept.shape[1:3])
                 kept[row] = array
-        batch["image"][len(members) :] = 0
-        batch["mask"][len(members) :] = IGNORE_INDEX
-        return batch | {"valid": np.arange(self.batch_size) < len(members)}
+        batch["image"][~held] = 0
+        batch["mask"][~held] = IGNORE_INDEX
+        return batch | {"valid": held}
 
     def _corner(self, size: Size, draw: Draw) -> Size:
         room = np.maximum(np.subtract(size, self.crop), 0)
@@ -187,9 +203,11 @@ class Pipeline:
             raise _other_size(self.pairs[index], sample["mask"].shape, self._sizes[index])
         return sample
 
-    def _gather(self, members: Sequence[Window], draws: Sequence[Draw]) -> dict[str, jax.Array]:
+    def _gather(
+        self, held: Bool[np.ndarray, " b"], members: Sequence[Window], draws: Sequence[Draw]
+    ) -> dict[str, jax.Array]:
         corners = [self._corner(self._sizes[0], draw) for draw in draws] if self.crop else None
-        return self._resident.batch(members, self.batch_size, corners, self.crop)
+        return self._resident.batch(held, members, corners, self.crop)
 
     @functools.cached_property
     def _resident(self) -> Resident:
@@ -199,7 +217,12 @@ class Pipeline:
                 return place(sample, tuple(np.maximum(self._sizes[0], self.crop).tolist()))
             return sample if window.shape is None else place(sample, window.shape, window.corner, window.size)
 
-        return Resident(self._windows, lambda members: self._ahead(members, placed))
+        return Resident(self._windows, lambda members: self._ahead(members, placed), self.devices)
+
+
+def _rows(held: Bool[np.ndarray, " b"]) -> list[int]:
+    """Rows to fill: those in `held`, or the first if there are none."""
+    return np.flatnonzero(held).tolist() or [0]
 
 
 def _other_size(pair: Pair, found: Size, expected: Size) -> DataError:
@@ -207,11 +230,13 @@ def _other_size(pair: Pair, found: Size, expected: Size) -> DataError:
     return problem(pair.image, f"is {w}x{h}; expected {width}x{height}, as when it was examined or as in its batch")
 
 
-def to_device(batches: Iterable[Batch], ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
-    """Yields batches as device arrays; the next `ahead` batches are transferred while one is in use."""
-    waiting = deque()
+def to_device(
+    batches: Iterable[Batch], ahead: int = 2, devices: Devices | None = None
+) -> Iterator[dict[str, jax.Array]]:
+    """Yields batches as arrays on the devices; the next `ahead` batches are transferred while one is in use."""
+    waiting, put = deque(), jax.device_put if devices is None else devices.put
     for batch in batches:
-        waiting.append(jax.device_put(batch))
+        waiting.append(put(batch))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
