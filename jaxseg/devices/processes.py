@@ -92,25 +92,28 @@ def once(do: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return do()
-    result, error = None, None
+    result, status, error = None, 0, None
     if is_first():
         try:
             result = do()
         except Exception as raised:
-            error = raised
-    content = pickle.dumps((result, error)) if is_first() else b""
+            known, error = explain(raised), raised
+            status = known[1] if known else 1
+    content = pickle.dumps((result, status)) if is_first() else b""
     length = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
     padded = np.frombuffer(content.ljust(length, b"\0"), np.uint8)
-    result, error = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
-    if error is None:
-        return result
-    setattr(error, EVERYWHERE, True)
-    if is_first():
+    received = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+    if error is not None:
+        setattr(error, EVERYWHERE, True)
         raise error
-    known = explain(error)  # the first process says it
-    ended = SystemExit(known[1] if known else 1)
-    setattr(ended, EVERYWHERE, True)
-    raise ended
+    if is_first():
+        return result
+    result, status = pickle.loads(received)
+    if status:  # the first process says why
+        error = SystemExit(status)
+        setattr(error, EVERYWHERE, True)
+        raise error
+    return result
 
 
 def coordinator() -> str:
