@@ -33,22 +33,24 @@ def together() -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    connections = _connections()
-    thread = threading.Thread(target=_watch, args=(connections,), daemon=True)
-    thread.start()
-    in_order = True
+    connections, first = _connections(), jax.process_index() == 0
+    done, gone = threading.Event(), threading.Thread(target=lambda: _watch(connections, done), daemon=True)
+    gone.start()
+    failed, in_order = True, True
     try:
         yield
+        failed = False
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError):  # perhaps since another one has ended, which the thread sees
-            thread.join(SILENCE)
+            gone.join(SILENCE)
         in_order = isinstance(error, Stopped | NonFiniteLoss) or getattr(error, EVERYWHERE, False)
         raise
     finally:
         for connection in connections.values():
             with contextlib.suppress(OSError):
                 connection.sendall(DONE) if in_order else connection.shutdown(socket.SHUT_RDWR)
-        thread.join(SILENCE if in_order else 0)  # JAX's service, which the first process runs, must end last
+        if first and in_order:  # JAX's service, which the first process runs, must end last
+            gone.join(SILENCE) if failed else done.wait(SILENCE)
 
 
 def _connections() -> dict[int, socket.socket]:
@@ -84,15 +86,25 @@ def _keep_alive(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _watch(connections: dict[int, socket.socket]) -> None:
-    """Waits until the other end of every connection is done; ends this process if one is closed before that."""
-    waiting = {connection: number for number, connection in connections.items()}
+def _watch(connections: dict[int, socket.socket], done: threading.Event) -> None:
+    """Waits until all connections are closed; sets `done` when all others have ended in order.
+
+    Ends this process if a connection is closed before that.
+    """
+    waiting, ending = {connection: number for number, connection in connections.items()}, set()
     while waiting:
         ready, _, _ = select.select([*waiting], [], [])
         for connection in ready:
-            number, message = waiting.pop(connection), _received(connection)
-            if message[:1] != DONE:  # the first process tells whose connection it lost
-                _leave(int.from_bytes(message[1:], "big") if message[:1] == LOST else number, [*waiting])
+            message = _received(connection)
+            if message[:1] == DONE:
+                ending.add(connection)
+            elif connection in ending:
+                del waiting[connection]
+            else:  # the first process tells whose connection it lost
+                number = int.from_bytes(message[1:], "big") if message[:1] == LOST else waiting[connection]
+                _leave(number, [other for other in waiting if other is not connection])
+        if len(ending) == len(connections):
+            done.set()
 
 
 def _received(connection: socket.socket) -> bytes:

@@ -49,18 +49,28 @@ def fit(config: Config) -> Path | None:
     - Stopped: a signal ended the run after everything was saved
     """
     check(config)
-    extra.require_all({name: f"--log {name}" for name in config.run.log})
-    check_target(config)
     terminal.greet()
-    config = once(lambda: settled(config))
-    if config.optimization.class_weights:
-        class_weights.check(config.optimization.class_weights)
+    with together():
+        return _fit_together(config)
+
+
+def _fit_together(config: Config) -> Path | None:
+    """Does `fit` in each of several processes. What only the first one does may fail there, for all."""
+
+    def prepare() -> tuple[Config, Dataset]:
+        extra.require_all({name: f"--log {name}" for name in config.run.log})
+        check_target(config)
+        chosen = settled(config)
+        if chosen.optimization.class_weights:
+            class_weights.check(chosen.optimization.class_weights)
+        return chosen, open_data(chosen)
+
     devices = devices_of(config.machine)
     if devices.count > 1:
         console.print(f"      {devices}")
-    data = once(lambda: open_data(config))
+    config, data = once(prepare)
     try:
-        with together(), contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as held:
             return _fit(config, data, devices, held)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if (message := advice.out_of_memory(error, config, data.tile)) is None:
