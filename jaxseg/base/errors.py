@@ -54,6 +54,13 @@ class Stopped(Exception):
         self.exit_code = 128 + signum
 
 
+class EndedElsewhere(Stopped):
+    """An error of the first of several processes, which says why, ended the run. `exit_code` is the first one's."""
+
+    def __init__(self, exit_code: int):
+        self.exit_code = exit_code
+
+
 def problem(path: Path, what: str, advice: str = "") -> DataError:
     """Returns the error for a fault `what` of a single file."""
     return DataError("Cannot read the tiles.", [f"{path}: {what}"], advice)

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from jaxseg.base.config import Machine
 from jaxseg.base.doors import explain
-from jaxseg.base.errors import UserError
+from jaxseg.base.errors import EndedElsewhere, UserError
 from jaxseg.base.terminal import console
 from jaxseg.devices.mesh import Devices
 
@@ -88,7 +88,7 @@ def is_first() -> bool:
 def once(do: Callable[[], T]) -> T:
     """Calls `do` in the first process alone, and returns its result in every process.
 
-    An exception is raised there; the other processes raise SystemExit with its exit status.
+    An exception is raised there; the other processes raise EndedElsewhere with its exit status.
     """
     if jax.process_count() == 1:
         return do()
@@ -109,10 +109,8 @@ def once(do: Callable[[], T]) -> T:
     if is_first():
         return result
     result, status = pickle.loads(received)
-    if status:  # the first process says why
-        error = SystemExit(status)
-        setattr(error, EVERYWHERE, True)
-        raise error
+    if status:
+        raise EndedElsewhere(status)
     return result
 
 
