@@ -31,6 +31,7 @@ Question = Literal[
     "augmentation",
     "model",
     "training",
+    "encoders",
     "recipes",
     "precision",
     "divergence",

@@ -33,7 +33,11 @@ from parity.twins.quickly import as_flags
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
-ALONE = ("recipes", "precision")  # asked about their own mistakes alone: every wrong formula would show there too
+ALONE = (
+    "recipes",
+    "precision",
+    "encoders",
+)  # asked about their own mistakes alone: every wrong formula would show there too
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:
@@ -61,7 +65,7 @@ def injected(wrong: Mistake) -> Iterator[None]:
 def ask(question: str, data: Path, briefly: bool = False, recipe: tuple[str, ...] = ()) -> list:
     """Rows of a question in its quick form; with `briefly` only the first failed row, if there is one.
 
-    recipe: values of the recipe to ask, for the recipes question.
+    recipe: values of the recipe to ask, for the recipes question; parts, for the encoders question.
     """
     from parity.judge.answer import Settings
 
@@ -140,7 +144,7 @@ def try_one(own: str, number: int, question: str, data: Path, briefly: bool = Fa
     wrong = all_mistakes()[own][number]
     try:
         with injected(wrong):
-            rows = ask(question, data, briefly, *([wrong.recipe] if question == "recipes" else []))
+            rows = ask(question, data, briefly, *([wrong.recipe] if question == own and wrong.recipe else []))
     except Exception as error:
         return Cell(own, number, question, broke=f"{type(error).__name__}: {error}"[:200])
     return Cell(own, number, question, tuple(row.name for row in rows if not row.passed))

@@ -26,6 +26,8 @@ NO_NUMBER = {
     *("class_names", "workers", "cache", "cache_mb", "snap_colors"),
     *("preset", "out", "overwrite", "resume", "load", "load_channels", "dry_run", "log_every", "debug"),
     *("precision", "early_stopping"),
+    *("encoder", "encoder_weights", "encoder_sha256", "encoder_mean", "encoder_std"),  # see the encoders question
+    *("freeze_encoder", "encoder_lr_factor"),
 }
 """Settings that change no number of the first steps, say which files are taken, or have a question of their own."""
 

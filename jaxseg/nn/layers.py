@@ -8,8 +8,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxseg.nn.convolution import conv3x3, conv_stem, conv_strided
+from jaxseg.nn.convolution import conv3x3
 from jaxseg.nn.initializers import RULES, Rule, torch_default_bias
+from jaxseg.nn.strided import conv_stem, conv_strided
 
 
 class BatchNorm(nnx.Module):

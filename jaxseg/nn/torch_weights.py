@@ -100,7 +100,7 @@ def to_torch(tree: nnx.Module | nnx.State, channels: Colors = "bgr") -> dict[str
     state = tree if isinstance(tree, nnx.State) else nnx.state(tree)
     for path, variable in nnx.to_flat_state(state):
         name, axes = torch_name(path)
-        out[name] = np.array(variable[...]).transpose(axes)
+        out[name] = np.array(np.asarray(variable[...]).transpose(axes), order="C")  # safetensors reads no strides
     return turned(out) if channels == "rgb" else out
 
 

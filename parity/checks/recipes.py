@@ -99,7 +99,7 @@ def pairs_in(folder: Path, part: str) -> list[Pair]:
 def played_rows(question: str, name: str, config: Config, played: Played, note: str) -> Iterator[Row]:
     """Rows of a run, a row for each kind of figure."""
     found, expected = played.found, played.expected
-    noisy = config.model.conv_bias and config.optimization.optimizer != "sgd"
+    noisy = config.model.conv_bias and not config.model.encoder and config.optimization.optimizer != "sgd"
     pixels = max(x.size for key, x in expected.batches.items() if key.endswith("masks"))
     moved = NOISE * pixels**0.5 * float(expected.rates.sum()) if noisy else GATE
 
@@ -111,7 +111,7 @@ def played_rows(question: str, name: str, config: Config, played: Played, note: 
 
     rates = (x.astype(np.float32) for x in (found.rates, expected.rates))
     yield compare.equal_bytes(question, f"{name}: batches", found.batches, expected.batches, note)
-    if config.run.load is None:
+    if config.run.load is None and config.run.encoder_weights is None:
         yield start_row(question, f"{name}: initial weights", config.model.init, played.start, note)
     yield compare.equal_bytes(question, f"{name}: learning rates", *rates, note)
     yield close("losses", found.losses, expected.losses)

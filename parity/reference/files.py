@@ -169,17 +169,26 @@ def survey(pairs: Sequence[Pair], reader: Reader) -> Survey:
     return Survey(sizes, counts.sum(0), around, whole, np.where(std > 0, std, 1.0))
 
 
-def standardization(d: Data, color: bool, found: Survey) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and standard deviation by channel of --normalize; None for "unit"."""
-    if d.normalize == "dataset":
+def standardization(d: Data, color: bool, found: Survey, pictures: bool = True) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and standard deviation by channel of --normalize; None for "unit".
+
+    pictures: False if some images are not of 8 bits; these have no use for the statistics of an encoder's weights.
+    """
+    if d.normalize == "dataset" or (d.normalize == "encoder" and not (pictures and len(found.mean) == 3)):
         return found.mean, found.std
-    if d.normalize == "imagenet":
+    if d.normalize in ("imagenet", "encoder"):
         first = "bgr" if color and d.channels in (None, (1, 2, 3)) else "rgb"
         order = ["rgb".index(letter) for letter in first]
         if d.channels is not None and set(d.channels) == {1, 2, 3} and d.channels != (1, 2, 3):
             order = [band - 1 for band in d.channels]
-        return tuple(IMAGENET[:, order])
+        own = d.normalize == "encoder" and d.encoder_mean
+        return tuple((np.array([d.encoder_mean, d.encoder_std]) if own else IMAGENET)[:, order])
     return None
+
+
+def has_8_bits(image: Path) -> bool:
+    """True if the values of an image are bytes."""
+    return _picture(image)[0].dtype == np.uint8
 
 
 def _picture(path: Path) -> tuple[np.ndarray, bool, float | None]:

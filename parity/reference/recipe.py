@@ -20,6 +20,7 @@ from parity.reference.augmentation import Draws
 from parity.reference.class_weights import class_weights
 from parity.reference.files import Labels, Pair, Reader
 from parity.reference.losses import IGNORE_INDEX
+from parity.reference.resnet import EncoderUNet
 from parity.reference.unet import UNet
 
 Batch = tuple[list[np.ndarray], list[np.ndarray]]
@@ -44,7 +45,8 @@ class Recipe:
         self.config, self.labels, self.pairs, self.validation = config, labels, training_pairs, validation
         found = files.survey(training_pairs, Reader(d, labels))
         color = any(files.is_color(image) for image, _ in [*training_pairs, *validation])
-        self.standard = files.standardization(d, color, found)
+        pictures = all(files.has_8_bits(image) for image, _ in [*training_pairs, *validation])
+        self.standard = files.standardization(d, color, found, pictures)
         self.reader = Reader(d, labels, self.standard and self.standard[0])
         self.crop = crop_side(config, found.sizes)
         self.epoch_steps = -(-len(training_pairs) * d.crops // o.batch_size)
@@ -53,7 +55,10 @@ class Recipe:
         flat = dataclasses.replace(o, schedule="constant") if o.schedule == "plateau" else o
         self.rates = training.learning_rates(flat, self.epoch_steps)
         m, channels = config.model, len(found.mean)
-        self.model = UNet(channels, labels.classes, m.widths, m.upsample, m.conv_bias).double()
+        if m.encoder:
+            self.model = EncoderUNet(m.encoder, channels, labels.classes).double()
+        else:
+            self.model = UNet(channels, labels.classes, m.widths, m.upsample, m.conv_bias).double()
         self.steps = 0
 
     def start(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -65,7 +70,7 @@ class Recipe:
         fitting = {name: torch.tensor(x) for name, x in weights.items() if mine.get(name, x).shape == x.shape}
         self.model.load_state_dict(fitting, strict=False)
         o = self.config.optimization
-        self.optimizer = training.OPTIMIZERS[o.optimizer](self.model.parameters(), o)
+        self.optimizer = training.OPTIMIZERS[o.optimizer](training.groups(self.model, o), o)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(o.ema)) if o.ema else self.model
         self.plateau = Plateau(o) if o.schedule == "plateau" else None
 
@@ -115,6 +120,8 @@ class Recipe:
         """
         o, images = self.config.optimization, self.tensors(batch, draws)
         rate = self.rates[self.steps] * (self.plateau.scale if self.plateau else 1.0)
+        if o.freeze_encoder:
+            self.model.freeze(self.steps < o.freeze_encoder * self.epoch_steps)
         self.steps += 1
         training.set_learning_rate(self.optimizer, rate)
         part = o.batch_size // o.accumulate if o.accumulate > 1 else None
@@ -202,7 +209,7 @@ def crop_side(config: Config, sizes: Sequence[tuple[int, int]]) -> int | None:
         return config.data.crop
     if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST:
         return None
-    least = 2 ** (len(config.model.widths) - 1)
+    least = 32 if config.model.encoder else 2 ** (len(config.model.widths) - 1)
     return max(least, min(512, int(np.median([min(size) for size in sizes]))) // least * least)
 
 

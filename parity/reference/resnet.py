@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+BASE = 64
+"""Channels of the encoder's first convolution in the published networks."""
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 
 
@@ -30,9 +32,14 @@ class Block(nn.Module):
             conv = nn.Conv2d(before, after, size, step, padding=size // 2, bias=False)
             self.add_module(f"conv{number}", conv)
             self.add_module(f"bn{number}", nn.BatchNorm2d(after))
-            self.add_module(f"relu{number}", nn.ReLU())
         self.convolutions, self.downsample = len(shapes), None
-        if stride > 1 or inputs != outputs:
+        around = stride > 1 or inputs != outputs
+        self.relus = [f"relu{number}" for number in range(1, len(shapes) + 1)]
+        if around:
+            self.relus[-1] = "relu_down"
+        for name in self.relus:
+            self.add_module(name, nn.ReLU())
+        if around:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -42,7 +49,7 @@ class Block(nn.Module):
             y = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(y))
             if number == self.convolutions:
                 y = y + (x if self.downsample is None else self.downsample(x))
-            y = getattr(self, f"relu{number}")(y)
+            y = getattr(self, self.relus[number - 1])(y)
         return y
 
 
@@ -101,11 +108,12 @@ class EncoderUNet(nn.Module):
 
     encoder: "resnet18", "resnet34" or "resnet50".
     in_channels, classes: c and k.
-    base: channels of the encoder's first convolution, 64 in the published networks.
+    base: channels of the encoder's first convolution; BASE if None.
     """
 
-    def __init__(self, encoder: str, in_channels: int = 3, classes: int = 2, base: int = 64):
+    def __init__(self, encoder: str, in_channels: int = 3, classes: int = 2, base: int | None = None):
         super().__init__()
+        base = base or BASE
         self.encoder = Encoder(encoder, in_channels, base)
         outputs = [4 * base, 2 * base, base, base // 2, base // 4]
         *skips, below = self.encoder.widths

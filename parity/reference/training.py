@@ -91,9 +91,17 @@ def evaluation_step(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Writes `lr` into every parameter group, as the article does."""
+    """Writes `lr` into every parameter group, as the article does; times the group's factor if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("factor", 1)
+
+
+def groups(model: nn.Module, o: Optimization) -> list[dict]:
+    """Parameter groups: the encoder's, with the factor of its learning rate, and the others'."""
+    mine = [p for name, p in model.named_parameters() if name.startswith("encoder.")]
+    others = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
+    found = [{"params": mine, "factor": o.encoder_lr_factor}, {"params": others}]
+    return [group for group in found if group["params"]]
 
 
 def learning_rates(o: Optimization, steps_per_epoch: int) -> list[float]:

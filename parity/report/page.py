@@ -19,6 +19,7 @@ TITLES = {
     "augmentation": "Augmentation",
     "model": "The network",
     "training": "Training in float64",
+    "encoders": "Networks with an encoder",
     "recipes": "Recipes: whole runs from their settings",
     "run": "A finished run, once more from its settings",
     "precision": "Rounding in one pass",

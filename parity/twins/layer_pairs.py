@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxseg.nn import initializers, layers, unet
+from jaxseg.nn import encoder_unet, initializers, layers, resnet, unet
 from parity.judge import compare
 from parity.twins.pairs import array
 
@@ -167,11 +167,11 @@ def fill(layer: nnx.Module, **parameters) -> None:
 # jaxseg's layers ------------------------------------------------------------------------------------------------------
 
 
-def conv(x, kernel, bias=None):
+def conv(x, kernel, bias=None, *, strides: int = 1):
     """`unet.Conv`; the kernel is square."""
     outputs, inputs, size, _ = kernel.shape
     made = {"rule": initializers.RULES["article"], "use_bias": bias is not None, "rngs": nnx.Rngs(0)}
-    layer = unet.Conv(inputs, outputs, size, **made, **kinds(x))
+    layer = unet.Conv(inputs, outputs, size, strides, **made, **kinds(x))
     fill(layer, kernel=hwio(kernel), bias=bias)
     return nchw(layer(nhwc(x)))
 
@@ -248,6 +248,16 @@ def torch_norm_relu(x, scale, bias, *, evaluate: bool = False, **options):
 def max_pool(x):
     """`unet.max_pool`."""
     return nchw(unet.max_pool(nhwc(x)))
+
+
+def max_pool_3x3(x):
+    """`resnet.max_pool_3x3`."""
+    return nchw(resnet.max_pool_3x3(nhwc(x)))
+
+
+def upsample_nearest(x):
+    """`encoder_unet.upsample_nearest`."""
+    return nchw(encoder_unet.upsample_nearest(nhwc(x)))
 
 
 def relu(x):

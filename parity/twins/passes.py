@@ -38,6 +38,7 @@ LAYERS = (
     torch.nn.ConvTranspose2d,
     torch.nn.Upsample,
 )
+KINDS = ("conv", "norm", "relu")
 NAMES = [  # PyTorch's name of a layer -> jaxseg's
     (r"^inc\.", "down.0."),
     (r"^down(\d+)\.maxpool_conv\.0$", r"down.\1.max_pool"),
@@ -45,6 +46,12 @@ NAMES = [  # PyTorch's name of a layer -> jaxseg's
     (r"^up(\d+)\.up$", lambda m: f"up.{int(m[1]) - 1}.up"),
     (r"^up(\d+)\.conv\.", lambda m: f"up.{int(m[1]) - 1}.block."),
     (r"^outc\.conv$", "head"),
+    (r"^segmentation_head\.0$", "segmentation_head"),
+    (r"^decoder\.blocks\.(\d)\.conv(\d)\.(\d)$", lambda m: f"decoder.{m[1]}.block.{KINDS[int(m[3])]}{m[2]}"),
+    (r"^encoder\.maxpool$", "encoder.max_pool"),
+    (r"^encoder\.relu$", "encoder.relu1"),
+    (r"^(encoder\..*)downsample\.(\d)$", lambda m: f"{m[1]}{KINDS[int(m[2])]}_down"),
+    (r"^(encoder\..*)bn(\d)$", r"\1norm\2"),
     (r"double_conv\.(\d)$", lambda m: ("conv1", "norm1", "relu1", "conv2", "norm2", "relu2")[int(m[1])]),
 ]
 
@@ -199,6 +206,7 @@ def recording(net: UNet, added: dict[str, jax.Array]) -> Iterator[dict[str, jax.
         (unet.UpConv, "__call__", path),
         (unet, "upsample_bilinear", lambda x: f"up.{next(decoders)}.up"),
         (unet, "max_pool", lambda x: f"down.{next(levels)}.max_pool"),
+        (resnet, "max_pool_3x3", lambda x: "encoder.max_pool"),
         (jax.nn, "relu", lambda x: last.replace("norm", "relu")),
     ]
     with contextlib.ExitStack() as stack:

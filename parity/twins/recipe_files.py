@@ -9,6 +9,7 @@ import tifffile
 SIZES = {
     "square": ([(16, 16)], [(16, 16)]),
     "oblong": ([(24, 16)], [(24, 16)]),
+    "large": ([(40, 32)], [(40, 32)]),
     "mixed": ([(16, 24), (24, 16), (20, 20)], [(16, 16), (20, 36)]),
 }
 """Heights and widths of training and of validation images, in turn."""

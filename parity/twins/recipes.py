@@ -18,6 +18,7 @@ from jaxseg.data.feed.pipeline import Batch
 from jaxseg.learn import augment
 from jaxseg.nn.torch_weights import to_torch
 from jaxseg.training import assembly, dataset, loop, steps
+from parity.reference import resnet
 from parity.reference.augmentation import Draws
 from parity.reference.files import Labels, Pair
 from parity.reference.recipe import Recipe
@@ -83,7 +84,7 @@ def side_by_side(
         for step, batch in zip(range(first, end), ours.training.epoch(epoch)):
             raw = theirs.batch(epoch, step - first)
             note(read, step, batch, raw)
-            record = jax.device_get(ours.train_step(jax.device_put(batch)))
+            record = jax.device_get(ours.step(epoch)(jax.device_put(batch)))
             found.append((record["loss"], record["learning_rate"]))
             expected.append(theirs.step(raw, *draws(config, step, batch)))
         if end == most:
@@ -132,7 +133,10 @@ def draws(config: Config, step: int, batch: Batch) -> tuple[list[Draws] | None, 
         m, parts = config.model, config.optimization.accumulate
         b, h, w, _ = batch["image"].shape
         least, channels = 2 ** (len(m.widths) - 1), m.widths[-1] // (1 + (m.upsample == "bilinear"))
-        shape, key = (b // parts, h // least, w // least, channels), jax.random.fold_in(key, DROPOUT)
+        sides = h // least, w // least
+        if m.encoder:
+            sides, channels = (-(-h // 32), -(-w // 32)), resnet.BASE * (32 if m.encoder == "resnet50" else 8)
+        shape, key = (b // parts, *sides, channels), jax.random.fold_in(key, DROPOUT)
         keys = [key] if parts == 1 else jax.random.split(key, parts)
         kept = pairs.nchw(np.concatenate([jax.random.bernoulli(part, 1 - m.dropout, shape) for part in keys]))[valid]
     return drawn, kept

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jaxseg.base.config import Optimization
 from jaxseg.learn import compiled, losses, optimizers, schedules, step
-from jaxseg.nn import torch_weights, unet
-from jaxseg.nn.unet import UNet
+from jaxseg.nn import encoder_unet, torch_weights, unet
+from jaxseg.nn.network import Network
 from parity.reference import training as reference_training
 from parity.twins import pairs
 
@@ -23,24 +23,32 @@ class Ours:
     Functions of jaxseg are looked up when this is made, so an injected mistake takes effect.
     """
 
-    def __init__(self, settings: Optimization, net: UNet, steps_per_epoch: int):
+    def __init__(self, settings: Optimization, net: Network, steps_per_epoch: int):
         named = {name: getattr(schedules, make.__name__) for name, make in schedules.SCHEDULES.items()}
         with mock.patch.dict(schedules.SCHEDULES, named):
             schedule = schedules.schedule_from(settings, steps_per_epoch)
-        self.net, self.optimizer = net, nnx.Optimizer(net, optimizers.optimizer_from(settings, schedule), wrt=nnx.Param)
+        tx = optimizers.optimizer_from(settings, schedule, steps_per_epoch)
+        self.net, self.optimizer = net, nnx.Optimizer(net, tx, wrt=nnx.Param)
         self._fresh = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(self.optimizer)))
         how = {"schedule": schedule, "loss": losses.loss_from(settings), "accumulate": settings.accumulate}
-        self._step = compiled.compile_train_step(net, self.optimizer, **how)
+        self._step = self._frozen = compiled.compile_train_step(net, self.optimizer, **how)
+        self.steps, self._frozen_steps = 0, settings.freeze_encoder * steps_per_epoch
+        if self._frozen_steps:
+            view = encoder_unet.with_frozen_encoder(net)
+            self._frozen = compiled.compile_train_step(view, self.optimizer, **how)
         self._logits = nnx.jit(lambda net, image: net(step.normalize(image)), graph=False)
 
     def start(self, weights: dict[str, np.ndarray]) -> None:
         """Takes these weights and statistics, by PyTorch's names, and a fresh optimizer."""
         torch_weights.from_torch(self.net, weights)
         nnx.update(self.optimizer, jax.tree.map(jnp.array, self._fresh))
+        self.steps = 0
 
     def step(self, batch: pairs.Batch) -> tuple[float, float]:
         """Takes one update; returns its loss and learning rate."""
-        record = jax.device_get(self._step(jax.tree.map(jnp.asarray, batch)))
+        step = self._frozen if self.steps < self._frozen_steps else self._step
+        self.steps += 1
+        record = jax.device_get(step(jax.tree.map(jnp.asarray, batch)))
         return float(record["loss"]), float(record["learning_rate"])
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -69,6 +77,7 @@ class Theirs:
         self.model, self._settings = model, settings
         self._loss = reference_training.LOSSES[settings.loss](settings)
         self._rates = reference_training.learning_rates(settings, steps_per_epoch)
+        self._frozen_steps = settings.freeze_encoder * steps_per_epoch
         self._like = next(model.parameters())
         self.layout = torch.contiguous_format
         self.start(model.state_dict())
@@ -77,7 +86,7 @@ class Theirs:
         """Takes these weights and statistics, and a fresh optimizer."""
         self.model.load_state_dict({name: torch.as_tensor(array) for name, array in weights.items()}, strict=False)
         self.optimizer = reference_training.OPTIMIZERS[self._settings.optimizer](
-            self.model.parameters(), self._settings
+            reference_training.groups(self.model, self._settings), self._settings
         )
         self.steps, ema = 0, self._settings.ema
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else self.model
@@ -90,6 +99,8 @@ class Theirs:
     def step(self, batch: pairs.Batch) -> tuple[float, float]:
         """Takes one update; returns its loss and learning rate."""
         rate = self._rates[self.steps]
+        if self._frozen_steps:
+            self.model.freeze(self.steps < self._frozen_steps)
         self.steps += 1
         reference_training.set_learning_rate(self.optimizer, rate)
         images, masks = self._tensors(batch)
