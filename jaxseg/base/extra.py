@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from jaxseg.base.errors import UserError
 
 PACKAGES = {
-    "export": ("onnx", "onnxruntime", "safetensors"),
+    "export": ("onnx", "onnxruntime"),
     "geo": ("rasterio", "pyogrio", "shapely", "pyproj", "skimage"),
     "hub": ("huggingface_hub",),
 }

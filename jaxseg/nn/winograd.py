@@ -57,7 +57,7 @@ def kernel_values(kernel: Float[Array | np.ndarray, "3 3 i o"]) -> Float[np.ndar
     return _of_kernel(rows.swapaxes(0, 1)).swapaxes(0, 1).reshape(16, *kernel.shape[2:])
 
 
-def _of_kernel(g: Sequence[np.ndarray]) -> np.ndarray:
+def _of_kernel(g: Float[np.ndarray, "3 n i o"]) -> Float[np.ndarray, "4 n i o"]:
     """Transforms three neighbors in a row or column to four values, in a new first dimension."""
     outer = (g[0] + g[2]) / 2
     return np.stack([g[0], outer + g[1] / 2, outer - g[1] / 2, g[2]])
