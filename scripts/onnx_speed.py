@@ -3,8 +3,8 @@
     python scripts/onnx_speed.py [--bases 16 64] [--sides 256 512 1024] [--batch 1] [--rounds 9] [--cpu-time]
 
 The predict step takes turns in one process with onnxruntime, with as many threads as JAX has. Both get uint8 images and
-return classes. A line shows seconds of both, and median and quartiles of jaxseg's time over onnxruntime's, as it is and
-with BatchNorm left as it was trained. Needs the extra `export`.
+return probabilities, as prediction does. A line shows seconds of both, and median and quartiles of jaxseg's time over
+onnxruntime's, as it is and with BatchNorm left as it was trained. Needs the extra `export`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from jaxseg.base.memory import keep_freed
 from jaxseg.data.read.samples import Reading
 from jaxseg.export.onnx_file import plain_model
 from jaxseg.export.trained import Trained
-from jaxseg.learn.compiled import compile_predict_step
+from jaxseg.learn.compiled import compile_probability_step
 from jaxseg.nn import unet
 from jaxseg.nn.folded import folded
 from jaxseg.nn.layers import BatchNorm
@@ -67,12 +67,15 @@ def compare(trained: Trained, side: int, batch: int, rounds: int, clock: Callabl
     image = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    model = plain_model(trained, probabilities=False, fold=True).SerializeToString()
+    model = plain_model(trained, probabilities=True, fold=True).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    steps = {"jaxseg": compile_predict_step(folded(trained.net)), "as trained": compile_predict_step(trained.net)}
+    steps = {
+        "jaxseg": compile_probability_step(folded(trained.net)),
+        "as trained": compile_probability_step(trained.net),
+    }
     runs = {"onnxruntime": lambda: session.run(None, {"image": image})[0]}
     runs |= {name: lambda step=step: np.asarray(step(image)) for name, step in steps.items()}
-    classes = [run() for run in runs.values()]
+    classes = [run().argmax(-1) for run in runs.values()]
     seconds = np.array([[timed(run, clock) for run in runs.values()] for _ in range(rounds)])
     shown = [f"onnxruntime {np.median(seconds[:, 0]):.3f} s"]
     for i, name in enumerate(steps, 1):
