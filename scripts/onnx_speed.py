@@ -60,7 +60,7 @@ def network(base: int, upsample: str) -> Trained:
         if isinstance(layer, BatchNorm):
             layer.mean[...] = jax.numpy.asarray(rng.normal(0, 0.1, layer.mean.shape), np.float32)
             layer.var[...] = jax.numpy.asarray(rng.uniform(0.5, 2, layer.var.shape), np.float32)
-    return Trained(Path("run"), unet.evaluation(net), Reading(), "best", config, {})
+    return Trained(Path("run"), unet.evaluation(net), Reading(), "best", {})
 
 
 def compare(trained: Trained, side: int, batch: int, rounds: int, clock: Callable[[], float]) -> str:
