@@ -66,7 +66,7 @@ def injected(wrong: Mistake) -> Iterator[None]:
 def ask(question: str, data: Path, briefly: bool = False, recipe: tuple[str, ...] = ()) -> list:
     """Rows of a question in its quick form; with `briefly` only the first failed row, if there is one.
 
-    recipe: values of the recipe to ask, for the recipes question.
+    recipe: values of the recipe to ask, for the recipes question; parts, for the encoders question.
     """
     from parity.judge.answer import Settings
 
@@ -159,7 +159,7 @@ def try_one(own: str, number: int, question: str, data: Path, briefly: bool = Fa
     wrong = all_mistakes()[own][number]
     try:
         with injected(wrong):
-            rows = ask(question, data, briefly, *([wrong.recipe] if question == "recipes" else []))
+            rows = ask(question, data, briefly, *([wrong.recipe] if question == own and wrong.recipe else []))
     except Exception as error:
         return Cell(own, number, question, broke=f"{type(error).__name__}: {error}"[:200])
     return Cell(own, number, question, tuple(row.name for row in rows if not row.passed))

@@ -1,15 +1,16 @@
 """Speed of prediction beside onnxruntime, which runs the exported ONNX file, on a CPU.
 
-    python scripts/onnx_speed.py [--bases 16 64] [--sides 256 512 1024] [--batch 1] [--rounds 9] [--upsample bilinear]
+    python scripts/onnx_speed.py [--bases 16 64] [--sides 256 512 1024] [--batch 1] [--rounds 9] [--cpu-time]
 
 The predict step takes turns in one process with onnxruntime, with as many threads as JAX has. Both get uint8 images and
-return classes. A line shows seconds of both, and median and quartiles of jaxseg's time over onnxruntime's, as it is and
-with BatchNorm left as it was trained. Needs the extra `export`.
+return probabilities, as prediction does. A line shows seconds of both, and median and quartiles of jaxseg's time over
+onnxruntime's, as it is and with BatchNorm left as it was trained. Needs the extra `export`.
 """
 
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ from jaxseg.base.memory import keep_freed
 from jaxseg.data.read.samples import Reading
 from jaxseg.export.onnx_file import plain_model
 from jaxseg.export.trained import Trained
-from jaxseg.learn.compiled import compile_predict_step
+from jaxseg.learn.compiled import compile_probability_step
 from jaxseg.nn import unet
 from jaxseg.nn.folded import folded
 from jaxseg.nn.layers import BatchNorm
@@ -35,7 +36,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--upsample", default="transpose", choices=("transpose", "bilinear"))
+    parser.add_argument("--cpu-time", action="store_true", help="of the process, all threads: for a busy machine")
     args = parser.parse_args()
+    clock = time.process_time if args.cpu_time else time.perf_counter
     kept, threads = keep_freed(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = f"jax {jax.__version__}, onnxruntime {onnxruntime.__version__}, {threads} threads"
     print(f"{versions}, freed memory {'kept' if kept else 'returned'}")
@@ -44,7 +47,7 @@ def main() -> None:
         for side in args.sides:
             print(
                 f"base {base}, {args.batch} x {side}x{side}:",
-                compare(trained, side, args.batch, args.rounds),
+                compare(trained, side, args.batch, args.rounds, clock),
                 flush=True,
             )
 
@@ -57,20 +60,23 @@ def network(base: int, upsample: str) -> Trained:
         if isinstance(layer, BatchNorm):
             layer.mean[...] = jax.numpy.asarray(rng.normal(0, 0.1, layer.mean.shape), np.float32)
             layer.var[...] = jax.numpy.asarray(rng.uniform(0.5, 2, layer.var.shape), np.float32)
-    return Trained(Path("run"), unet.evaluation(net), Reading(), "best", config, {})
+    return Trained(Path("run"), unet.evaluation(net), Reading(), "best", {})
 
 
-def compare(trained: Trained, side: int, batch: int, rounds: int) -> str:
+def compare(trained: Trained, side: int, batch: int, rounds: int, clock: Callable[[], float]) -> str:
     image = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    model = plain_model(trained, probabilities=False, fold=True).SerializeToString()
+    model = plain_model(trained, probabilities=True, fold=True).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    steps = {"jaxseg": compile_predict_step(folded(trained.net)), "as trained": compile_predict_step(trained.net)}
+    steps = {
+        "jaxseg": compile_probability_step(folded(trained.net)),
+        "as trained": compile_probability_step(trained.net),
+    }
     runs = {"onnxruntime": lambda: session.run(None, {"image": image})[0]}
     runs |= {name: lambda step=step: np.asarray(step(image)) for name, step in steps.items()}
-    classes = [run() for run in runs.values()]
-    seconds = np.array([[timed(run) for run in runs.values()] for _ in range(rounds)])
+    classes = [run().argmax(-1) for run in runs.values()]
+    seconds = np.array([[timed(run, clock) for run in runs.values()] for _ in range(rounds)])
     shown = [f"onnxruntime {np.median(seconds[:, 0]):.3f} s"]
     for i, name in enumerate(steps, 1):
         low, middle, high = np.quantile(seconds[:, i] / seconds[:, 0], (0.25, 0.5, 0.75))
@@ -79,10 +85,10 @@ def compare(trained: Trained, side: int, batch: int, rounds: int) -> str:
     return "; ".join([*shown, f"{differing} of {2 * classes[0].size:,} classes differ"])
 
 
-def timed(run) -> float:
-    began = time.perf_counter()
+def timed(run: Callable, clock: Callable[[], float]) -> float:
+    began = clock()
     run()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def torchvision(net: EncoderUNet) -> dict[str, np.ndarray]:
 # The network
 
 
-@pytest.mark.parametrize(("name", "parameters", "keys"), [("resnet18", 14_328_354, 188), ("resnet34", 24_436_514, 278)])
+@pytest.mark.parametrize(("name", "parameters", "keys"), [("resnet18", 14_328_354, 182), ("resnet34", 24_436_514, 278)])
 def test_networks_have_the_size_and_names_of_segmentation_models_pytorch(name, parameters, keys):
     net = nnx.eval_shape(lambda: unet.unet_from(Model(encoder=name), in_channels=3, classes=2, seed=0))
     assert net.parameters == parameters
@@ -65,8 +65,6 @@ def test_images_that_are_too_small_or_of_other_channels_are_refused():
     for shape in ((1, 31, 64, 3), (1, 64, 64, 4)):
         with pytest.raises(ValueError, match="32 pixels a side or more with 3 channels"):
             network()(jnp.zeros(shape))
-    with pytest.raises(ValueError, match="resnet101"):
-        EncoderUNet("resnet101", rngs=nnx.Rngs(0))  # type: ignore[arg-type]
 
 
 def test_a_frozen_encoder_shares_its_arrays_and_gets_no_gradient():
@@ -208,18 +206,18 @@ def test_weights_on_the_hub_need_the_extra(monkeypatch):
 
 
 def test_weights_on_the_hub_cannot_be_had_offline_and_a_line_says_so(monkeypatch, tmp_path):
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="hf:nobody/nothing: cannot be downloaded") as error:
         pretrained.find("hf:nobody/nothing", "resnet18")
     assert "\n" not in str(error.value)
 
 
 def test_weights_in_the_hubs_cache_are_found_offline(monkeypatch, tmp_path):
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     repo = "smp-hub/resnet18.imagenet"
     revision = pretrained.REVISIONS[repo]
     snapshot = tmp_path / "models--smp-hub--resnet18.imagenet/snapshots" / revision

@@ -1,6 +1,5 @@
 """The questions of schedule, initial weights and data pass on jaxseg as it is, and see mistakes."""
 
-import functools
 import json
 from unittest import mock
 
@@ -25,6 +24,7 @@ from parity.checks import data, init, schedule  # noqa: E402
 from parity.judge.answer import Settings  # noqa: E402
 from parity.reference.dataset import OTHER_GRAYS, TileDataset, gray_of  # noqa: E402
 from parity.reference.initialization import RULES, draw, fans, law, readings  # noqa: E402
+from parity.twins import schedule_pairs  # noqa: E402
 from parity.twins.awkward import NAMES, make_awkward  # noqa: E402
 from parity.twins.draws import LAYERS, cases  # noqa: E402
 
@@ -84,8 +84,9 @@ def few_curves(monkeypatch):
     """Asks for the curves of the replaced functions alone."""
     every = schedule.curves
     asked = ("article: ", "warmup_cosine: ", "per_epoch: ", "schedule_from: ")
-    few = functools.cache(lambda: {n: c for n, c in every().items() if n.startswith(asked)})
-    monkeypatch.setattr(schedule, "curves", few)
+    monkeypatch.setattr(schedule, "curves", lambda: {n: c for n, c in every().items() if n.startswith(asked)})
+    for name in ("own_curves", "warmed_up"):  # of other functions
+        monkeypatch.setattr(schedule_pairs, name, dict)
 
 
 @pytest.mark.usefixtures("few_curves")

@@ -138,7 +138,8 @@ def served(monkeypatch, tmp_path: Path, *messages: tuple, name: str = "wandb") -
         pickle.dump(message, stream)
     stream.seek(0)
     (tmp_path / "run").mkdir(exist_ok=True)
-    sys.modules.pop("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # afterwards as it was before
+    del sys.modules["wandb"]
     monkeypatch.setattr("builtins.input", lambda: None)
     worker.serve(stream, said)
     return said.getvalue()

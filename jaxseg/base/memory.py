@@ -12,8 +12,9 @@ def keep_freed() -> bool:
     """Lets the process keep memory that it frees, for the next array; returns whether it does.
 
     A step of JAX on a CPU takes memory for its intermediate values and frees it. glibc returns so much to the system,
-    which hands out pages of zeros one by one in the next step: a seventh to a quarter of a prediction's time. Explicit
-    settings are respected: variables MALLOC_* and GLIBC_TUNABLES. Does nothing without glibc.
+    which hands out new pages one by one in the next step: a tenth of a prediction's time and more. Keeping it takes a
+    seventh more memory (`scripts/README.md`). Does nothing without glibc, and where variables MALLOC_* or
+    GLIBC_TUNABLES are set.
     """
     told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if told or platform.libc_ver()[0] != "glibc":

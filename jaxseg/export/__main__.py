@@ -2,7 +2,7 @@
 
 Writes `model.onnx`, `model.pth`, `model.safetensors` or `model.py` with its weights to a folder, and a model card,
 README.md. The ONNX file holds normalization, class names, palette and bands; it is compared with jaxseg before it is
-kept. Needs the extra `export`; `--push` needs `hub`, and `pth` needs PyTorch.
+kept. `onnx` needs the extra `export`, `--push` needs `hub`, and `pth` needs PyTorch.
 
 Exit status: 0 done, 2 something that the user can fix; then no file was written. 130 stopped by Ctrl-C.
 """

@@ -60,8 +60,7 @@ def check(options: Export, folder: Path, names: list[str]) -> None:
         (options.push is not None or not options.public, "--public is about --push; leave it out"),
     ]  # fmt: skip
     wrong = [message for holds, message in rules if not holds]
-    asked = " ".join(kind for kind in options.to if kind != "pth")
-    needed = [("export", f"--to {asked}")] * bool(asked) + [("hub", "--push")] * (options.push is not None)
+    needed = [("export", "--to onnx")] * ("onnx" in options.to) + [("hub", "--push")] * (options.push is not None)
     for attempt in (
         *(lambda name=name, what=what: extra.require(name, what) for name, what in needed),
         lambda: "pth" in options.to and weights.require_torch(),

@@ -1,16 +1,17 @@
 """What is exported: the network of a run, how it reads files, its scores."""
 
+import contextlib
 import dataclasses
 import json
+from functools import cached_property
 from pathlib import Path
 
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.base.config import Config
-from jaxseg.base.config import load as load_settings
 from jaxseg.data.read.samples import FULL, Reading
 from jaxseg.nn.network import Network
+from jaxseg.nn.torch_weights import architecture, to_torch
 from jaxseg.runs.checkpoint import load_model
 
 
@@ -22,7 +23,6 @@ class Trained:
     - `net`: its network in evaluation, which computes in the dtype of its parameters
     - `reading`: how it reads files
     - `checkpoint`: "best" or "last"
-    - `settings`: its settings
     - `epoch`: line of log.jsonl with the scores of the checkpoint, empty if there is none
     """
 
@@ -30,18 +30,22 @@ class Trained:
     net: Network
     reading: Reading
     checkpoint: str
-    settings: Config
     epoch: dict
 
     @property
     def title(self) -> str:
         """Name of the network for a person."""
-        return self.settings.model.title
+        return f"U-Net with {self.encoder}" if self.encoder else f"U-Net {'-'.join(map(str, self.built['--widths']))}"
+
+    @cached_property
+    def built(self) -> dict[str, object]:
+        """Architecture by jaxseg's flags."""
+        return architecture(to_torch(self.net))
 
     @property
     def encoder(self) -> str | None:
         """Name of the encoder; None for a network without one."""
-        return self.settings.model.encoder
+        return self.built["--encoder"]
 
     @property
     def origin(self) -> str:
@@ -88,16 +92,15 @@ def load(run: Path, checkpoint: str) -> Trained:
         if isinstance(layer, nnx.Module) and getattr(layer, "dtype", None) is jnp.bfloat16:
             layer.dtype = jnp.float32
     taken = description["checkpoint"]
-    return Trained(
-        run, net, Reading.from_dict(description["reading"]), taken, load_settings(run), scores_of(run, taken)
-    )
+    return Trained(run, net, Reading.from_dict(description["reading"]), taken, scores_of(run, taken))
 
 
 def scores_of(run: Path, checkpoint: str) -> dict:
     """Returns the line of log.jsonl with the best validation mIoU, or the last one; empty if there is no log."""
-    path = run / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    epochs = [json.loads(line) for line in lines if line.strip()]
+    path, epochs = run / "log.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # the last one, if the run was killed
+            epochs.append(json.loads(line))
     if not epochs:
         return {}
     return epochs[-1] if checkpoint == "last" else max(epochs, key=lambda epoch: epoch["validation"]["miou"] or 0.0)

@@ -49,7 +49,7 @@ def torch_code(trained: Trained) -> bytes:
     """Python file with the network as a PyTorch module, from a template beside this file."""
     name = "torch_encoder_unet.py" if trained.encoder else "torch_unet.py"
     template = resources.files("jaxseg.export").joinpath(name).read_text(encoding="utf-8")
-    shown = "".join(f"    {json.dumps(name)}: {value!r},\n" for name, value in settings(trained).items())
+    shown = "".join(f"    {name!r}: {value!r},\n" for name, value in settings(trained).items())
     filled = template.replace("SETTINGS = {}", f"SETTINGS = {{\n{shown}}}")
     assert filled != template
     return filled.encode()
@@ -58,10 +58,10 @@ def torch_code(trained: Trained) -> bytes:
 def settings(trained: Trained) -> dict[str, object]:
     """Architecture, channels, normalization and classes, for PyTorch: color pictures are red, green, blue."""
     turned = [2, 1, 0, 3][: trained.reading.channels] if trained.colors else range(trained.reading.channels)
-    model = trained.settings.model
-    own = {"widths": list(model.widths), "upsample": model.upsample, "conv_bias": model.conv_bias}
     if trained.encoder:
         own = {"encoder": trained.encoder, "base": trained.net.encoder.widths[0]}
+    else:
+        own = {name: trained.built[f"--{name.replace('_', '-')}"] for name in ("widths", "upsample", "conv_bias")}
     return own | {
         "channels": [trained.channels[i] for i in turned],
         "classes": list(trained.reading.labels.names),

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxseg.nn.convolution import forward_on_gpu
+from jaxseg.nn import winograd
 from jaxseg.nn.layers import BatchNorm, Conv, _add_bias
-from jaxseg.nn.winograd import is_faster, winograd
 
 
 class Folded(nnx.Module):
@@ -51,20 +49,20 @@ class FoldedConv(Conv):
         factor = scale / np.sqrt(var + norm.eps)
         before = 0.0 if conv.bias is None else np.asarray(conv.bias[...], np.float64)
         kernel = np.asarray(conv.kernel[...])
-        self.kernel = nnx.Param(jnp.asarray((kernel * factor).astype(kernel.dtype)))
-        self.bias = nnx.Param(jnp.asarray((shift + (before - mean) * factor).astype(kernel.dtype)))
+        dtype = kernel.dtype
+        kernel = (kernel * factor).astype(dtype)
+        wide = kernel.shape[:2] == (3, 3) and conv.strides == 1 and winograd.is_faster(*kernel.shape[2:])
+        self.kernel = nnx.Param(jnp.asarray(kernel))
+        self.bias = nnx.Param(jnp.asarray((shift + (before - mean) * factor).astype(dtype)))
+        wide = wide and jax.default_backend() == "cpu"
+        self.values = nnx.Param(jnp.asarray(winograd.kernel_values(kernel))) if wide else None
         self.strides, self.dtype = conv.strides, conv.dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         """Convolves `x` with zero padding."""
-        if len(self.kernel) != 3 or self.strides != 1 or not is_faster(*self.kernel.shape[2:]):
+        if self.values is None:
             return super().__call__(x)
-        return _add_bias(_wide(x.astype(self.dtype), self.kernel[...].astype(self.dtype)), self.bias[...])
-
-
-@jax.jit  # traced once per shape
-def _wide(x, kernel):
-    return lax.platform_dependent(x, kernel, cpu=winograd, default=forward_on_gpu)
+        return _add_bias(winograd.winograd(x.astype(self.dtype), self.values[...]), self.bias[...])
 
 
 def folded(net: nnx.Module) -> nnx.Module:

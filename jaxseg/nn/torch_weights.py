@@ -100,7 +100,7 @@ def to_torch(tree: nnx.Module | nnx.State, channels: Colors = "bgr") -> dict[str
     state = tree if isinstance(tree, nnx.State) else nnx.state(tree)
     for path, variable in nnx.to_flat_state(state):
         name, axes = torch_name(path)
-        out[name] = np.array(variable[...]).transpose(axes)
+        out[name] = np.array(np.asarray(variable[...]).transpose(axes), order="C")  # safetensors reads no strides
     return turned(out) if channels == "rgb" else out
 
 
@@ -136,10 +136,10 @@ def encoder_from_torch(net: nnx.Module, state_dict: Mapping[str, object], channe
     Raises UserError as `from_torch` does. `net` is then unchanged.
 
     >>> from jaxseg.nn.encoder_unet import EncoderUNet
-    >>> net = EncoderUNet("resnet18", in_channels=1, base=4, rngs=nnx.Rngs(0))
-    >>> state = {name.removeprefix("encoder."): x for name, x in to_torch(net.encoder).items()}  # doctest: +SKIP
-    >>> encoder_from_torch(net, state)  # doctest: +SKIP
-    []
+    >>> net, other = (EncoderUNet("resnet18", base=4, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    >>> unused = encoder_from_torch(net, to_torch(other) | {"fc.bias": np.zeros(5)})
+    >>> len(unused), unused[0]  # those of the decoder and the head, too
+    (53, 'fc.bias')
     """
     given = spelled(state_dict)
     encoder = {name: array for name, array in given.items() if name.startswith("encoder.")}

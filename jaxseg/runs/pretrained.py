@@ -86,23 +86,23 @@ def download(repo: str, revision: str | None = None) -> Path:
     Files that are in its cache already need no network. Raises UserError when they cannot be had.
     """
     try:
-        import huggingface_hub
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         advice = "pip install 'jaxseg[hub]', or download its file and give the path"
         raise UserError(f"hf:{repo}: needs huggingface_hub: {advice}") from None
-    missing = huggingface_hub.errors.EntryNotFoundError
 
     def get(name: str) -> Path:
-        return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
+        return Path(hf_hub_download(repo, name, revision=revision))
 
     try:
-        with contextlib.suppress(missing):
+        with contextlib.suppress(EntryNotFoundError):
             get("config.json")
         for name in NAMES:
             try:
                 return get(name)
-            except missing as error:
-                if isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError):
+            except EntryNotFoundError as error:
+                if isinstance(error, LocalEntryNotFoundError):
                     raise
     except Exception as error:  # of huggingface_hub, of its HTTP client, or of the system
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -110,7 +110,7 @@ def winograd_row(rng: np.random.Generator) -> Row:
     for (b, i, o, h, w), cached in (((2, 3, 5, 1, 1), 2**19), ((3, 4, 6, 7, 5), 2**11), ((2, 5, 3, 18, 12), 2**10)):
         x, kernel = normal(rng, b, i, h, w), normal(rng, o, i, 3, 3)
         with mock.patch.object(winograd, "CACHED", cached):
-            result = jax.jit(winograd.winograd)(pairs.nhwc(x), pairs.hwio(kernel))
+            result = jax.jit(winograd.winograd)(pairs.nhwc(x), winograd.kernel_values(pairs.hwio(kernel)))
         found[f"{i} to {o}"] = pairs.nchw(result)
         expected[f"{i} to {o}"] = F.conv2d(torch.from_numpy(x), torch.from_numpy(kernel), padding=1).numpy()
     return compare.close(QUESTION, "convolution 3x3 by Winograd", found, expected, GATE, each=True)

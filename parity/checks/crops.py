@@ -20,7 +20,7 @@ from parity.judge.compare import Row
 QUESTION = "augmentation"
 SIZE, ROOM = 16, (4, 6)  # of a crop, and the number of places along each side
 CROPS, BATCH = 600, 50
-RUNS = ((0, 0), (0, 1), (1, 1), (1, 0))  # seed and epoch: neighbors differ in one
+RUNS = ((0, 0), (0, 1), (1, 1), (2, 0))  # seed and epoch: neighbors differ in one, the last two have one sum
 
 
 def rows(seed: int, alpha: float) -> Iterable[Row]:
@@ -43,6 +43,8 @@ def rows(seed: int, alpha: float) -> Iterable[Row]:
         neighbors = {"a crop's row": y[:, ::2], "the next's row": y[:, 1::2]}
         neighbors |= {"a crop's column": x[:, ::2], "the next's column": x[:, 1::2]}
         yield laws.independent(QUESTION, f"crops, {cache}: neighbors in a batch", neighbors, alpha)
+        shifted = {"a crop's row": y[:1, 1:], "the row of the crop before in the next epoch": y[1:2, :-1]}
+        yield laws.independent(QUESTION, f"crops, {cache}: neighbors in two epochs", shifted, alpha)
         batches = {f"batch {i}": y[:, BATCH * i : BATCH * (i + 1)] for i in range(3)}
         yield laws.independent(QUESTION, f"crops, {cache}: batches", batches, alpha)
     yield order_row(order, alpha)

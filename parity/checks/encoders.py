@@ -10,8 +10,10 @@
   red, and the weights red, green, blue: the logits are those of PyTorch for the picture in its own order.
 - A run from a command line with an encoder, as in the recipes question, with the first convolution 4 channels wide.
 
-Networks are thinner than the published ones, and have all their blocks. `parity/reference/resnet.py` is written anew
-from the names of the weights. Not seen: segmentation_models.pytorch itself (parity/README.md has a comparison).
+Networks are thinner than the published ones, and have all their blocks. Whole networks have 8 channels at first: with
+4, the last decoder block has a single one, whose scale the next BatchNorm cancels, and its gradient is rounding.
+`parity/reference/resnet.py` is written anew from the names of the weights. Not seen: segmentation_models.pytorch itself
+(parity/README.md has a comparison).
 """
 
 import os
@@ -51,11 +53,11 @@ GATE = 1e-12
 CASES = {  # encoder, channels of the first convolution, height and width
     "resnet18": ("resnet18", 8, (64, 96)),
     "resnet34, odd sides": ("resnet34", 8, (75, 50)),
-    "resnet50": ("resnet50", 4, (64, 33)),
+    "resnet50": ("resnet50", 8, (96, 65)),
 }
 QUICK_CASES = {
-    "resnet18, odd sides": ("resnet18", 4, (37, 66)),
-    "resnet50": ("resnet50", 4, (64, 33)),
+    "resnet18, odd sides": ("resnet18", 8, (37, 66)),
+    "resnet50": ("resnet50", 8, (96, 65)),
 }
 SIZES = (3, 3, 2)
 """Valid samples in the batches of an epoch."""
@@ -76,17 +78,19 @@ COMMAND = (
 
 
 def run(settings: Settings) -> Answer:
-    """Answers the encoders question."""
-    rng, quick = np.random.default_rng(settings.seed), settings.quick
+    """Answers the encoders question; only `settings.recipe` of its parts if that is given."""
+    rng, seed = np.random.default_rng(settings.seed), settings.seed
+    cases = QUICK_CASES if settings.quick else CASES
+    trainings = list(TRAININGS.items())[: 1 if settings.quick else None]
+    parts = {
+        "layers": lambda: [*convolutions(rng), *pooling(rng), *first_convolutions(rng)],
+        **{case[0]: partial(network_rows, name, *case, seed) for name, case in cases.items()},
+        "training": lambda: [row for name, o in trainings for row in training_rows(name, o, seed)],
+        "pretrained": lambda: pretrained_rows(seed),
+        "command": command_rows,
+    }
     with jax.enable_x64(True):
-        rows = [*convolutions(rng), *pooling(rng), *first_convolutions(rng)]
-        for name, case in (QUICK_CASES if quick else CASES).items():
-            rows += network_rows(name, *case, settings.seed)
-        for name, o in list(TRAININGS.items())[: 1 if quick else None]:
-            rows += training_rows(name, o, settings.seed)
-        rows += pretrained_rows(settings.seed)
-        rows += command_rows()
-    return Answer(QUESTION, tuple(rows))
+        return Answer(QUESTION, tuple(row for part in settings.recipe or parts for row in parts[part]()))
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ class Mistake:
     patches: tuple[tuple[object, str, Callable], ...]
     """(owner, attribute, wrong): `owner.attribute` becomes `wrong(owner.attribute)`."""
     recipe: tuple[str, ...] = ()
-    """For the recipes question: values of `parity.twins.covering.SETTINGS` of a recipe that shows it."""
+    """For the recipes question: values of `parity.twins.covering.SETTINGS` of a recipe that shows it. For the encoders
+    question: its parts that show it."""
 
 
 def mistake(name: str, owner: object, attribute: str, wrong: Callable, *more: tuple) -> Mistake:

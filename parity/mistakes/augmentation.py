@@ -212,6 +212,18 @@ MISTAKES = [
         "crops: alike for every seed", Pipeline, "_corner", corner(lambda right, room, draw: right((0, *draw[1:])))
     ),
     mistake(
+        "crops: seed and epoch added",
+        Pipeline,
+        "_corner",
+        corner(lambda right, room, draw: right((draw[0] + draw[1], draw[2]))),
+    ),
+    mistake(
+        "crops: epoch and position added",
+        Pipeline,
+        "_corner",
+        corner(lambda right, room, draw: right((draw[0], draw[1] + draw[2]))),
+    ),
+    mistake(
         "crops: alike in pairs", Pipeline, "_corner", corner(lambda right, room, draw: right((*draw[:2], draw[2] // 2)))
     ),
     mistake(

@@ -11,7 +11,7 @@ from jaxseg.doctor import values
 from jaxseg.learn import optimizers
 from jaxseg.nn import encoder_unet, layers, resnet, strided, torch_weights
 from jaxseg.training import assembly
-from parity.mistakes import mistake
+from parity.mistakes import Mistake, mistake
 
 
 def same(right):
@@ -31,6 +31,16 @@ def other_pixels(right):
         return right(self, jnp.roll(x, -1, (1, 2)) if moved else x)
 
     return wrong
+
+
+def without_last(right):
+    """Leaves out the last image."""
+    return lambda x, g: right(x[:-1], g[:-1])
+
+
+def flipped(right):
+    """Flips the kernel's gradient, as of a true convolution."""
+    return lambda x, g: right(x, g)[::-1, ::-1]
 
 
 def reduce_window(right):
@@ -180,42 +190,36 @@ def unturned(right):
     return lambda state: dict(state)
 
 
+def shown(part: str, *what) -> Mistake:
+    """A mistake, and the part of the question that shows it."""
+    return dataclasses.replace(mistake(*what), recipe=(part,))
+
+
 POOL = (resnet, "max_pool_3x3")
 MISTAKES = [
-    mistake("convolution 7x7 of stride 2: 'SAME'", layers, "conv_stem", same),
-    mistake("convolution 3x3 of stride 2: 'SAME'", layers, "conv_strided", same),
-    mistake("convolution 1x1 of stride 2: the other pixels", layers.Conv, "__call__", other_pixels),
-    mistake(
-        "convolution 7x7: gradient without the last image",
-        strided,
-        "stem_gradient_by_product",
-        lambda right: lambda x, g: right(x[:-1], g[:-1]),
-    ),
-    mistake(
-        "convolution 7x7 on a GPU: flipped gradient",
-        strided,
-        "stem_gradient",
-        lambda right: lambda x, g: right(x, g)[::-1, ::-1],
-    ),
-    mistake("upsampling: bilinear", encoder_unet, "upsample_nearest", lambda right: layers.upsample_bilinear),
-    mistake("max-pool 3x3: by reduce_window", *POOL, reduce_window),
-    mistake("max-pool 3x3: from 0 on", *POOL, lambda right: lambda x: right(jnp.maximum(x, 0))),
-    mistake("max-pool 3x3: last of the ties", *POOL, last_tie),
-    mistake(
-        "max-pool 3x3: the mean of the first two rows", *POOL, lambda right: lambda x: (right(x) + x[:, ::2, ::2]) / 2
-    ),
-    mistake("bottleneck: stride in the first convolution", resnet.Bottleneck, "__init__", stride_first),
-    mistake("basic block: ReLU before the addition", resnet.BasicBlock, "__call__", relu_before_sum),
-    mistake("block: no BatchNorm on the way around", resnet, "_around", without_norm),
-    mistake("decoder: skip connection first", encoder_unet.UpBlock, "__call__", skip_first),
-    mistake("decoder: cut above", encoder_unet.UpBlock, "__call__", cut_above),
-    mistake("frozen encoder: statistics move", encoder_unet, "with_frozen_encoder", moving),
-    mistake("frozen encoder: gradients pass", encoder_unet, "with_frozen_encoder", trained_on),
-    mistake("frozen encoder: moments and decay go on", optimizers, "for_encoder", decayed),
-    mistake("frozen encoder: its rate begins late", optimizers, "for_encoder", late),
-    mistake("encoder: one learning rate", optimizers, "for_encoder", one_rate),
-    mistake("a run that never freezes", assembly, "assemble", never_frozen),
-    mistake("pretrained: not scaled for more channels", torch_weights, "for_channels", unscaled),
-    mistake("pretrained: colors not turned", torch_weights, "turned", unturned),
-    mistake("pretrained: mean of red for blue", values, "normalization", blue_statistics),
+    shown("layers", "convolution 7x7 of stride 2: 'SAME'", layers, "conv_stem", same),
+    shown("layers", "convolution 3x3 of stride 2: 'SAME'", layers, "conv_strided", same),
+    shown("layers", "convolution 1x1 of stride 2: the other pixels", layers.Conv, "__call__", other_pixels),
+    shown("layers", "convolution 7x7: without the last image", strided, "stem_gradient_by_product", without_last),
+    shown("layers", "convolution 7x7 on a GPU: flipped gradient", strided, "stem_gradient", flipped),
+    shown("layers", "upsampling: bilinear", encoder_unet, "upsample_nearest", lambda right: layers.upsample_bilinear),
+    shown("layers", "max-pool 3x3: by reduce_window", *POOL, reduce_window),
+    shown("layers", "max-pool 3x3: from 0 on", *POOL, lambda right: lambda x: right(jnp.maximum(x, 0))),
+    shown("layers", "max-pool 3x3: last of the ties", *POOL, last_tie),
+    shown("layers", "max-pool 3x3: only every second pixel", *POOL, lambda right: lambda x: x[:, ::2, ::2]),
+    shown("layers", "pretrained: not scaled for more channels", torch_weights, "for_channels", unscaled),
+    shown("resnet50", "bottleneck: stride in the first convolution", resnet.Bottleneck, "__init__", stride_first),
+    shown("resnet18", "basic block: ReLU before the addition", resnet.BasicBlock, "__call__", relu_before_sum),
+    shown("resnet50", "block: no BatchNorm on the way around", resnet, "_around", without_norm),
+    shown("resnet18", "decoder: skip connection first", encoder_unet.UpBlock, "__call__", skip_first),
+    shown("resnet18", "decoder: cut above", encoder_unet.UpBlock, "__call__", cut_above),
+    shown("training", "frozen encoder: statistics move", encoder_unet, "with_frozen_encoder", moving),
+    shown("training", "frozen encoder: moments and decay go on", optimizers, "for_encoder", decayed),
+    shown("training", "frozen encoder: its rate begins late", optimizers, "for_encoder", late),
+    shown("training", "encoder: one learning rate", optimizers, "for_encoder", one_rate),
+    shown("training", "frozen encoder: gradients pass", encoder_unet, "with_frozen_encoder", trained_on),
+    shown("command", "a run that never freezes", assembly, "assemble", never_frozen),
+    shown("pretrained", "pretrained: colors not turned", torch_weights, "turned", unturned),
+    shown("command", "pretrained: colors not turned in a run", torch_weights, "turned", unturned),
+    shown("command", "pretrained: mean of red for blue", values, "normalization", blue_statistics),
 ]

@@ -71,7 +71,7 @@ class Link:
         if self._thread.is_alive():
             self._killed = True
             self._process.kill()
-            self._thread.join()
+            self._thread.join(1.0)
             self._tell("did not finish in time; what it had not sent is missing there")
 
     def _put(self, *message) -> None:
