@@ -24,8 +24,10 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> None:
         from jaxseg.base import compilation, memory
+        from jaxseg.devices import processes
         from jaxseg.inference import predict  # slow imports: not for -h
 
+        processes.make(options.devices)
         compilation.try_jax()
         memory.keep_freed()
         compilation.keep()

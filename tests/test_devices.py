@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from test_pipeline import write_pairs
 
 from jaxseg.base import cli
-from jaxseg.base.config import IGNORE_INDEX, Augmentation, Machine
+from jaxseg.base.config import IGNORE_INDEX, Augmentation
 from jaxseg.base.errors import UserError
 from jaxseg.data.feed.pipeline import Pipeline, to_device
+from jaxseg.data.read.samples import Reading
 from jaxseg.devices import processes
 from jaxseg.devices.mesh import Devices
+from jaxseg.inference.predictor import Predictor
 from jaxseg.learn import losses, optimizers
 from jaxseg.learn.augment import augment_from
 from jaxseg.learn.compiled import compile_train_step
@@ -128,10 +130,12 @@ def test_the_gradient_is_summed_once_and_little_else(loss, parts, others):
 
 
 def test_a_cpu_is_one_device_unless_more_are_asked_for():
-    assert processes.devices_of(Machine()).all == (jax.devices()[0],)
-    assert processes.devices_of(Machine(devices=3)).all == tuple(jax.devices()[:3])
+    assert processes.devices_of(None).all == (jax.devices()[0],)
+    assert processes.devices_of(3).all == tuple(jax.devices()[:3])
     with pytest.raises(UserError, match="--devices is 9, but there are 8"):
-        processes.devices_of(Machine(devices=9))
+        processes.devices_of(9)
+    with pytest.raises(UserError, match="--devices is 0; expected 1 or more"):
+        processes.devices_of(0)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +167,21 @@ def test_settings_of_the_machine_are_checked_together():
         "--coordinator is here; expected HOST:PORT",
         "--process is 2 of --processes 2; expected a number from 0 below their number",
     ]
+
+
+# Prediction
+
+
+def test_tiles_are_spread_over_devices_and_the_map_stays(rng):
+    net, image = unet.UNet((2, 4), rngs=nnx.Rngs(0)), rng.integers(0, 256, (70, 90, 3), np.uint8)
+    expected = Predictor(net, Reading(), tile=32).probabilities(image)
+    spread = Predictor(net, Reading(), tile=32, batch_size=2, devices=some(4))
+    np.testing.assert_allclose(spread.probabilities(image), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        spread.probabilities(image[:20, :20]),
+        Predictor(net, Reading(), tile=32).probabilities(image[:20, :20]),
+        atol=1e-6,
+    )
 
 
 # Runs

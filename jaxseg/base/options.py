@@ -49,7 +49,10 @@ class Prediction:
     tta: bool = False
     """Average over eight flips and quarter turns: more accurate, eight times the time."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
-    """Tiles of an image at a time, 1 or more."""
+    """Tiles of an image at a time on each device, 1 or more."""
+    devices: int | None = None
+    """Devices of this machine that share the tiles: all accelerators, or one CPU, if not given. On a CPU as many are
+    made."""
     overwrite: bool = False
     """Replace existing files."""
     skip_existing: bool = False
@@ -93,7 +96,10 @@ class Evaluation:
     tta: bool = False
     """Average over eight flips and quarter turns: more accurate, eight times the time."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
-    """Tiles of an image at a time, 1 or more."""
+    """Tiles of an image at a time on each device, 1 or more."""
+    devices: int | None = None
+    """Devices of this machine that share the tiles: all accelerators, or one CPU, if not given. On a CPU as many are
+    made."""
     overwrite: bool = False
     """Replace existing files."""
     worst: int = 6

@@ -39,8 +39,7 @@ def start(machine: Machine, environment: Mapping[str, str] = os.environ) -> None
     Must come before JAX uses a device. Other processes than the first print nothing on standard output. Raises
     UserError when the processes do not find each other.
     """
-    if machine.devices:
-        jax.config.update("jax_num_cpu_devices", machine.devices)
+    make(machine.devices)
     if machine.coordinator is None and not launched(environment):
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -50,6 +49,12 @@ def start(machine: Machine, environment: Mapping[str, str] = os.environ) -> None
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes of this run do not find each other: {error}") from error
     console.quiet = not is_first()
+
+
+def make(devices: int | None) -> None:
+    """Makes as many CPU devices, before JAX uses one; None leaves one."""
+    if devices is not None and devices > 0:
+        jax.config.update("jax_num_cpu_devices", devices)
 
 
 def launched(environment: Mapping[str, str]) -> str | None:
@@ -65,12 +70,14 @@ def launched(environment: Mapping[str, str]) -> str | None:
     return next((name for name, size in sizes.items() if size and size != "1"), None)
 
 
-def devices_of(machine: Machine) -> Devices:
-    """Returns the devices that share every batch: all accelerators of all processes, or one CPU device of each.
+def devices_of(each: int | None) -> Devices:
+    """Returns the devices that share every batch, `each` of every process.
 
-    Raises UserError when --devices asks for more than there are.
+    If not given all accelerators, or one CPU. Raises UserError when --devices asks for more than there are.
     """
-    wanted = machine.devices or (1 if jax.default_backend() == "cpu" else jax.local_device_count())
+    if each is not None and each < 1:
+        raise UserError(f"--devices is {each}; expected 1 or more")
+    wanted = each or (1 if jax.default_backend() == "cpu" else jax.local_device_count())
     if wanted > jax.local_device_count():
         kind = jax.local_devices()[0].device_kind
         raise UserError(f"--devices is {wanted}, but there are {jax.local_device_count()} ({kind})")

@@ -14,6 +14,7 @@ from jaxseg.data.find.layouts import recognize, recognize_test
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
+from jaxseg.devices.processes import devices_of
 from jaxseg.inference import results
 from jaxseg.inference.predictor import Predictor, load
 from jaxseg.inference.progress import ImageBar
@@ -47,7 +48,7 @@ def evaluate(options: Evaluation) -> Path:
     split = options.split or ("validation" if own else "all")
     name = place(options.data).resolve().name if not own else "test" if split == "test" else ""
     out = results.place(options, name)
-    predictor = load(options.run, **loading(options))
+    predictor = load(options.run, **loading(options), devices=devices_of(options.devices))
     reading = predictor.reading
     if split == "test":
         pairs = test_pairs(saved.data if own else options.data)

@@ -18,6 +18,7 @@ from jaxseg.base.options import Evaluation, Tiling, loading
 from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import few
 from jaxseg.data.read.samples import Reading
+from jaxseg.devices.processes import devices_of
 from jaxseg.geo import maps as geotiff
 from jaxseg.geo.burn import Labels, Placed, Raster, is_background, sort_values
 from jaxseg.geo.objects import ObjectScores
@@ -41,7 +42,7 @@ def evaluate_scene(options: Evaluation) -> Path:
     """
     tiling = check(options)
     out = results.place(options, options.folder.stem)
-    predictor = load(options.run, **loading(options))
+    predictor = load(options.run, **loading(options), devices=devices_of(options.devices))
     reading = predictor.reading
     with ExitStack() as stack:
         scene = stack.enter_context(Scene(options.folder))

@@ -16,6 +16,7 @@ from jaxseg.base.options import Prediction, loading
 from jaxseg.base.terminal import console
 from jaxseg.data.read.mapped import open_tile
 from jaxseg.data.read.samples import Reading
+from jaxseg.devices.processes import devices_of
 from jaxseg.doctor.classes import ClassMap
 from jaxseg.inference import maps
 from jaxseg.inference.coordinates import has_coordinates
@@ -46,7 +47,7 @@ def predict(options: Prediction) -> list[Path]:
         skip_bad=options.on_bad_file == "skip",
     )
     try_out(options.out)
-    predictor = load(options.run, **loading(options))
+    predictor = load(options.run, **loading(options), devices=devices_of(options.devices))
     reading = predictor.reading
     writer = Writer(reading.labels, options)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Num, UInt8
 
 from jaxseg.base.errors import ArgumentError
 from jaxseg.data.read.samples import Reading, read_image
+from jaxseg.devices.mesh import Devices
 from jaxseg.learn.compiled import compile_probability_step
 from jaxseg.learn.step import Normalize, normalize
 from jaxseg.nn.folded import folded
@@ -52,6 +54,7 @@ class Predictor:
     - `batch_size`: tiles at a time, 1 or more
     - `tta`: average over the flips and quarter turns of a tile: eight, or four if it is not square
     - `sides`: image sides in pixels that are never padded, such as those of the training tiles
+    - `devices`: devices that share the tiles, `batch_size` each; one if not given
 
     A side shorter than a tile is padded by reflection to one of a few lengths, so that images of many sizes need few
     compilations. Lengths of `least_side` times a power of two, or one and a half times that, are not padded.
@@ -78,6 +81,7 @@ class Predictor:
         batch_size: int = 4,
         tta: bool = False,
         sides: Sequence[int] = (),
+        devices: Devices | None = None,
     ):
         least = net.least_side
         near = max(1, round(tile / least)) * least
@@ -92,7 +96,11 @@ class Predictor:
         self.tile, self.batch_size, self.tta, self.sides = tile, batch_size, tta, frozenset(sides)
         self._least = least
         self._stride = max(least, int(tile * (1 - overlap)) // least * least)  # tiles lie on the grid of the pooling
-        self._step = compile_probability_step(folded(net), normalize=normalization(reading))
+        self._devices = devices or Devices.of(jax.local_devices()[:1])
+        net = folded(net)
+        self._devices.replicate(net)
+        step = compile_probability_step(net, normalize=normalization(reading), devices=self._devices)
+        self._step = step if self._devices.count == 1 else lambda batch: step(self._devices.put(batch))
 
     def read(self, path: Path | str) -> Num[np.ndarray, "h w c"]:
         """Reads an image file as those of training were read: bands, order of channels and type. Raises DataError."""
@@ -147,7 +155,9 @@ class Predictor:
     def _tiles(self, image: Raster, rows: "_Axis", columns: "_Axis") -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         """Yields (row, column) and probabilities [tile tile k] of each tile, row by row."""
         places = list(itertools.product(range(len(rows.starts)), range(len(columns.starts))))
-        size = min(self.batch_size, 1 << (len(places) - 1).bit_length())  # a power of two, for few compilations
+        each = -(-len(places) // self._devices.count)
+        size = min(self.batch_size, 1 << (each - 1).bit_length())  # a power of two, for few compilations
+        size *= self._devices.count
 
         def batches():
             for first in range(0, len(places), size):
@@ -183,13 +193,14 @@ def load(
     overlap: float = 0.5,
     batch_size: int = 4,
     tta: bool = False,
+    devices: Devices | None = None,
 ) -> Predictor:
     """Loads the network of a trained run, ready to predict.
 
     - `run`: folder of the run
     - `checkpoint`: "best" validation mIoU, or "last"; averaged weights where the run averages them (`--ema`). If it is
       damaged the other one is taken, with a line on stderr
-    - `tile`, `overlap`, `batch_size`, `tta`: see `Predictor`
+    - `tile`, `overlap`, `batch_size`, `tta`, `devices`: see `Predictor`
 
     Raises UserError, a ValueError, when the folder is no run, or its checkpoint is missing, damaged or of a newer
     version; ArgumentError as `Predictor` does.
@@ -203,6 +214,7 @@ def load(
         batch_size=batch_size,
         tta=tta,
         sides=description.get("tile") or (),
+        devices=devices,
     )
     predictor.checkpoint = description["checkpoint"]
     return predictor

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num, UInt8
+from jaxtyping import Array, Float, Num, PyTree, UInt8
 
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.devices import rows
@@ -220,40 +220,58 @@ def eval_step(
     >>> nnx.jit(eval_step)(evaluation(UNet((4, 8), rngs=nnx.Rngs(0))), batch)["predictions"].shape
     (1, 4, 4)
     """
-    graphdef, state = nnx.split(model)
 
-    def here(state: nnx.State, batch: Batch) -> dict[str, jax.Array]:
-        value, logits = loss_fn(nnx.merge(graphdef, state), batch, loss, normalize)
+    def here(model: Network, batch: Batch) -> dict[str, jax.Array]:
+        value, logits = loss_fn(model, batch, loss, normalize)
         predictions = most_probable(logits)
         confusion = rows.total(confusion_matrix(predictions, batch["mask"], logits.shape[-1]))
         return {"loss": value, "confusion": confusion, "predictions": predictions.astype(jnp.uint8)}
 
-    if devices is None:
-        return here(state, batch)
     out = {"loss": EVERYWHERE, "confusion": EVERYWHERE, "predictions": BY_ROWS}
-    return devices.shared(here, (False, True), out)(state, batch)
+    return _by_rows(here, model, batch, devices, out)
 
 
-def predict_step(model: Network, image: Images, *, normalize: Normalize = normalize) -> UInt8[Array, "b h w"]:
-    """Most probable class of every pixel; `model` in evaluation.
+def predict_step(
+    model: Network, image: Images, *, normalize: Normalize = normalize, devices: Devices | None = None
+) -> UInt8[Array, "b h w"]:
+    """Most probable class of every pixel; `model` in evaluation. `devices` as in `train_step`.
 
     >>> from jaxseg.nn.unet import UNet, evaluation
     >>> net = evaluation(UNet((4, 8), rngs=nnx.Rngs(0)))
     >>> nnx.jit(predict_step)(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
     (1, 4, 4)
     """
-    return most_probable(model(normalize(image))).astype(jnp.uint8)
+
+    def here(model: Network, image: Images) -> Array:
+        return most_probable(model(normalize(image))).astype(jnp.uint8)
+
+    return _by_rows(here, model, image, devices, BY_ROWS)
 
 
-def probability_step(model: Network, image: Images, *, normalize: Normalize = normalize) -> Float[Array, "b h w k"]:
-    """Probability (float32) of every class at every pixel; `model` in evaluation.
+def probability_step(
+    model: Network, image: Images, *, normalize: Normalize = normalize, devices: Devices | None = None
+) -> Float[Array, "b h w k"]:
+    """Probability (float32) of every class at every pixel; `model` in evaluation. `devices` as in `train_step`.
 
     >>> from jaxseg.nn.unet import UNet, evaluation
     >>> net = evaluation(UNet((4, 8), rngs=nnx.Rngs(0)))
     >>> nnx.jit(probability_step)(net, np.zeros((1, 4, 4, 3), np.uint8)).shape
     (1, 4, 4, 2)
     """
-    return softmax(model(normalize(image))).astype(jnp.float32)
+
+    def here(model: Network, image: Images) -> Array:
+        return softmax(model(normalize(image))).astype(jnp.float32)
+
+    return _by_rows(here, model, image, devices, BY_ROWS)
+
+
+def _by_rows(function: Callable, model: Network, batch: PyTree, devices: Devices | None, out: PyTree) -> PyTree:
+    """`function(model, batch)`, on each of `devices` with its rows; `out` as in `Devices.shared`."""
+    if devices is None or devices.count == 1:
+        return function(model, batch)
+    graphdef, state = nnx.split(model)
+    run = devices.shared(lambda state, batch: function(nnx.merge(graphdef, state), batch), (False, True), out)
+    return run(state, batch)
 
 
 FEW = 8

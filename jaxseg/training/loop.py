@@ -65,7 +65,7 @@ def _fit_together(config: Config) -> Path | None:
             class_weights.check(chosen.optimization.class_weights)
         return chosen, open_data(chosen)
 
-    devices = devices_of(config.machine)
+    devices = devices_of(config.machine.devices)
     if devices.count > 1:
         console.print(f"      {devices}")
     config, data = once(prepare)

@@ -92,7 +92,7 @@ def _in_process(words: list[str], port: int, processes: int, number: int, each: 
 
     machine = Machine(each, f"localhost:{port}", processes, number)
     start(machine)
-    found = train(words, devices_of(machine), most)
+    found = train(words, devices_of(machine.devices), most)
     if is_first():
         flat = {f"{group}/{name}": array for group, arrays in found.items() for name, array in arrays.items()}
         np.savez(Path(folder) / "found.npz", **flat)
