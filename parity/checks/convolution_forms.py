@@ -119,8 +119,8 @@ def winograd_row(rng: np.random.Generator) -> Row:
 def bfloat16_row(rng: np.random.Generator) -> Row:
     """Row for bfloat16 on a CPU: value and gradients are PyTorch's float32, rounded once."""
     found, expected = {}, {}
-    for i, o in ((3, 5), (20, 17)):
-        x, kernel, g = normal(rng, 2, i, 5, 6), normal(rng, o, i, 3, 3), normal(rng, 2, o, 5, 6)
+    for i, o, h, w in ((3, 5, 5, 6), (20, 17, 5, 6), ON_CPU["a loop, an image a turn"], ON_CPU["product"]):
+        x, kernel, g = normal(rng, 2, i, h, w), normal(rng, o, i, 3, 3), normal(rng, 2, o, h, w)
         x, kernel, g = (jnp.asarray(a, jnp.bfloat16) for a in (x, kernel, g))
         y, pull = jax.vjp(convolution.conv3x3, pairs.nhwc(x), pairs.hwio(kernel))
         dx, dkernel = pull(pairs.nhwc(g))
@@ -131,7 +131,9 @@ def bfloat16_row(rng: np.random.Generator) -> Row:
         ty.backward(torch.tensor(np.asarray(g, np.float32)))
         right = {"y": ty.detach(), "d x": tx.grad, "d kernel": tkernel.grad}
         expected |= {f"{i} to {o}: {name}": a.bfloat16().float().numpy() for name, a in right.items()}
-    different = {name: np.abs(found[name] - a) > 2**-7 * np.abs(a) for name, a in expected.items()}
+    different = {  # float32 itself is off by a few millionths where much cancels
+        name: np.abs(found[name] - a) > 2**-7 * np.abs(a) + 2**-18 * a.std() for name, a in expected.items()
+    }
     off = max(float(np.mean(np.abs(found[name] - a) > 0)) for name, a in expected.items())
     count = sum(int(d.sum()) for d in different.values())
     note = f"values more than an ulp off; {off:.1%} are an ulp off, where float32 rounds to another side"

@@ -54,9 +54,9 @@ def last_tie(right):
 
     def wrong(x):
         h, w = x.shape[1:3]
-        if h % 2 == 0 or w % 2 == 0:  # so that windows of the mirrored image are those of the image
-            x = jnp.pad(x, ((0, 0), (0, 1 - h % 2), (0, 1 - w % 2), (0, 0)), constant_values=-jnp.inf)
-        return right(x[:, ::-1, ::-1])[:, ::-1, ::-1]
+        # odd sides, so that windows of the mirrored image are those of the image
+        x = jnp.pad(x, ((0, 0), (0, 1 - h % 2), (0, 1 - w % 2), (0, 0)), constant_values=-jnp.inf)
+        return right(x[:, ::-1, ::-1])[:, ::-1, ::-1][:, : -(-h // 2), : -(-w // 2)]
 
     return wrong
 
@@ -75,7 +75,7 @@ def relu_before_sum(right):
     """Applies ReLU before the addition."""
 
     def wrong(self, x, valid=None):
-        y = layers.norm_relu(self.norm1, self.conv1(x), valid)
+        y = resnet.norm_relu(self.norm1, self.conv1(x), valid)
         y = jax.nn.relu(self.norm2(self.conv2(y), valid))
         return y + resnet._around(self, x, valid)
 

@@ -367,8 +367,14 @@ def without_neighbors(right):
     return lambda x, kernel: right(x.at[:, [0, -1]].set(0), kernel)
 
 
+def bands_in_bfloat16(right):
+    """Adds the bands of a kernel's gradient in bfloat16 where images have that."""
+    return lambda x, g: convolution.kernel_gradient_in_bands(x, g) if x.dtype == jnp.bfloat16 else right(x, g)
+
+
 MISTAKES = [
     mistake("convolution: no bias", unet.Conv, "__call__", without_bias),
+    mistake("convolution: bands added in bfloat16", convolution, "kernel_gradient_on_cpu", bands_in_bfloat16),
     mistake("BatchNorm: running variance biased", NORM, "_statistics", statistics(biased_running)),
     mistake("BatchNorm: momentum 0.99", NORM, "__init__", setting("momentum", 0.01)),
     mistake("BatchNorm: momentum weighs the old value", NORM, "__init__", setting("momentum", 0.9)),
