@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What to run where there is a GPU for a quarter of an hour: two parts, ten minutes together.
+# What to run where there is a GPU for a quarter of an hour: two parts, fourteen minutes together.
 #
 #     [FULL=1] scripts/gpu_session.sh parity|benchmark|all
 #
@@ -27,6 +27,7 @@ benchmark() {  # the aims first: base 64, bfloat16; then a small network
     local how=(--only step --precisions bf16 --ahead --torch-modes default reduce-overhead --budget 5)
     minutes 5 python scripts/benchmark.py "${how[@]}" --bases 64 --batches 16 32 --out "$out/benchmark-large"
     minutes 3 python scripts/benchmark.py "${how[@]}" --bases 16 --batches 5 --out "$out/benchmark-small"
+    minutes 4 python scripts/benchmark.py "${how[@]}" --encoders resnet34 --batches 16 --out "$out/benchmark-encoder"
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv

@@ -26,8 +26,18 @@ conv_stem.defvjp(lambda x, kernel: (conv_stem(x, kernel), (x, kernel)), _stem_ba
 
 def conv_strided(x: Image, kernel: Float[Array, "k k i o"]) -> Float[Array, "b h2 w2 o"]:
     """Convolution as `torch.nn.functional.conv2d(x, kernel, stride=2, padding=len(kernel) // 2)`."""
+    if x.dtype == jnp.bfloat16:  # a CPU would add up in bfloat16
+        return lax.platform_dependent(x, kernel, cpu=_by_float32, default=_plain)
+    return _plain(x, kernel)
+
+
+def _plain(x, kernel):
     around = 2 * [2 * (len(kernel) // 2,)]
     return lax.conv_general_dilated(x, kernel, (2, 2), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _by_float32(x, kernel):
+    return _plain(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
 
 
 def stem_gradient(x: Image, g: Float[Array, "b h2 w2 o"]) -> Float[Array, "7 7 i o"]:

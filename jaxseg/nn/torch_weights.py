@@ -136,10 +136,10 @@ def encoder_from_torch(net: nnx.Module, state_dict: Mapping[str, object], channe
     Raises UserError as `from_torch` does. `net` is then unchanged.
 
     >>> from jaxseg.nn.encoder_unet import EncoderUNet
-    >>> net = EncoderUNet("resnet18", in_channels=1, base=4, rngs=nnx.Rngs(0))
-    >>> state = {name.removeprefix("encoder."): x for name, x in to_torch(net.encoder).items()}  # doctest: +SKIP
-    >>> encoder_from_torch(net, state)  # doctest: +SKIP
-    []
+    >>> net, other = (EncoderUNet("resnet18", base=4, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    >>> unused = encoder_from_torch(net, to_torch(other) | {"fc.bias": np.zeros(5)})
+    >>> len(unused), unused[0]  # those of the decoder and the head, too
+    (53, 'fc.bias')
     """
     given = spelled(state_dict)
     encoder = {name: array for name, array in given.items() if name.startswith("encoder.")}

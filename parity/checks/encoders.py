@@ -53,11 +53,11 @@ GATE = 1e-12
 CASES = {  # encoder, channels of the first convolution, height and width
     "resnet18": ("resnet18", 8, (64, 96)),
     "resnet34, odd sides": ("resnet34", 8, (75, 50)),
-    "resnet50": ("resnet50", 8, (64, 33)),
+    "resnet50": ("resnet50", 8, (96, 65)),
 }
 QUICK_CASES = {
     "resnet18, odd sides": ("resnet18", 8, (37, 66)),
-    "resnet50": ("resnet50", 8, (64, 33)),
+    "resnet50": ("resnet50", 8, (96, 65)),
 }
 SIZES = (3, 3, 2)
 """Valid samples in the batches of an epoch."""

@@ -23,7 +23,8 @@ from jaxseg.training.steps import Signals, run_steps
 
 def training(task: Task, weights: Path | None = None):
     """The trainer's compiled step: Adam at a constant rate, cross-entropy. Writes the first weights to a file."""
-    settings = Model(widths=task.widths, precision=task.precision)
+    network = {"encoder": task.encoder} if task.encoder else {"widths": task.widths}
+    settings = Model(**network, precision=task.precision)
     net = unet.unet_from(settings, in_channels=3, classes=2, seed=0)
     if weights is not None:
         np.savez(weights, **to_torch(net))

@@ -35,6 +35,8 @@ class Options:
     """Sections to run."""
     bases: tuple[int, ...] = ()
     """Channels of the networks at full resolution; 16 32 64 if not given."""
+    encoders: tuple[Literal["resnet18", "resnet34", "resnet50"], ...] = ()
+    """Networks with these encoders, instead of --bases; for the section step."""
     batches: tuple[int, ...] = ()
     """Images in a batch; 5 if not given, on a GPU 5 16 32."""
     precisions: tuple[Literal["f32", "bf16"], ...] = ("f32", "bf16")
@@ -105,8 +107,9 @@ class Bench:
 
     def tasks(self) -> Iterator[Task]:
         """Every configuration of a step."""
-        for precision, base, batch in itertools.product(self.options.precisions, self.bases, self.batches):
-            yield Task(base, batch, self.side, precision, self.levels)
+        networks = [(64, name) for name in self.options.encoders] or [(base, None) for base in self.bases]
+        for precision, (base, encoder), batch in itertools.product(self.options.precisions, networks, self.batches):
+            yield Task(base, batch, self.side, precision, self.levels, encoder)
 
     def torch_ways(self) -> dict[str, dict]:
         """Ways to set up PyTorch: what people write, what is recommended, and torch.compile's modes."""

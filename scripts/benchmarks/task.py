@@ -18,9 +18,9 @@ LEARNING_RATE = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A U-Net with transposed convolutions, 3 channels and 2 classes, and its batch.
+    """A U-Net with transposed convolutions, or one with an encoder, 3 channels and 2 classes, and its batch.
 
-    - `base`: channels at full resolution, doubled at each level below
+    - `base`: channels at full resolution, doubled at each level below; of an encoder, those of its first convolution
     - `batch`, `side`: square uint8 images, and pixels a side
     - `precision`: "f32" (TF32 on a GPU, both sides), or "bf16": autocast with parameters in float32
     """
@@ -30,6 +30,7 @@ class Task:
     side: int
     precision: str
     levels: int = 5
+    encoder: str | None = None
 
     @property
     def widths(self) -> tuple[int, ...]:

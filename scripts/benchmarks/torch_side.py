@@ -16,6 +16,7 @@ from benchmarks.task import LEARNING_RATE, Source, Task
 from benchmarks.workers import Contender, peak_mib, threads
 from jaxseg.base.config import IGNORE_INDEX
 from parity.reference.dataset import TileDataset
+from parity.reference.resnet import EncoderUNet
 from parity.reference.unet import UNet
 
 
@@ -50,7 +51,7 @@ def training(
         torch.backends.cudnn.benchmark = tuned
         torch.set_float32_matmul_precision("high")
     form = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
-    model = UNet(widths=task.widths)
+    model = EncoderUNet(task.encoder) if task.encoder else UNet(widths=task.widths)
     if weights is not None:
         with np.load(weights) as arrays:
             model.load_state_dict({name: torch.from_numpy(x) for name, x in arrays.items()}, strict=False)
