@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.learn import optimizers
@@ -109,6 +109,7 @@ def test_a_batch_norm_without_its_convolution_is_named():
     st.integers(1, 3),
     st.sampled_from([8, 200, 2**20]),
 )
+@settings(max_examples=12)
 def test_winograd_is_the_plain_convolution(b, h, w, inputs, outputs, cached):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:

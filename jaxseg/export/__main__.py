@@ -4,7 +4,8 @@ Writes `model.onnx`, `model.pth`, `model.safetensors` or `model.py` with its wei
 README.md. The ONNX file holds normalization, class names, palette and bands; it is compared with jaxseg before it is
 kept. `onnx` needs the extra `export`, `--push` needs `hub`, and `pth` needs PyTorch.
 
-Exit status: 0 done, 2 something that the user can fix; then no file was written. 130 stopped by Ctrl-C.
+Exit status: 0 done, 2 something that the user can fix; then no file was written, unless the upload failed. 130 stopped
+by Ctrl-C.
 """
 
 import sys
