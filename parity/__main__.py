@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     from jaxseg.base import doors
     from parity.report import report
 
-    jax.config.update("jax_num_cpu_devices", 8)  # for the devices question
+    jax.config.update("jax_num_cpu_devices", 2)  # for the devices question
     torch.set_num_threads(1)  # the reference's rounding depends on the number of threads
     asked = {"questions": ", ".join(options.only), "form": "quick" if options.quick else "full"}
     asked |= {

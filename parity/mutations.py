@@ -299,7 +299,7 @@ def set_up(compiled: Path, quickly: bool) -> None:
     import jax
     import torch
 
-    jax.config.update("jax_num_cpu_devices", 8)  # for the devices question
+    jax.config.update("jax_num_cpu_devices", 2)  # for the devices question
     jax.config.update("jax_compilation_cache_dir", str(compiled))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -35,7 +36,9 @@ from jaxseg.training.loop import fit
 
 
 def some(count: int) -> Devices:
-    return Devices.of(jax.devices()[:count])
+    """Devices of this process: real ones, or more than there are, for what touches none."""
+    many = [mock.Mock(spec=jax.devices()[0], process_index=0, id=i) for i in range(count)]
+    return Devices.of(jax.devices()[:count] if count <= 2 else many)
 
 
 # Rows
@@ -57,8 +60,7 @@ def pairs(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("tiles"), 7, 6, 8)
 
 
-@pytest.mark.parametrize("cache", ["none", "device"])
-@pytest.mark.parametrize(("count", "parts"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize(("cache", "count", "parts"), [("none", 2, 1), ("none", 4, 2), ("device", 2, 2)])
 def test_a_pipeline_reads_the_samples_of_one_device_in_other_places(pairs, cache, count, parts):
     how = {"batch_size": 6, "shuffle": True, "seed": 3, "crop": (4, 4)}
     one = Pipeline(pairs, **how)
@@ -113,7 +115,7 @@ def communication(jaxpr, times: int = 1) -> Counter:
     [(losses.cross_entropy, 1, set()), (losses.dice, 4, set()), (losses.lovasz, 1, {"all_gather"})],
 )
 def test_the_gradient_is_summed_once_and_little_else(loss, parts, others):
-    devices, b = some(4), 16
+    devices, b = some(2), 16
     net = unet.UNet(rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(net, optimizers.adam(1e-3), wrt=nnx.Param)
     how = {"schedule": lambda step: 1e-3, "loss": loss, "accumulate": parts, "devices": devices}
@@ -131,9 +133,9 @@ def test_the_gradient_is_summed_once_and_little_else(loss, parts, others):
 
 def test_a_cpu_is_one_device_unless_more_are_asked_for():
     assert processes.devices_of(None).all == (jax.devices()[0],)
-    assert processes.devices_of(3).all == tuple(jax.devices()[:3])
-    with pytest.raises(UserError, match="--devices is 9, but there are 8"):
-        processes.devices_of(9)
+    assert processes.devices_of(2).all == tuple(jax.devices()[:2])
+    with pytest.raises(UserError, match="--devices is 3, but there are 2"):
+        processes.devices_of(3)
     with pytest.raises(UserError, match="--devices is 0; expected 1 or more"):
         processes.devices_of(0)
 
@@ -175,7 +177,7 @@ def test_settings_of_the_machine_are_checked_together():
 def test_tiles_are_spread_over_devices_and_the_map_stays(rng):
     net, image = unet.UNet((2, 4), rngs=nnx.Rngs(0)), rng.integers(0, 256, (70, 90, 3), np.uint8)
     expected = Predictor(net, Reading(), tile=32).probabilities(image)
-    spread = Predictor(net, Reading(), tile=32, batch_size=2, devices=some(4))
+    spread = Predictor(net, Reading(), tile=32, batch_size=2, devices=some(2))
     np.testing.assert_allclose(spread.probabilities(image), expected, atol=1e-6)
     np.testing.assert_allclose(
         spread.probabilities(image[:20, :20]),

@@ -358,8 +358,9 @@ def test_up_conv_kernel_corners_make_the_output_corners():
 
 
 def test_conv_refuses_unsupported_kernel_sizes():
-    with pytest.raises(ValueError, match="`kernel_size` is 5; expected 1 or 3"):
-        Conv(2, 2, 5, rule=RULE, rngs=nnx.Rngs(0))
+    for size, strides in ((5, 1), (7, 1), (3, 3)):
+        with pytest.raises(ValueError, match=f"`kernel_size` is {size} and `strides` {strides}; expected 1 or 3"):
+            Conv(2, 2, size, strides, rule=RULE, rngs=nnx.Rngs(0))
 
 
 def test_initial_biases_are_within_torchs_bound():

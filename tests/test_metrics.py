@@ -242,7 +242,9 @@ def test_totals_do_not_overflow():
 def test_a_validation_counts_every_batch_however_many_are_under_way(monkeypatch, most):
     batches = [{"loss": float(i), "confusion": np.diag([1, i])} for i in range(20)]
     monkeypatch.setattr(Pipeline, "epoch", lambda self: iter(batches))
-    scores = steps.evaluate(lambda batch: batch, object.__new__(Pipeline), 0, most)
+    data = object.__new__(Pipeline)
+    data.devices = None
+    scores = steps.evaluate(lambda batch: batch, data, 0, most)
     taken = batches[:most]
     pixels = [1 + i for i in range(len(taken))]
     assert scores["loss"] == pytest.approx(np.average(range(len(taken)), weights=pixels))

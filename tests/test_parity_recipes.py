@@ -28,6 +28,7 @@ NO_NUMBER = {
     *("precision", "early_stopping"),
     *("encoder", "encoder_weights", "encoder_sha256", "encoder_mean", "encoder_std"),  # see the encoders question
     *("freeze_encoder", "encoder_lr_factor"),
+    *("devices", "coordinator", "processes", "process"),  # see the devices question
 }
 """Settings that change no number of the first steps, say which files are taken, or have a question of their own."""
 

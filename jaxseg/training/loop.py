@@ -19,7 +19,7 @@ from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import to_device
 from jaxseg.devices.mesh import Devices
-from jaxseg.devices.processes import Absent, alike, devices_of, is_first, once
+from jaxseg.devices.processes import Absent, alike, devices_of, is_first, largest, once
 from jaxseg.devices.watch import together
 from jaxseg.learn import class_weights, metrics, optimizers, schedules
 from jaxseg.learn.plan import make_plan
@@ -143,13 +143,13 @@ def _fit(config: Config, data: Dataset, devices: Devices, held: contextlib.ExitS
                 if records[0]["step"] == 0 and is_first():  # after the first step, which should not wait for it
                     report.save_batch_picture(tracker, data, batch, a.augment, config.run.seed)
                 progress = dataclasses.replace(progress, batch=progress.batch + len(records), totals=totals.state)
-            if signals.agreed():
+            if received := largest(signals.received):
                 checkpoints.save("last", epoch * plan.epoch_steps + progress.batch, net, optimizer, progress)
                 with contextlib.suppress(OSError):  # the terminal may have gone
                     console.print(
                         "stopped and saved; go on with\n  " + terminal.command("jaxseg.train", "--resume", run)
                     )
-                raise Stopped(signals.received)
+                raise Stopped(received)
 
             record = {
                 "epoch": epoch,

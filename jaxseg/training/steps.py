@@ -39,11 +39,6 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agreed(self) -> int:
-        """Returns the signal that any process received, 0 for none. All processes must ask at the same time."""
-        self.received = largest(self.received)
-        return self.received
-
     def _note(self, number, frame):
         self.received = number
         self.__exit__()
@@ -73,12 +68,11 @@ def run_steps(train_step, batches, first: int, log_every: int, signals: Signals)
     look = 1
     for batch, waited in timed(batches, busy=lambda: is_under_way(waiting)):
         waiting.append(train_step(batch) | {"waited": waited})
-        if len(waiting) == look:
+        looked = len(waiting) == look
+        if looked:
             yield fetch()
             look = log_every
-            if signals.agreed():
-                break
-        elif signals.received and jax.process_count() == 1:
+        if (looked or jax.process_count() == 1) and largest(signals.received):  # several processes stop together
             break
     if waiting:
         yield fetch()

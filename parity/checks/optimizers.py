@@ -45,7 +45,15 @@ PYTORCH = {  # counterpart and peak of the learning rate
     "adamw": (torch.optim.AdamW, 0.01),
     "rmsprop": (torch.optim.RMSprop, 0.01),
 }
-OTHERWISE = {"optimizer_from", "clip_by_global_norm", "average_parameters", "averaged", "rate_scale", "set_rate_scale"}
+OTHERWISE = {
+    "optimizer_from",
+    "clip_by_global_norm",
+    "average_parameters",
+    "averaged",
+    "rate_scale",
+    "set_rate_scale",
+    "for_encoder",
+}
 """Functions of jaxseg.learn.optimizers that are not optimizers."""
 FOR_SPEED = {"foreach", "fused", "capturable", "differentiable"}
 """Options of PyTorch that do not change results."""

@@ -90,9 +90,8 @@ def _in_process(words: list[str], port: int, processes: int, number: int, each: 
     from jaxseg.base.config import Machine
     from jaxseg.devices.processes import devices_of, is_first, start
 
-    machine = Machine(each, f"localhost:{port}", processes, number)
-    start(machine)
-    found = train(words, devices_of(machine.devices), most)
+    start(Machine(each, f"localhost:{port}", processes, number) if processes > 1 else Machine(each))
+    found = train(words, devices_of(each), most)
     if is_first():
         flat = {f"{group}/{name}": array for group, arrays in found.items() for name, array in arrays.items()}
         np.savez(Path(folder) / "found.npz", **flat)
