@@ -667,3 +667,8 @@ def test_stray_254_does_not_replace_255():
         "  --labels 0 255 --snap-colors",
         "  --labels 0 254 255",
     ]
+
+
+def test_colors_of_further_classes_are_varied_and_stay():
+    assert PALETTE[8:12].tolist() == [[194, 54, 110], [9, 100, 139], [210, 210, 70], [114, 19, 155]]
+    assert len(np.unique(PALETTE[:255], axis=0)) == 255

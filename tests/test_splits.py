@@ -20,21 +20,21 @@ def test_a_percentage_is_drawn_from_the_seed_as_ever(count, percent, seed):
     aside = max(1, round(count * percent / 100))
     if aside == count:
         with pytest.raises(DataError, match="too few"):
-            by_percent(count, percent, seed)
+            by_percent(count, percent, seed, all_train=False)
         return
-    drawn = by_percent(count, percent, seed)
+    drawn = by_percent(count, percent, seed, all_train=False)
     assert drawn == set(np.random.default_rng(seed).permutation(count)[:aside].tolist())
     assert len(drawn) == aside
 
 
 def test_draws_that_must_never_change():
-    assert sorted(by_percent(20, 20.0, seed=0)) == [2, 4, 6, 19]
+    assert sorted(by_percent(20, 20.0, seed=0, all_train=False)) == [2, 4, 6, 19]
     assert sorted(by_group([f"s{i // 3}" for i in range(30)], 20.0, seed=0)) == [12, 13, 14, 18, 19, 20]
 
 
 def test_another_seed_draws_others():
     keys = [f"s{i // 4}" for i in range(60)]
-    assert len({tuple(by_percent(60, 20.0, seed)) for seed in range(10)}) == 10
+    assert len({tuple(by_percent(60, 20.0, seed, all_train=False)) for seed in range(10)}) == 10
     assert len({tuple(by_group(keys, 20.0, seed)) for seed in range(10)}) > 5
 
 

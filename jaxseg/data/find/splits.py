@@ -36,7 +36,7 @@ class Split:
         return _names(self.validation)
 
 
-def by_percent(count: int, percent: float, seed: int, all_train: bool = False) -> set[int]:
+def by_percent(count: int, percent: float, seed: int, all_train: bool) -> set[int]:
     """Indices of the validation pairs: `percent` of `count`, at least one, drawn without replacement.
 
     A single pair trains with `all_train`. Raises DataError if none would be left for training.
