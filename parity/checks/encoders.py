@@ -161,6 +161,7 @@ def network_rows(name: str, encoder: str, base: int, size: tuple[int, int], seed
     def row(what: str, a, b) -> Row:
         return compare.close(QUESTION, f"{name}: {what}", a, b, GATE, each=True)
 
+    plain, folded, theirs = evaluated(net, found, reference, expected, padded)
     return [
         row("activations", found.outputs, expected.outputs),
         row("logits", found.logits, expected.logits),
@@ -168,7 +169,8 @@ def network_rows(name: str, encoder: str, base: int, size: tuple[int, int], seed
         row("gradients of activations", found.output_gradients, expected.output_gradients),
         row("gradients", found.gradients, expected.gradients),
         row("running statistics", found.statistics, expected.statistics),
-        row("evaluation logits", *evaluated(net, found, reference, expected, padded)),
+        row("evaluation logits", plain, theirs),
+        row("evaluation logits, BatchNorm folded", folded, theirs),
     ]
 
 

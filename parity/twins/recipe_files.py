@@ -14,7 +14,7 @@ SIZES = {
 }
 """Heights and widths of training and of validation images, in turn."""
 TRAINING = 7
-VALIDATION = {"square": 5, "oblong": 37, "mixed": 5}
+VALIDATION = {"square": 5, "oblong": 37, "large": 5, "mixed": 5}
 """Number of images; 37 make more batches of four than a validation keeps under way."""
 CHANNELS = {"uint8 color": 3, "uint16 bands": 4, "int16 bands": 3, "float32 bands": 2}
 VALUES = {
