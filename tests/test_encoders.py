@@ -20,7 +20,7 @@ from jaxseg.nn import encoder_unet, unet
 from jaxseg.nn.encoder_unet import EncoderUNet, with_frozen_encoder
 from jaxseg.nn.torch_weights import encoder_from_torch, from_torch, to_torch, torch_name
 from jaxseg.runs import pretrained
-from jaxseg.runs.checkpoint import load_model
+from jaxseg.runs.checkpoint import Checkpoints, Progress, load_model
 from jaxseg.runs.weights import load_encoder, load_weights
 from jaxseg.training import loop
 from jaxseg.training.loop import fit
@@ -283,6 +283,7 @@ def arrays(run: Path) -> dict[str, np.ndarray]:
     return to_torch(load_model(run, "last")[0])
 
 
+@pytest.mark.full  # the next test is its part about checkpoints
 def test_a_fine_tuned_run_resumes_without_its_weights_file_to_the_same_bits(
     tiles_root, weights, tmp_path, monkeypatch, undrawn
 ):
@@ -305,3 +306,24 @@ def test_a_fine_tuned_run_resumes_without_its_weights_file_to_the_same_bits(
     one, other = arrays(whole), arrays(tmp_path / "short")
     assert all(np.array_equal(x, other[name]) for name, x in one.items())
     assert not np.array_equal(one["encoder.bn1.running_mean"], frozen["encoder.bn1.running_mean"])
+
+
+def test_checkpoints_keep_the_optimizer_of_a_frozen_encoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder_unet, "BASE", 4)
+    saved = Config(model=Model(encoder="resnet18"), optimization=Optimization(freeze_encoder=1, encoder_lr_factor=0.5))
+    description = {"classes": ["a", "b"], "in_channels": 3}
+
+    def built(seed: int, value: float):
+        net = unet.unet_from(saved.model, in_channels=3, classes=2, seed=seed)
+        tx = optimizers.optimizer_from(saved.optimization, lambda step: 1e-3, 2)
+        optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
+        nnx.update(optimizer, jax.tree.map(lambda x: jnp.full_like(x, value), nnx.state(optimizer)))
+        return net, optimizer
+
+    Checkpoints(tmp_path, saved, description).save("last", 3, *built(0, 3), Progress())
+    net, optimizer = built(1, 0)
+    Checkpoints(tmp_path, saved, description).restore("last", net, optimizer)
+    right = built(0, 3)
+    for found, expected in zip((net, optimizer), right):
+        for x, y in zip(jax.tree.leaves(nnx.state(found)), jax.tree.leaves(nnx.state(expected)), strict=True):
+            np.testing.assert_array_equal(x, y)

@@ -89,7 +89,7 @@ def run(settings: Settings) -> Answer:
         "pretrained": lambda: pretrained_rows(seed),
         "command": command_rows,
     }
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), mock.patch.dict(compiled.KEEP_BARRIERS, QUICKLY):
         return Answer(QUESTION, tuple(row for part in settings.recipe or parts for row in parts[part]()))
 
 
@@ -246,7 +246,6 @@ def command_rows() -> Iterable[Row]:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, JAXSEG_CACHE_DIR=f"{folder}/cache"),
-        mock.patch.dict(compiled.KEEP_BARRIERS, QUICKLY),
         encoder_pairs.thin(4),
     ):
         root = Path(folder) / "tiles"
