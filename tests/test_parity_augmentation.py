@@ -18,6 +18,7 @@ def failed(name: str, rows) -> set[str]:
         return {row.name for row in rows() if not row.passed}
 
 
+@pytest.mark.full  # CI asks `python -m parity --quick`
 def test_it_passes_and_every_row_has_a_name_of_its_own():
     rows = augmentation.run(Settings(quick=True)).rows
     assert [row for row in rows if not row.passed] == []

@@ -36,6 +36,7 @@ def failed(check, **settings) -> set[str]:
 # Schedules
 
 
+@pytest.mark.full  # CI asks `python -m parity --quick`
 def test_schedule_check_passes_and_draws_both_sides_past_the_end():
     answer = schedule.run(Settings(quick=True, seed=3))
     assert answer.passed
@@ -118,6 +119,7 @@ def test_schedule_check_sees_what_only_a_trainer_gets_and_what_it_does_not_know(
 # Initial weights
 
 
+@pytest.mark.full  # CI asks `python -m parity --quick`
 def test_init_check_passes_and_draws_histograms_of_the_laws():
     answer = init.run(Settings(quick=True, seed=11))
     assert answer.passed

@@ -31,6 +31,7 @@ def failed(monkeypatch, cases: dict) -> set[str]:
     return {row.name for row in rows if not row.passed}
 
 
+@pytest.mark.full  # CI asks `python -m parity --quick`
 def test_it_passes():
     answer = check.run(Settings(quick=True))
     assert [row.name for row in answer.rows if not row.passed] == []

@@ -39,6 +39,7 @@ def ask(recipe: training.Recipe) -> set[str]:
 # Training in float64 --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full  # CI asks `python -m parity --quick`
 def test_training_passes_and_its_evidence_is_json():
     answer = training.run(Settings(quick=True))
     assert failed(answer.rows) == set()

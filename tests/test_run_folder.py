@@ -267,12 +267,12 @@ def test_signal_handlers_are_left_alone_in_other_threads():
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_terminal_that_goes_away_ends_a_run_unless_nohup_protects_it():
-    before = signal.getsignal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         with Signals() as signals:
             signal.raise_signal(signal.SIGHUP)
         assert signals.received == signal.SIGHUP
-        assert signal.getsignal(signal.SIGHUP) == before
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with Signals() as signals:
             signal.raise_signal(signal.SIGHUP)

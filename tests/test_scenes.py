@@ -33,7 +33,7 @@ NO_TILES = {
 
 @pytest.mark.parametrize(("names", "what", "pattern"), TILED.values(), ids=TILED)
 def test_scene_tiles_on_both_sides_are_noticed_and_the_pattern_fixes_it(names, what, pattern):
-    validation = by_percent(len(names), 20.0, seed=0)
+    validation = by_percent(len(names), 20.0, seed=0, all_train=False)
     (note,) = leak(names, validation)
     assert f"--group-by '{pattern}' keeps {what} whole" in note
     keys = groups(names, pattern)
@@ -50,7 +50,7 @@ def test_scene_tiles_on_both_sides_are_noticed_and_the_pattern_fixes_it(names, w
 
 @pytest.mark.parametrize("names", NO_TILES.values(), ids=NO_TILES)
 def test_other_names_are_not_taken_for_tiles(names):
-    assert leak(names, by_percent(len(names), 20.0, seed=0)) == []
+    assert leak(names, by_percent(len(names), 20.0, seed=0, all_train=False)) == []
 
 
 def test_the_end_that_all_images_have_is_not_a_place():
@@ -63,7 +63,7 @@ def test_the_end_that_all_images_have_is_not_a_place():
 
 def test_a_few_other_names_do_not_hide_tiles_but_no_pattern_is_proposed_that_misses_them():
     names = [*TILED["pixels"][0], "overview.tif"]
-    (note,) = leak(names, by_percent(len(names), 20.0, seed=0))
+    (note,) = leak(names, by_percent(len(names), 20.0, seed=0, all_train=False))
     assert "Give --group-by a pattern of what must not be divided" in note
 
 
