@@ -16,6 +16,7 @@ spec.loader.exec_module(false_alarms)
 TINY = draws.Size((8, 16), classes=8, builds=16, others=2, draws=1_000)
 
 
+@pytest.mark.full  # a script
 def test_runs_on_correct_code_raise_no_alarm(monkeypatch, capsys):
     monkeypatch.setattr(draws, "QUICK", TINY)
     assert false_alarms.main(["--seeds", "3"]) == 0

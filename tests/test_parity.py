@@ -3,12 +3,15 @@
 import importlib
 import json
 
+import pytest
+
 from jaxseg.learn import schedules
 from parity import __main__ as parity
 from parity.checks import schedule
 from parity.report import page
 
 
+@pytest.mark.full  # CI runs the command
 def test_report_says_what_passed_and_exits_with_0(tmp_path, tiles_root, capsys):
     assert parity.main(["--only", "schedule", "data", "--data", str(tiles_root), "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "report.json").read_text())

@@ -191,6 +191,7 @@ def assert_same_run(run: Path, other: Path):
 # a run
 
 
+@pytest.mark.full  # tests/test_services.py has the rest
 def test_a_tracker_changes_no_bit_of_a_run(whole, start, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(Path(__file__).parent / "services")
     monkeypatch.setenv("FAKE_CALLS", str(tmp_path / "calls"))
