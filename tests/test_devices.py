@@ -197,7 +197,7 @@ def test_a_run_goes_on_on_other_devices_and_says_so(tiles_root, tmp_path, capsys
     run = fit(cli.parse([*words, "--out", str(tmp_path / "run"), "--steps", "3", "--devices", "2"]))
     capsys.readouterr()
     fit(cli.parse(["--resume", str(run), "--steps", "6"]))
-    assert "on 1 device, before that on 2 devices: as on one, but for rounding" in capsys.readouterr().out
+    assert "on 1 device, before that on 2 devices; results differ by rounding alone" in capsys.readouterr().out
     losses = [[line["train"]["loss"] for line in lines_of(folder)][-1] for folder in (whole, run)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 

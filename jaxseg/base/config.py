@@ -335,7 +335,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Devices and processes, on which no result depends but for rounding."""
+    """Devices and processes. They change results by rounding alone."""
 
     devices: int | None = None
     """Devices of this machine to share each batch: all accelerators, or one CPU, if not given. On a CPU as many are

@@ -24,7 +24,7 @@ from jaxseg.devices.mesh import Devices
 
 T = TypeVar("T")
 
-EVERYWHERE = "_everywhere"
+AGREED = "_agreed"
 """Attribute of an exception that all processes raise."""
 PATIENCE = 30
 """Seconds without a sign of life after which a process counts as dead."""
@@ -52,7 +52,7 @@ def start(machine: Machine, environment: Mapping[str, str] = os.environ) -> None
 
 
 def make(devices: int | None) -> None:
-    """Makes as many CPU devices, before JAX uses one; None leaves one."""
+    """Makes that many CPU devices, before JAX uses one; None leaves JAX's number."""
     if devices is not None and devices > 0:
         jax.config.update("jax_num_cpu_devices", devices)
 
@@ -111,7 +111,7 @@ def once(do: Callable[[], T]) -> T:
     padded = np.frombuffer(content.ljust(length, b"\0"), np.uint8)
     received = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
     if error is not None:
-        setattr(error, EVERYWHERE, True)
+        setattr(error, AGREED, True)
         raise error
     if is_first():
         return result

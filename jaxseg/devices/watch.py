@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import jax
 
 from jaxseg.base.errors import NonFiniteLoss, Stopped
-from jaxseg.devices.processes import EVERYWHERE, coordinator, once
+from jaxseg.devices.processes import AGREED, coordinator, once
 
 DONE, LOST = b"d", b"l"
 """Messages: a process ends in order; another one, whose number follows in 4 bytes, has ended early."""
@@ -43,7 +43,7 @@ def together() -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError):  # perhaps since another one has ended, which the thread sees
             gone.join(SILENCE)
-        in_order = isinstance(error, Stopped | NonFiniteLoss) or getattr(error, EVERYWHERE, False)
+        in_order = isinstance(error, Stopped | NonFiniteLoss) or getattr(error, AGREED, False)
         raise
     finally:
         for connection in connections.values():

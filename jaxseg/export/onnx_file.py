@@ -82,7 +82,7 @@ def band_order(trained: Trained) -> list[int]:
 
 
 def as_deepness(image: Num[np.ndarray, "b h w c"], trained: Trained) -> Float[np.ndarray, "b c h w"]:
-    """What Deepness makes of a layer's tiles before it runs a model; `image` has the run's channels."""
+    """Prepares tiles as Deepness does before it runs a model; `image` has the run's channels."""
     order, scale = band_order(trained), trained.full / 255
     mean, std = (np.float32([values[i] * scale for i in order]) for values in (trained.mean, trained.std))
     return ((np.float32(image[..., order] * 1.0 / 255.0) - mean) / std).transpose(0, 3, 1, 2)

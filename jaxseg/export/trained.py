@@ -1,4 +1,4 @@
-"""What is exported: the network of a run, how it reads files, its scores."""
+"""A trained run to export: its network, how it reads files, its scores."""
 
 import contextlib
 import dataclasses

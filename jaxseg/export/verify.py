@@ -19,7 +19,7 @@ BOUND = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """What was found.
+    """Result of a verification.
 
     - `logits`: largest difference, relative to the largest logit or to 1
     - `classes`, `pixels`: pixels of another class, and all

@@ -1,4 +1,4 @@
-"""What all networks have in common."""
+"""Base class of the networks."""
 
 from collections.abc import Callable
 

@@ -16,7 +16,7 @@ def conv_stem(x: Image, kernel: Float[Array, "7 7 i o"]) -> Float[Array, "b h2 w
 
 def _stem_backward(residuals, g):
     x, kernel = residuals
-    (by_x,) = jax.linear_transpose(lambda x: conv_strided(x, kernel), x)(g)  # of images nobody asks for it
+    (by_x,) = jax.linear_transpose(lambda x: conv_strided(x, kernel), x)(g)  # XLA drops it if x is the image
     by_kernel = {"cpu": stem_gradient_by_product, "default": stem_gradient}
     return by_x, jax.jit(lambda x, g: lax.platform_dependent(x, g, **by_kernel))(x, g)
 

@@ -37,7 +37,7 @@ def winograd(x: Float[Array, "b h w i"], kernel: Float[Array, "16 i o"]) -> Floa
     outputs = kernel.shape[-1]
     wide, values = w + w % 2, 4 * w * (inputs + outputs)  # values: of a row, in both transforms
     bands = -(-h // max(4, CACHED // values))
-    rows = -(-h // (2 * bands)) * 2  # of a band
+    rows = -(-h // (2 * bands)) * 2  # per band
     images = max(1, min(b, CACHED // (values * h))) if bands == 1 else 1  # at a time; small ones go together
     turns = -(-b // images)
     x = jnp.pad(x, ((0, turns * images - b), (1, 1 + bands * rows - h), (1, 1 + wide - w), (0, 0)))

@@ -104,7 +104,7 @@ def download(repo: str, revision: str | None = None) -> Path:
             except EntryNotFoundError as error:
                 if isinstance(error, LocalEntryNotFoundError):
                     raise
-    except Exception as error:  # of huggingface_hub, of its HTTP client, or of the system
+    except Exception as error:  # huggingface_hub, its HTTP client and the system each have their own
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         advice = "Without a network, download the file elsewhere and give its path"
         raise UserError(f"hf:{repo}: cannot be downloaded ({first[:200]}). {advice}.") from None

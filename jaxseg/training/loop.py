@@ -100,7 +100,7 @@ def _fit(config: Config, data: Dataset, devices: Devices, held: contextlib.ExitS
     if config.run.resume:
         report.tell_resumed(plan, make_plan(before.optimization, plan.epoch_steps), progress, start)
         if progress.devices not in ("", str(devices)):
-            console.print(f"      on {devices}, before that on {progress.devices}: as on one, but for rounding")
+            console.print(f"      on {devices}, before that on {progress.devices}; results differ by rounding alone")
     progress = dataclasses.replace(progress, devices=str(devices))
     console.print(f"run   {run}")
 

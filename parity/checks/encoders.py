@@ -225,7 +225,7 @@ def pretrained_rows(seed: int) -> Iterator[Row]:
     for name, state in spellings.items():
         net = encoder_pairs.empty("resnet18", 4)
         torch_weights.from_torch(net, whole)
-        net.encoder.conv1.kernel[...] *= 0  # what follows has to fill it
+        net.encoder.conv1.kernel[...] *= 0  # so that the next line has to fill it
         torch_weights.encoder_from_torch(net, state, "rgb")
         predict = jax.jit(
             lambda image, net=net: unet.evaluation(net)(step.normalize(image, dtype=np.float64)),

@@ -55,7 +55,7 @@ class Pipeline:
     - `crops`: number of crops per image and epoch.
     - `devices`: devices that share each batch; one if not given. The batch then has the rows of this process alone, in
       the order of `Devices.rows`, and "position": int32, the place of each in the whole batch.
-    - `parts`: micro-batches per batch, each of which is divided over the devices.
+    - `parts`: micro-batches per batch. Each micro-batch is divided over the devices.
 
     Raises ValueError for no pairs, and for crops of different sizes on the device. Raises DataError naming a file that
     can no longer be read, or whose size differs from `sizes` or from the rest of its batch.
