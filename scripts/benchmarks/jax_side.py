@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,7 +14,7 @@ from benchmarks.workers import Contender, peak_mib
 from jaxseg.base.config import Model, Optimization
 from jaxseg.data.feed.pipeline import Pipeline, to_device
 from jaxseg.learn import losses, optimizers, schedules
-from jaxseg.learn.compiled import compile_train_step
+from jaxseg.learn.compiled import compile_train_step, compiler_options
 from jaxseg.nn import unet
 from jaxseg.nn.torch_weights import to_torch
 from jaxseg.training.steps import Signals, run_steps
@@ -41,13 +40,18 @@ def epochs_of(source: Source, batch: int, cache: str = "none") -> Iterable[Itera
 
 
 def step(task: Task, weights: Path) -> Contender:
-    """One batch over and over, on the device from the start. Ready after the first step."""
+    """One batch over and over, on the device from the start. Ready after the first step.
+
+    Facts include FLOP and bytes of the compiled step, as XLA counts them.
+    """
     device, before = jax.devices()[0], peak_mib()
-    once = partial(training(task, weights), jax.device_put(task.made_up_batch()))
+    train_step, batch = training(task, weights), jax.device_put(task.made_up_batch())
+    began = time.perf_counter()
+    program = train_step.lower(batch).compile(compiler_options())
 
     def run(times: int) -> dict:
         for _ in range(times):
-            result = once()
+            result = program(batch)
         return jax.block_until_ready(result)
 
     def finish() -> dict:
@@ -56,9 +60,10 @@ def step(task: Task, weights: Path) -> Contender:
         found = statistics.get("peak_bytes_in_use")
         return {"peak_mib": peak_mib() - before if found is None else found / 2**20}
 
-    began = time.perf_counter()
     loss = float(run(1)["loss"])
     facts = {"first_seconds": time.perf_counter() - began, "first_loss": loss}
+    work = program.cost_analysis() or {}
+    facts |= {"device": device.device_kind, "flop": work.get("flops"), "bytes": work.get("bytes accessed")}
     return Contender(lambda times: run(times) and None, task.batch, facts, finish)
 
 

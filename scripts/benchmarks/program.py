@@ -36,11 +36,13 @@ class Options:
     bases: tuple[int, ...] = ()
     """Channels of the networks at full resolution; 16 32 64 if not given."""
     encoders: tuple[Literal["resnet18", "resnet34", "resnet50"], ...] = ()
-    """Networks with these encoders, instead of --bases; for the section step."""
+    """Networks with these encoders, after those of --bases if it is given; for the section step."""
     batches: tuple[int, ...] = ()
     """Images in a batch; 5 if not given, on a GPU 5 16 32."""
     precisions: tuple[Literal["f32", "bf16"], ...] = ("f32", "bf16")
     """Types of the computation."""
+    torch_eager: bool = True
+    """Include PyTorch without torch.compile."""
     torch_compile: bool = True
     """Include torch.compile: up to two minutes for each configuration on 2 CPU cores."""
     torch_modes: tuple[str, ...] = ()
@@ -106,14 +108,18 @@ class Bench:
         return start
 
     def tasks(self) -> Iterator[Task]:
-        """Every configuration of a step."""
-        networks = [(64, name) for name in self.options.encoders] or [(base, None) for base in self.bases]
-        for precision, (base, encoder), batch in itertools.product(self.options.precisions, networks, self.batches):
+        """Every configuration of a step: all networks with the first batch, then all with the next."""
+        o = self.options
+        networks = [(base, None) for base in self.bases if o.bases or not o.encoders]
+        networks += [(64, encoder) for encoder in o.encoders]
+        for precision, batch, (base, encoder) in itertools.product(o.precisions, self.batches, networks):
             yield Task(base, batch, self.side, precision, self.levels, encoder)
 
     def torch_ways(self) -> dict[str, dict]:
         """Ways to set up PyTorch: what people write, what is recommended, and torch.compile's modes."""
-        ways = {"eager": {"layout": "contiguous", "fused": False}, "channels_last, fused Adam": {}}
+        ways = {}
+        if self.options.torch_eager:
+            ways |= {"eager": {"layout": "contiguous", "fused": False}, "channels_last, fused Adam": {}}
         if self.options.torch_compile:
             modes = ("max-autotune-no-cudagraphs", "reduce-overhead") if self.gpu else ("default",)
             ways |= {f"torch.compile, {mode}": {"compiled": mode} for mode in self.options.torch_modes or modes}

@@ -6,6 +6,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from benchmarks import roofline
 from benchmarks.match import Match, Outcome
 
 AGAINST = {"pipeline": "decoder alone", "epoch": "jaxseg, the step alone", "startup": "import jax"}
@@ -34,6 +35,7 @@ def figures(played: Match) -> dict[str, dict]:
     - "ratio": quartiles, round by round, of how many times as fast it is as the one it is compared with
     - "best_ratio": the same by the best turn of each
     - "compile_seconds", "peak_mib": of a step
+    - "roofline": share of the GPU's roofline that a step reaches
     - "waited": share of an epoch in which no step ran because its batch was missing
     """
     rates = {name: quartiles(1 / costs(outcome)) for name, outcome in played.outcomes.items()}
@@ -53,6 +55,7 @@ def figures(played: Match) -> dict[str, dict]:
         if rates[name] and "first_seconds" in outcome.facts:
             step = played.configuration["batch"] / rates[name][1]
             found[name]["compile_seconds"] = max(0.0, outcome.facts["first_seconds"] - step)
+            found[name]["roofline"] = roofline.share(outcome.facts, played.configuration["precision"], step)
         if waited := [turn["waited"] / turn["seconds"] for turn in outcome.turns if turn and "waited" in turn]:
             found[name]["waited"] = float(np.median(waited))
     return found
@@ -83,6 +86,7 @@ def table(played: Match, found: dict[str, dict]) -> Table:
     if played.section == "step":
         columns["compile s"] = lambda f: number(f.get("compile_seconds"), ".1f")
         columns["peak MiB"] = lambda f: number(f["peak_mib"], ".0f")
+        columns["of roofline"] = lambda f: number(f.get("roofline"), ".2f")
     if played.section == "epoch":
         columns["waited"] = lambda f: number(f.get("waited"), ".1%")
     page.add_column("", no_wrap=True)
