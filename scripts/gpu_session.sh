@@ -33,10 +33,17 @@ parity() {  # is it right?
 }
 
 step() {  # is it fast? In turns with torch.compile's fastest mode, with the share of the roofline; batch 16, then 32
-    rm -rf "$out/step"
-    local how=(--bases 64 16 --encoders resnet34 --batches 16 32 --budget 4 --ahead --torch-modes reduce-overhead)
-    [ -z "${TINY:-}" ] || how=(--quick --bases 4 2 --encoders resnet18 --batches 2 --torch-modes default)
-    within 370 python scripts/benchmark.py --only step --precisions bf16 --no-torch-eager "${how[@]}" --out "$out/step"
+    rm -rf "$out"/step*
+    local how=(--only step --precisions bf16)
+    if [ -n "${TINY:-}" ]; then
+        how+=(--quick --batches 2)
+        within 80 python scripts/benchmark.py "${how[@]}" --bases 2 --ahead --no-torch-eager --out "$out/step"
+        within 60 python scripts/benchmark.py "${how[@]}" --encoders resnet18 --no-torch-compile --out "$out/step-encoder"
+    else
+        how+=(--bases 64 16 --encoders resnet34 --batches 16 32 --budget 4)
+        how+=(--no-torch-eager --torch-modes reduce-overhead --ahead)
+        within 370 python scripts/benchmark.py "${how[@]}" --out "$out/step"
+    fi
 }
 
 scene() {  # prediction of a scene in memory

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import benchmark
-from benchmarks import jax_side, match, program, report, torch_side, workers
+from benchmarks import jax_side, match, program, report, roofline, torch_side, workers
 from benchmarks.match import Failed, Match, Outcome, Rules
 from benchmarks.program import Bench, Options
 from benchmarks.task import Source
@@ -117,6 +117,30 @@ def test_jaxseg_is_compared_with_the_fastest_of_pytorch():
     assert [found[name]["best_ratio"] for name in found] == [3, 0.75, 1, None]
 
 
+@pytest.mark.parametrize(
+    ("facts", "precision", "share"),
+    [
+        ({"device": "NVIDIA H200", "flop": 989e12, "bytes": 2.4e12}, "bf16", 0.5),  # FLOP take 1 s, memory half
+        ({"device": "NVIDIA H200", "flop": 98.9e12, "bytes": 2.4e12}, "bf16", 0.25),
+        ({"device": "NVIDIA H200", "flop": 494e12, "bytes": 0.0}, "f32", 0.5),
+        ({"device": "cpu", "flop": 1e12, "bytes": 1e12}, "bf16", None),
+        ({"device": "NVIDIA H200", "flop": None, "bytes": None}, "bf16", None),
+        ({}, "bf16", None),
+    ],
+)
+def test_share_of_the_roofline_is_of_what_limits_a_known_gpu(facts, precision, share):
+    assert roofline.share(facts, precision, seconds=2.0) == (share and pytest.approx(share))
+
+
+def test_figures_of_a_step_have_the_share_of_the_roofline():
+    facts = {"device": "NVIDIA H200", "flop": 989e12, "bytes": 0.0, "first_seconds": 9.0}
+    outcome = Outcome(facts, [{"seconds": 8.0, "count": 4}])
+    played = Match("step", {"batch": 2, "precision": "bf16"}, "images", {"jaxseg": outcome})
+    found = report.figures(played)
+    assert found["jaxseg"]["roofline"] == pytest.approx(1 / 4)
+    assert report.table(played, found).columns[-1].header == "of roofline"
+
+
 # Processes
 
 
@@ -177,6 +201,9 @@ def test_step_is_equal_work_on_both_sides_and_is_written_down(local, monkeypatch
     losses = [outcome["facts"]["first_loss"] for name, outcome in step["outcomes"].items() if name != "broken"]
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-4)
     assert all(len(outcome["turns"]) == 2 for outcome in step["outcomes"].values())
+    facts = step["outcomes"]["jaxseg"]["facts"]
+    assert facts["flop"] > 1e5
+    assert facts["bytes"] > 1e5
     assert found["machine"]["versions"].keys() >= {"jax", "torch"}
 
 
@@ -190,6 +217,17 @@ def test_epoch_from_files_takes_as_many_steps_as_the_step_alone(local, tiles_roo
         assert outcome.failed is None
         assert [turn["count"] for turn in outcome.turns] == [8]
         assert "jaxseg" not in name or 0 <= figures[name]["waited"] < 1
+
+
+def test_all_networks_come_with_the_first_batch_and_then_with_the_next():
+    options = Options(bases=(64, 16), encoders=("resnet34",), batches=(16, 32), precisions=("bf16",), torch_eager=False)
+    bench = Bench(options, gpu=True, workers=1, folder=Path())
+    found = [(task.base, task.encoder, task.batch) for task in bench.tasks()]
+    assert found[:3] == [(64, None, 16), (16, None, 16), (64, "resnet34", 16)]
+    assert found[3:] == [(64, None, 32), (16, None, 32), (64, "resnet34", 32)]
+    assert list(bench.torch_ways()) == ["torch.compile, max-autotune-no-cudagraphs", "torch.compile, reduce-overhead"]
+    alone = Options(encoders=("resnet18",), batches=(2,), precisions=("f32",))
+    assert [task.encoder for task in Bench(alone, gpu=False, workers=1, folder=Path()).tasks()] == ["resnet18"]
 
 
 def test_readers_count_all_pairs(tiles_root):

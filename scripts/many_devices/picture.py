@@ -9,6 +9,7 @@ from many_devices.network import Parts
 
 COLORS = {"computation": "#9aa5b1", "BatchNorm's and the loss's sums": "#d1495b", "gradient's sum": "#2b6cb0"}
 AIMS = {8: 0.95, 256: 0.9}
+STYLES = {"both": ":", "16": "--"}
 
 
 def draw(curves: Mapping[str, Mapping[int, Parts]], path: Path, subtitle: str) -> None:
@@ -17,12 +18,19 @@ def draw(curves: Mapping[str, Mapping[int, Parts]], path: Path, subtitle: str) -
     - `curves`: parts of a step by the number of devices, by what is shown in the legend
     - `subtitle`: what the picture is of
     """
-    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
     figure.suptitle(subtitle, fontsize=10)
-    for i, (name, curve) in enumerate(curves.items()):
-        style = {"color": f"C{i // 2}", "ls": "-" if i % 2 else "--"}
-        left.plot(list(curve), [parts.efficiency for parts in curve.values()], lw=1.8, label=name, **style)
+    networks = list(dict.fromkeys(name.partition(",")[0] for name in curves))
+    lines: dict[tuple[float, ...], list[str]] = {}
+    for name, curve in curves.items():
+        lines.setdefault(tuple(parts.efficiency for parts in curve.values()), []).append(name)
+    for values, (name, *same) in lines.items():
+        about = name.partition(", ")[2]
+        dashes = next((dashes for word, dashes in STYLES.items() if word in about), "-")
+        color = f"C{networks.index(name.partition(',')[0])}"
+        label = " and ".join([name, *(other.rpartition(" ")[2] for other in same)])
+        left.plot(list(curves[name]), values, lw=1.8, label=label, color=color, ls=dashes)
     left.plot(list(AIMS), list(AIMS.values()), "k*", ms=9, label="aim")
     most = max(max(curve) for curve in curves.values())
     ticks = [2**i for i in range(most.bit_length())]
@@ -31,7 +39,7 @@ def draw(curves: Mapping[str, Mapping[int, Parts]], path: Path, subtitle: str) -
     left.set_xticklabels(ticks)
     left.axvline(8, color="0.8", lw=0.8, zorder=0)
     left.grid(alpha=0.25)
-    left.legend(frameon=False, fontsize=8, loc="lower left")
+    left.legend(frameon=False, fontsize=8, loc="lower left", handlelength=2.6)
 
     names = list(curves)[::-1]
     starts = [0.0] * len(names)
