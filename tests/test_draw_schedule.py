@@ -48,6 +48,11 @@ def test_every_schedule_is_drawn_and_listed(name, tmp_path, capsys):
         assert float(rate) == pytest.approx(float(schedule(int(step))), rel=1e-3)
 
 
+def test_an_epoch_has_100_steps_unless_told_otherwise(tmp_path, capsys):
+    assert run(tmp_path / "drawn.png", "-e", "2") == 0
+    assert "--epochs 2 --steps-per-epoch 100" in " ".join(capsys.readouterr().out.split())
+
+
 def options(name) -> Optimization:
     given = {"piecewise_constant": {"milestones": (2.0, 5.0), "rates": (0.1, 0.2, 0.05)}}
     given["multi_factor"] = {"milestones": (2.0, 5.0)}

@@ -505,9 +505,10 @@ def test_huge_claimed_size_is_refused_without_allocating(kind, put, capfd):
 
 def test_huge_claimed_size_is_named(put):
     assert "claims 100000x100000 pixels" in reason(put(HUGE["png"]))
-    assert "claims 1100000x2 pixels; expected at most 2^30 pixels and 2^20 on a side" in reason(
-        put(png(1_100_000, 2, 8, 0, b""))
+    assert "claims 1048577x2 pixels; expected at most 2^30 pixels and 2^20 on a side" in reason(
+        put(png(2**20 + 1, 2, 8, 0, b""))
     )
+    assert "claims 1048576x2 pixels, which 65 bytes cannot hold" in reason(put(png(2**20, 2, 8, 0, b"")))
     assert "claims 65500x65500 pixels" in reason(put(HUGE["jpeg"]))
     assert "claims 30000x30000 pixels, which 65 bytes cannot hold" in reason(put(HUGE["png below the limit"]))
 

@@ -105,22 +105,14 @@ class EncoderUNet(Network):
             below = outputs
         self.segmentation_head = Conv(below, classes, 3, **kinds)
 
-    def __call__(
-        self,
-        x: Float[Array | np.ndarray, "b h w c"],
-        valid: Bool[Array | np.ndarray, " b"] | None = None,
-        key: jax.Array | None = None,
-    ) -> Float[Array, "b h w k"]:
-        """Logits `b h w k`, at least float32; see `Network.__call__`."""
-        self.check(x)
+    def _logits(self, x, valid, key):
         run = caller(self.remat)
         features = self.encoder(x, valid)
         *skips, y = jax.lax.stop_gradient(features) if self.frozen else features
         y = self.dropout(y, rngs=key)
         for block, skip in zip(self.decoder, [*skips[::-1], None]):
             y = run(block, y, skip, valid)
-        y = self.segmentation_head(y)[:, : x.shape[1], : x.shape[2]]
-        return y.astype(jnp.promote_types(y.dtype, jnp.float32))
+        return self.segmentation_head(y)[:, : x.shape[1], : x.shape[2]]
 
 
 def with_frozen_encoder(net: EncoderUNet) -> EncoderUNet:

@@ -141,14 +141,7 @@ class UNet(Network):
         """Smallest height and width of an image, in pixels."""
         return 2 ** len(self.up)
 
-    def __call__(
-        self,
-        x: Float[Array | np.ndarray, "b h w c"],
-        valid: Bool[Array | np.ndarray, " b"] | None = None,
-        key: jax.Array | None = None,
-    ) -> Float[Array, "b h w k"]:
-        """Logits `b h w k`, at least float32; see `Network.__call__`."""
-        self.check(x)
+    def _logits(self, x, valid, key):
         run = caller(self.remat)
         skips = []
         for level, block in enumerate(self.down):
@@ -157,8 +150,7 @@ class UNet(Network):
         x = self.dropout(skips.pop(), rngs=key)
         for up in self.up:
             x = run(up, x, skips.pop(), valid)
-        x = self.head(x)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return self.head(x)
 
 
 def evaluation(net: Network) -> Network:
