@@ -33,12 +33,9 @@ from parity.twins.quickly import as_flags
 QUESTION = "mutations"
 COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
-ALONE = (
-    "recipes",
-    "devices",
-    "precision",
-    "encoders",
-)  # asked about their own mistakes alone: every wrong formula would show there too
+ALONE = ("recipes", "devices", "precision", "encoders")
+"""Questions that are asked about their own mistakes alone, since every wrong formula would show there too. No other
+question is asked about those mistakes: most change what only these questions look at."""
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:
@@ -66,7 +63,7 @@ def injected(wrong: Mistake) -> Iterator[None]:
 def ask(question: str, data: Path, briefly: bool = False, recipe: tuple[str, ...] = ()) -> list:
     """Rows of a question in its quick form; with `briefly` only the first failed row, if there is one.
 
-    recipe: values of the recipe to ask, for the recipes question; parts, for the encoders question.
+    recipe: values of the recipe to ask, for the recipes question; parts, for the encoders and devices questions.
     """
     from parity.judge.answer import Settings
 
@@ -197,7 +194,7 @@ def run(settings, only: tuple[str, ...] = (*COLUMNS, *ALONE), part: tuple[int, i
             for own, group in chosen.items()
             for i in group
             for question, (_, reached) in controls.items()
-            if question == own or (not settings.quick and question in COLUMNS and (own, i) in reached)
+            if question == own or (not settings.quick and {own, question} <= {*COLUMNS} and (own, i) in reached)
         ]
         cells = {(cell.own, cell.number, cell.question): cell for cell in (job.result() for job in jobs)}
     for own, group in chosen.items():

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxseg.nn import convolution
+from jaxseg.nn import convolution, winograd
 from jaxseg.nn.convolution import (
     conv3x3,
     forward_on_gpu,
     kernel_gradient,
-    kernel_gradient_by_product,
     kernel_gradient_in_bands,
     kernel_gradient_on_gpu,
     packed,
@@ -60,10 +59,29 @@ def test_gradient_in_bands_is_that_of_the_whole(b, h, w, i, o, cached):
     assert_same(found, kernel_gradient(x, g))
 
 
-@pytest.mark.parametrize(("b", "h", "w", "i", "o"), [(3, 4, 5, 2, 3), (1, 1, 1, 3, 2)])
-def test_gradient_by_product_is_that_of_the_convolution(b, h, w, i, o):
-    x, g = draw(b, h, w, i), draw(b, h, w, o)
-    assert_same(kernel_gradient_by_product(x, g), kernel_gradient(x, g))
+@settings(max_examples=12, deadline=None)
+@given(
+    b=st.integers(1, 3),
+    h=sides,
+    w=sides,
+    i=channels,
+    o=channels,
+    limits=st.sampled_from([(8, 1), (200, 4), (2**20, 128)]),
+)
+@example(b=3, h=7, w=5, i=2, o=3, limits=(8, 1))  # many bands, the last filled up
+@example(b=3, h=2, w=2, i=2, o=3, limits=(8, 2))  # two images at a time, the last filled up
+def test_winograd_gives_value_and_gradient_of_the_plain_form(b, h, w, i, o, limits):
+    x, kernel, g = draw(b, h, w, i), draw(3, 3, i, o), draw(b, h, w, o)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, limit in zip(("CACHED", "TILES"), limits):
+            patch.setattr(winograd, name, limit)
+        assert_same(winograd.winograd(x, winograd.kernel_values(kernel)), plain(x, kernel))
+        assert_same(winograd.gradient_of_kernel(x, g), kernel_gradient(x, g))
+
+
+def test_values_of_a_kernel_are_alike_on_host_and_device():
+    kernel = draw(3, 3, 2, 3)
+    np.testing.assert_array_equal(winograd.kernel_values(kernel), winograd.kernel_values(np.asarray(kernel)))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +93,7 @@ def test_gradient_by_product_is_that_of_the_convolution(b, h, w, i, o):
         (6, 7, 16, 16),
         (5, 8, 12, 8),
         (1, 1, 3, 4),
-        (4, 5, 128, 129),  # by product
+        (4, 5, 64, 65),  # winograd
     ],
 )
 def test_value_and_gradients_are_those_of_the_plain_form(h, w, i, o):
@@ -151,9 +169,9 @@ def test_on_a_cpu_few_channels_are_packed():
 
 
 def test_on_a_cpu_a_program_has_one_operation_for_each_of_value_and_gradients():
-    assert operations("cpu", 32, 32, 88) == (3, 0, 0)
-    assert operations("cpu", 64, 128, 128) == (3, 0, 0)
-    assert operations("cpu", 128, 128, 16) == (2, 0, 1)  # a product
+    assert operations("cpu", 31, 32, 88) == (3, 0, 0)
+    assert operations("cpu", 32, 63, 88) == (2, 0, 1)  # winograd for the gradient of the kernel
+    assert operations("cpu", 64, 128, 16) == (0, 0, 3)  # winograd
     assert operations("cpu", 16, 16, 256, batch=64) == (3, 3, 0)
 
 
@@ -181,7 +199,7 @@ def test_on_a_cpu_bfloat16_takes_the_forms_of_float32():
     assert operations("cuda", 16, 16, 128, jnp.bfloat16) == (3, 0, 0)
 
 
-@pytest.mark.parametrize(("side", "i", "o"), [(8, 3, 5), (48, 16, 32), (48, 32, 16), (8, 128, 128)])
+@pytest.mark.parametrize(("side", "i", "o"), [(8, 3, 5), (48, 16, 32), (48, 32, 16), (8, 64, 64)])
 def test_bfloat16_is_rounded_once(side, i, o):
     x, kernel, g = (a.astype(jnp.bfloat16) for a in (draw(2, side, side, i), draw(3, 3, i, o), draw(2, side, side, o)))
     wide = [a.astype(jnp.float32) for a in (x, kernel, g)]

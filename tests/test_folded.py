@@ -7,13 +7,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxseg.learn import optimizers
 from jaxseg.learn.compiled import compile_predict_step, compile_probability_step
 from jaxseg.nn import winograd as wide
-from jaxseg.nn.convolution import plain
 from jaxseg.nn.encoder_unet import EncoderUNet
 from jaxseg.nn.folded import Folded, FoldedConv, folded
 from jaxseg.nn.layers import BatchNorm
@@ -99,27 +96,6 @@ def test_a_batch_norm_without_its_convolution_is_named():
     net.down[0].norm3 = BatchNorm(4)
     with pytest.raises(ValueError, match=re.escape("ConvBlock has norm3, but no Conv conv3")):
         folded(net)
-
-
-@given(
-    st.integers(1, 3),
-    st.integers(1, 9),
-    st.integers(1, 9),
-    st.integers(1, 3),
-    st.integers(1, 3),
-    st.sampled_from([8, 200, 2**20]),
-)
-@settings(max_examples=12)
-def test_winograd_is_the_plain_convolution(b, h, w, inputs, outputs, cached):
-    rng = np.random.default_rng(0)
-    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wide, "CACHED", cached)
-        x, kernel = (
-            jnp.asarray(rng.normal(size=(b, h, w, inputs))),
-            jnp.asarray(rng.normal(size=(3, 3, inputs, outputs))),
-        )
-        values = jnp.asarray(wide.kernel_values(kernel))
-        np.testing.assert_allclose(winograd(x, values), plain(x, kernel), atol=1e-13)
 
 
 def test_wide_convolutions_take_winograd_on_a_cpu(monkeypatch):

@@ -2,10 +2,10 @@
 
 On a CPU, XLA hands convolutions to YNNPACK. Three forms are faster there than the plain one:
 
+- `winograd` takes fewer products, forwards and for both gradients, where there are many channels.
 - `packed` computes neighboring pixels as channels. YNNPACK refuses convolutions with 16 channels or fewer.
 - `kernel_gradient_in_bands` loops over bands of rows that fit into a core's cache. The gradient of a kernel is a
   convolution with an image for a kernel, and slow where that image is large.
-- `kernel_gradient_by_product` is that gradient as a product of matrices, faster still with `WIDE` channels or more.
 
 Elsewhere the form is plain, except for `forward_on_gpu` and `kernel_gradient_on_gpu`. The platform is the one that
 the program is compiled for.
@@ -19,6 +19,8 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
+from jaxseg.nn import winograd
+
 Image = Float[Array, "b h w i"]
 Output = Float[Array, "b h w o"]
 Kernel = Float[Array, "3 3 i o"]
@@ -31,8 +33,6 @@ CACHED = 2**19
 """Most values in a band's operands, 2 MiB in float32."""
 WHOLE = 2**17
 """Most values in a batch and its output for which a loop over bands saves less than a millisecond."""
-WIDE = 128
-"""Fewest channels on both sides with which the product is the faster gradient of a kernel."""
 
 
 @jax.custom_vjp
@@ -104,19 +104,21 @@ def _filled(x: Float[Array, "..."], axis: int = 3) -> Float[Array, "..."]:
 
 
 def forward_on_cpu(x: Image, kernel: Kernel) -> Output:
-    """`packed` where YNNPACK refuses `plain`, otherwise `plain`."""
+    """`winograd` with many channels, `packed` where YNNPACK refuses `plain`, otherwise `plain`."""
     if x.dtype == jnp.bfloat16:
         return forward_on_cpu(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
+    if winograd.is_faster(*kernel.shape[2:]):
+        return winograd.winograd(x, winograd.kernel_values(kernel))
     pixels = _packing(x.shape[2], *kernel.shape[2:])
     return plain(x, kernel) if pixels == 1 else packed(x, kernel, pixels=pixels)
 
 
 def kernel_gradient_on_cpu(x: Image, g: Output) -> Kernel:
-    """`kernel_gradient_by_product` with `WIDE` channels or more, otherwise `kernel_gradient_in_bands`."""
+    """`winograd.gradient_of_kernel` with many channels, otherwise `kernel_gradient_in_bands`."""
     if x.dtype == jnp.bfloat16:
         return kernel_gradient_on_cpu(x.astype(jnp.float32), g.astype(jnp.float32)).astype(x.dtype)
-    if min(x.shape[-1], g.shape[-1]) >= WIDE:
-        return kernel_gradient_by_product(x, g)
+    if winograd.gradient_is_faster(x.shape[-1], g.shape[-1]):
+        return winograd.gradient_of_kernel(x, g)
     if x.shape[-1] > g.shape[-1]:  # the same sum with image and gradient in each other's place
         return kernel_gradient_in_bands(g, x)[::-1, ::-1].swapaxes(2, 3)
     return kernel_gradient_in_bands(x, g)
@@ -166,30 +168,6 @@ def packed_kernel_gradient(
     )
     moved = [wide[:, :, i : i + 3, i * outputs : (i + 1) * outputs] for i in range(pixels)]
     return sum(moved).transpose(1, 2, 0, 3)
-
-
-def kernel_gradient_by_product(x: Image, g: Output) -> Kernel:
-    """`kernel_gradient` as products of matrices: three columns of `x` side by side with three rows of `g`.
-
-    A loop takes one image a turn, since the operands are three times as large as `x` and `g`.
-    """
-    inputs, outputs = x.shape[-1], g.shape[-1]
-
-    def add(turn, total):
-        image, gradient = (lax.dynamic_slice_in_dim(a, turn, 1) for a in (x, g))
-        columns = _neighbors(image, 2, (0, 1, 2)).reshape(-1, 3 * inputs)
-        rows = _neighbors(gradient, 1, (2, 1, 0)).reshape(-1, 3 * outputs)
-        return total + lax.dot_general(columns, rows, (((0,), (0,)), ((), ())))
-
-    total = lax.fori_loop(0, len(x), add, jnp.zeros((3 * inputs, 3 * outputs), x.dtype))
-    return total.reshape(3, inputs, 3, outputs).transpose(2, 0, 1, 3)
-
-
-def _neighbors(x: Array, axis: int, order: tuple[int, int, int]) -> Array:
-    """[b h w 3 c]: along `axis` the pixel before (0), the pixel itself (1) and the one after (2); zero outside."""
-    n = x.shape[axis]
-    padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
-    return jnp.stack([lax.slice_in_dim(padded, i, i + n, axis=axis) for i in order], axis=3)
 
 
 def _packing(width: int, inputs: int, outputs: int) -> int:

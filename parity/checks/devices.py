@@ -62,7 +62,7 @@ def rows(settings: Settings, folder: Path, there: list[jax.Device]) -> Iterator[
     """Rows of all recipes."""
     recipe_files.make(folder, "uint8 color", "numbers", "square", settings.seed)
     most = STEPS[settings.quick]
-    for name in QUICK if settings.quick else RECIPES:
+    for name in settings.recipe or (QUICK if settings.quick else RECIPES):
         words = ["--data", str(folder), "--seed", str(settings.seed), *f"{BASE} {RECIPES[name]}".split()]
         expected = devices.train(words, Devices.of(there[:1]), most)
         yield from compared(f"{name}: 2 devices", devices.train(words, Devices.of(there[:2]), most), expected)

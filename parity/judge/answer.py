@@ -24,7 +24,7 @@ class Settings:
     """Where float32 is asked a second time: "cpu", "gpu", or "auto" for a GPU if there is one."""
     recipe: tuple[str, ...] = ()
     """Values of `parity.twins.covering.SETTINGS`; if given, the recipes question asks one recipe that has them. For the
-    encoders question the parts of it to ask."""
+    encoders and devices questions the parts of them to ask."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,14 @@ class Mistake:
     """(owner, attribute, wrong): `owner.attribute` becomes `wrong(owner.attribute)`."""
     recipe: tuple[str, ...] = ()
     """For the recipes question: values of `parity.twins.covering.SETTINGS` of a recipe that shows it. For the encoders
-    question: its parts that show it."""
+    and devices questions: their parts that show it."""
 
 
 def mistake(name: str, owner: object, attribute: str, wrong: Callable, *more: tuple) -> Mistake:
     """A `Mistake` with one patch (owner, attribute, wrong), or with `more` of them."""
     return Mistake(name, ((owner, attribute, wrong), *more))
+
+
+def shown(part: str, *what) -> Mistake:
+    """A `Mistake`, and the part of its question that shows it."""
+    return dataclasses.replace(mistake(*what), recipe=(part,))

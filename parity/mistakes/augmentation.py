@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxseg.data.feed.pipeline import Pipeline
 from jaxseg.learn import augment, step
+from parity.checks import crops
 from parity.mistakes import mistake
 
 
@@ -225,6 +226,12 @@ MISTAKES = [
     ),
     mistake(
         "crops: alike in pairs", Pipeline, "_corner", corner(lambda right, room, draw: right((*draw[:2], draw[2] // 2)))
+    ),
+    mistake(
+        "crops: alike in every batch",
+        Pipeline,
+        "_corner",
+        corner(lambda right, room, draw: right((*draw[:2], draw[2] % crops.BATCH))),
     ),
     mistake(
         "crops: along the diagonal",

@@ -10,7 +10,7 @@ from jaxseg.data.feed import pipeline
 from jaxseg.devices.mesh import Devices
 from jaxseg.learn import augment, losses, step
 from jaxseg.nn import layers
-from parity.mistakes import mistake
+from parity.mistakes import mistake, shown
 
 
 def alone(**others):
@@ -38,6 +38,16 @@ def first_rows(right):
     return wrong
 
 
+def consecutive_rows(right):
+    """Gives a device consecutive rows of the batch, and not of every micro-batch."""
+
+    def wrong(self, batch_size, parts=1):
+        more = len(right(self, batch_size, parts)) - batch_size
+        return np.pad(np.arange(batch_size), (0, more), constant_values=-1)
+
+    return wrong
+
+
 def padding_counts(right):
     """Counts padding as samples."""
     return lambda self, epoch=0, start=0: (b | {"valid": np.ones_like(b["valid"])} for b in right(self, epoch, start))
@@ -53,27 +63,23 @@ def own_keys(right):
 
 
 MISTAKES = [
-    mistake("BatchNorm: statistics of a device alone", layers, "rows", alone(total=True)),
-    mistake("loss: the mean of the devices' means", losses, "rows", alone(total=True)),
-    mistake("hard examples: those of a device alone", losses, "rows", alone(gathered=True, own=True)),
-    mistake("gradients: those of a device alone", step, "rows", alone(total=True)),
-    mistake(
+    shown("lovasz", "BatchNorm: statistics of a device alone", layers, "rows", alone(total=True)),
+    shown("cross-entropy", "loss: the mean of the devices' means", losses, "rows", alone(total=True)),
+    shown("hard examples", "hard examples: those of a device alone", losses, "rows", alone(gathered=True, own=True)),
+    shown("cross-entropy", "gradients: those of a device alone", step, "rows", alone(total=True)),
+    shown(
+        "accumulation",
         "gradients: summed where their mean is due",
         step,
         "rows",
         lambda rows: types.SimpleNamespace(total=rows.total, count=lambda: 1),
     ),
-    mistake("micro-batches: a device's share of its own pixels", step, "shares", lambda right: _own_shares),
-    mistake(
-        "micro-batches: of consecutive rows of a device",
-        Devices,
-        "rows",
-        lambda right: lambda self, b, _=1: right(self, b),
-    ),
-    mistake("dropout: one key for all devices", layers.Dropout, "__call__", own_keys),
-    mistake("augmentation: one draw for all devices", augment, "_each", by_device),
-    mistake("rows: every device has the first", Devices, "rows", first_rows),
-    mistake("padding counts as samples", pipeline.Pipeline, "epoch", padding_counts),
+    shown("accumulation", "micro-batches: a device's share of its own pixels", step, "shares", lambda _: _own_shares),
+    shown("accumulation", "micro-batches: of consecutive rows of a device", Devices, "rows", consecutive_rows),
+    shown("cross-entropy", "dropout: one key for all devices", layers.Dropout, "__call__", own_keys),
+    shown("cross-entropy", "augmentation: one draw for all devices", augment, "_each", by_device),
+    shown("cross-entropy", "rows: every device has the first", Devices, "rows", first_rows),
+    shown("cross-entropy", "padding counts as samples", pipeline.Pipeline, "epoch", padding_counts),
     mistake(
         "confusion matrix: of a device alone",
         step,

@@ -11,7 +11,7 @@ from jaxseg.doctor import values
 from jaxseg.learn import optimizers
 from jaxseg.nn import encoder_unet, layers, resnet, strided, torch_weights
 from jaxseg.training import assembly
-from parity.mistakes import Mistake, mistake
+from parity.mistakes import shown
 
 
 def same(right):
@@ -188,11 +188,6 @@ def never_frozen(right):
 def unturned(right):
     """Takes weights for red, green, blue as those for blue, green, red."""
     return lambda state: dict(state)
-
-
-def shown(part: str, *what) -> Mistake:
-    """A mistake, and the part of the question that shows it."""
-    return dataclasses.replace(mistake(*what), recipe=(part,))
 
 
 POOL = (resnet, "max_pool_3x3")

@@ -189,11 +189,6 @@ def without_bias(right):
     return wrong
 
 
-def one_way(right):
-    """The neighbors of the gradient's rows in the order of the image's columns."""
-    return lambda x, axis, order: right(x, axis, (0, 1, 2))
-
-
 def alone(right):
     """Bands of an image with zeros around, where they have neighbors."""
 
@@ -364,7 +359,12 @@ NORM = layers.BatchNorm
 
 def without_neighbors(right):
     """Takes zeros for the rows above and below a band."""
-    return lambda x, kernel: right(x.at[:, [0, -1]].set(0), kernel)
+    return lambda bands, x, turn: right(bands, x, turn).at[:, [0, -1]].set(0)
+
+
+def one_sign(right):
+    """Transforms the second pixel of a tile's gradient with another sign."""
+    return lambda first, second: right(first, second).at[3].set(second)
 
 
 def bands_in_bfloat16(right):
@@ -413,14 +413,12 @@ MISTAKES = [
     mistake("convolution: pads by wrapping round", unet.Conv, "__call__", padded(1, 1, mode="wrap")),
     mistake("convolution: pads by reflection", unet.Conv, "__call__", padded(1, 1, mode="reflect")),
     mistake("convolution: pads right and below only", unet.Conv, "__call__", padded(0, 2)),
-    mistake("convolution: neighbors in one order", convolution, "_neighbors", one_way),
     mistake("convolution: bands without their neighbors", convolution, "_band", alone),
     mistake("convolution: packed pixels in another order", convolution, "packed", in_order),
     mistake("convolution: gradient of packed pixels", convolution, "packed_kernel_gradient", gradient_in_order),
     mistake("convolution: gradient of the turned kernel", convolution, "kernel_gradient_on_cpu", unturned),
-    mistake("convolution: product without the last image", convolution, "kernel_gradient_by_product", without_last),
     mistake("convolution: never packed", convolution, "_packing", lambda right: lambda *shape: 1),
-    mistake("convolution: no product", convolution, "WIDE", lambda right: 10**6),
+    mistake("convolution: never by Winograd", winograd, "WIDE", lambda right: 10**6),
     mistake("convolution on a GPU: filled up in front", convolution, "_filled", filled_in_front),
     mistake("convolution on a GPU: flipped gradient", convolution, "kernel_gradient_on_gpu", unturned),
     mistake("convolution on a GPU: no padding", convolution, "forward_on_gpu", unpadded),
@@ -430,7 +428,15 @@ MISTAKES = [
         "kernel_values",
         lambda right: lambda k: right(k.swapaxes(0, 1)),
     ),
-    mistake("convolution by Winograd: bands without their neighbors", winograd, "_band", without_neighbors),
+    mistake("convolution by Winograd: bands without neighbors", winograd._Bands, "of_image", without_neighbors),
+    mistake("convolution by Winograd: gradient without the last image", winograd, "gradient_of_kernel", without_last),
+    mistake("convolution by Winograd: gradient by another sign", winograd, "_to_values", one_sign),
+    mistake(
+        "convolution by Winograd: gradient's rows and columns",
+        winograd,
+        "gradient_of_kernel",
+        lambda right: lambda x, g: right(x, g).swapaxes(0, 1),
+    ),
     mistake("convolution: rounded to bfloat16", unet.Conv, "__call__", rounded),
     mistake("convolution: bfloat16 cut off", convolution, "forward_on_cpu", cut_off),
     mistake("nnx.Conv: no bias", nnx.Conv, "__call__", biasless),

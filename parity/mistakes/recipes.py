@@ -82,10 +82,10 @@ def before_the_update(right):
 def clipped_last(right):
     """Clips the update instead of the gradient."""
 
-    def build(settings, schedule):
+    def build(settings, schedule, *more):
         if settings.clip_norm is None:
-            return right(settings, schedule)
-        plain = right(dataclasses.replace(settings, clip_norm=None, ema=None), schedule)
+            return right(settings, schedule, *more)
+        plain = right(dataclasses.replace(settings, clip_norm=None, ema=None), schedule, *more)
         return optimizers.optax.chain(plain, optimizers.clip_by_global_norm(settings.clip_norm))
 
     return build
