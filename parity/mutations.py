@@ -31,11 +31,11 @@ from parity.mistakes import Mistake
 from parity.twins.quickly import as_flags
 
 QUESTION = "mutations"
-COLUMNS = ("schedule", "init", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
+COLUMNS = ("schedule", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
-ALONE = ("recipes", "devices", "precision", "encoders")
-"""Questions that are asked about their own mistakes alone, since every wrong formula would show there too. No other
-question is asked about those mistakes: most change what only these questions look at."""
+ALONE = ("init", "recipes", "devices", "precision", "encoders")
+"""Questions that are asked about their own mistakes alone, as no other question is. In most of them every wrong formula
+would show. Initial weights are the opposite: elsewhere both sides get the same ones."""
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:
