@@ -1,5 +1,7 @@
 """The harness that injects mistakes can itself fail: it sees escapes, broken checks and mistakes that reach nothing."""
 
+import inspect
+
 import jax
 import pytest
 
@@ -114,6 +116,21 @@ def test_every_mistake_has_a_name_of_its_own_and_something_to_replace():
     for wrong in everything:
         assert wrong.patches
         assert all(hasattr(owner, attribute) for owner, attribute, _ in wrong.patches)
+
+
+def test_every_mistake_takes_the_arguments_of_what_it_replaces():
+    """A function that got a parameter since would end the check with an exception, which catches nothing."""
+    stale = []
+    for wrong, (owner, name, make) in ((m, p) for g in mutations.all_mistakes().values() for m in g for p in m.patches):
+        right = getattr(owner, name)
+        if inspect.isfunction(right) and right.__module__.startswith("jaxseg."):
+            kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            given = [p for p in inspect.signature(right).parameters.values() if p.kind in kinds]
+            try:
+                inspect.signature(make(right)).bind_partial(*given)
+            except TypeError as error:
+                stale.append(f"{wrong.name}: {error}")
+    assert stale == []
 
 
 def test_parts_inject_every_mistake_once():

@@ -63,7 +63,7 @@ def other_mask(right):
 
 def one_ulp(right):
     """Divides on the device, where XLA multiplies by 1/255."""
-    return lambda image: jnp.asarray(image).astype(jnp.float32) * jnp.float32(1 / 255)
+    return lambda image, *_: jnp.asarray(image).astype(jnp.float32) * jnp.float32(1 / 255)
 
 
 def truncated_gray(right):
@@ -104,7 +104,7 @@ def nameless(right):
 MISTAKES = [
     mistake("images in RGB", samples, "read_tile", other_image(lambda image: image[..., ::-1])),
     mistake("divided by 255 as a product", step, "normalize", one_ulp),
-    mistake("divided by 256", step, "normalize", lambda right: lambda image: right(image) * jnp.float32(255 / 256)),
+    mistake("divided by 256", step, "normalize", lambda right: lambda image, *_: right(image) * jnp.float32(255 / 256)),
     mistake("gray by Pillow's formula", samples, "read_gray", pil_gray),
     mistake(
         "mask above 0",

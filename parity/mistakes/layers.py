@@ -333,7 +333,7 @@ def normalized(formula):
     """Another use of mean and deviation."""
 
     def wrong(right):
-        def normalize(image, mean=None, std=None):
+        def normalize(image, mean=None, std=None, *_):
             x = right(image)
             if mean is None:
                 return x
