@@ -173,16 +173,16 @@ def test_tiles_are_spread_over_devices_and_the_map_stays(rng):
     )
 
 
-def test_images_of_one_tile_are_predicted_together_and_to_the_bit_as_alone(rng):
+def test_an_image_a_device_is_predicted_to_the_bit_as_alone(rng):
     net = unet.UNet((2, 4), rngs=nnx.Rngs(0))
-    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in [(32, 32), (32, 24), (70, 32), (32, 32), (32, 32)]]
+    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in [(32, 32), (32, 24), (32, 32), (70, 32)]]
     one, two = (Predictor(net, Reading(), tile=32, devices=some(count)) for count in (1, 2))
     with mock.patch.object(two, "_step", wraps=two._step) as step:
         found = two.start(images)
-        assert [call.args[0].shape for call in step.call_args_list] == [(4, 32, 32, 3), (2, 32, 24, 3)]
+        assert [call.args[0].shape for call in step.call_args_list] == [(2, 32, 32, 3), (2, 32, 24, 3)]
     for image, bands in zip(images, found):
         p, expected = np.concatenate([p for *_, p in bands]), one.probabilities(image)
-        np.testing.assert_allclose(p, expected, atol=0 if one.is_small(image) else 1e-6)
+        np.testing.assert_allclose(p, expected, rtol=0, atol=0 if one.is_small(image) else 1e-6)
 
 
 # Runs
@@ -257,7 +257,7 @@ def test_a_signal_to_one_process_ends_all_and_the_run_goes_on(tiles_root, tmp_pa
     fit(cli.parse(["--resume", str(tmp_path / "run"), "--epochs", str(epochs + 1), "--debug"]))
 
 
-EPOCHS = 30
+EPOCHS = 12
 
 
 @pytest.fixture(scope="module")
@@ -295,12 +295,12 @@ def test_a_run_of_which_one_process_is_killed_ends_as_the_run_left_alone(whole, 
     started = together(tmp_path, *killed_words(tiles_root))
     appeared(run, started)
     time.sleep(moment)
-    done = started[victim].poll() is not None
     started[victim].kill()
     for process in started:
         process.communicate(timeout=60)
-    assert done or [started[victim].returncode, started[1 - victim].returncode] == [-signal.SIGKILL, 1]
     epochs = len(lines_of(run)) if (run / "log.jsonl").exists() else 0
+    if epochs < EPOCHS:
+        assert [started[victim].returncode, started[1 - victim].returncode] == [-signal.SIGKILL, 1]
     resumed = together(tmp_path, "--resume", "run")
     said = [process.communicate(timeout=300) for process in resumed]
     assert [process.returncode for process in resumed] == [0, 0], said

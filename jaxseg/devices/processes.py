@@ -54,12 +54,9 @@ def start(machine: Machine, environment: Environment = os.environ) -> None:
         jax.distributed.initialize(*named, local_device_ids=own_gpus(environment), heartbeat_timeout_seconds=PATIENCE)
     except (RuntimeError, ValueError) as error:
         what = f"the processes of this run do not find each other: {error}"
-        advice = (
-            ""
-            if this is None
-            else f"\nFor runs of one process each, started by {this.launcher}, unset {this.variable}."
-        )
-        raise UserError(what + advice) from error
+        if this is not None:
+            what += f"\nFor runs of one process each, started by {this.launcher}, unset {this.variable}."
+        raise UserError(what) from error
     console.quiet = not is_first()
 
 

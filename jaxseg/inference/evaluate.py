@@ -39,9 +39,9 @@ def evaluate(options: Evaluation) -> Path:
     Each of several processes scores its share of the images, and the first one writes. Raises UserError for invalid
     options or existing results, and DataError listing all pairs that cannot be scored. Then nothing is written.
     """
-    with together():
+    with together("nothing was written"):
         if options.folder is not None and options.folder.is_file():
-            extra.require("geo", f"{options.folder}: scoring a scene")
+            once(lambda: extra.require("geo", f"{options.folder}: scoring a scene"))
             from jaxseg.inference.evaluate_scene import evaluate_scene
 
             return evaluate_scene(options)
