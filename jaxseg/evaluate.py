@@ -13,7 +13,9 @@ import sys
 import tyro
 
 from jaxseg.base.cli import status
+from jaxseg.base.config import Config
 from jaxseg.base.options import Evaluation
+from jaxseg.base.rules import check
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,17 +23,21 @@ def main(argv: list[str] | None = None) -> int:
     options = tyro.cli(Evaluation, args=argv, prog="python -m jaxseg.evaluate", compact_help=True)
 
     def run() -> None:
+        check(Config(machine=options.machine))
         from jaxseg.base import compilation, memory
         from jaxseg.devices import processes
         from jaxseg.inference import evaluate  # slow imports: not for -h
 
-        processes.make(options.devices)
+        processes.start(options.machine)
         compilation.try_jax()
         memory.keep_freed()
         compilation.keep()
         evaluate.evaluate(options)
 
-    return status(run, options, "nothing was written")
+    code = status(run, options, "nothing was written")
+    if "jaxseg.devices.processes" in sys.modules:
+        sys.modules["jaxseg.devices.processes"].leave(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         from jaxseg.devices import processes
         from jaxseg.inference import predict  # slow imports: not for -h
 
-        processes.make(options.devices)
+        processes.start_alone(options.devices)
         compilation.try_jax()
         memory.keep_freed()
         compilation.keep()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import write_pairs
 
+from jaxseg import evaluate
 from jaxseg.base import cli
 from jaxseg.base.config import IGNORE_INDEX, Augmentation
 from jaxseg.base.errors import UserError
@@ -32,6 +34,7 @@ from jaxseg.learn import losses, optimizers
 from jaxseg.learn.augment import augment_from
 from jaxseg.learn.compiled import compile_train_step
 from jaxseg.nn import unet
+from jaxseg.runs.checkpoint import load_model
 from jaxseg.training.loop import fit
 
 
@@ -140,22 +143,6 @@ def test_a_cpu_is_one_device_unless_more_are_asked_for():
         processes.devices_of(0)
 
 
-@pytest.mark.parametrize(
-    ("environment", "launcher"),
-    [
-        ({}, None),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # a batch script
-        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, None),
-        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, "Slurm"),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI"),
-        ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
-        ({"JOBSET_NAME": "fields"}, "Kubernetes"),
-    ],
-)
-def test_launchers_are_known_by_their_variables(environment, launcher):
-    assert processes.launched(environment) == launcher
-
-
 def test_settings_of_the_machine_are_checked_together():
     with pytest.raises(UserError) as caught:
         cli.parse(["--devices", "0", "--coordinator", "here", "--process", "2"])
@@ -186,6 +173,18 @@ def test_tiles_are_spread_over_devices_and_the_map_stays(rng):
     )
 
 
+def test_an_image_a_device_is_predicted_to_the_bit_as_alone(rng):
+    net = unet.UNet((2, 4), rngs=nnx.Rngs(0))
+    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in [(32, 32), (32, 24), (32, 32), (70, 32)]]
+    one, two = (Predictor(net, Reading(), tile=32, devices=some(count)) for count in (1, 2))
+    with mock.patch.object(two, "_step", wraps=two._step) as step:
+        found = two.start(images)
+        assert [call.args[0].shape for call in step.call_args_list] == [(2, 32, 32, 3), (2, 32, 24, 3)]
+    for image, bands in zip(images, found):
+        p, expected = np.concatenate([p for *_, p in bands]), one.probabilities(image)
+        np.testing.assert_allclose(p, expected, rtol=0, atol=0 if one.is_small(image) else 1e-6)
+
+
 # Runs
 
 TINY = ["--widths", "2", "4", "-b", "4", "--epochs", "2", "--no-conv-bias", "--workers", "0"]
@@ -206,12 +205,12 @@ def lines_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def together(folder: Path, *words: str, count: int = 2) -> list[subprocess.Popen]:
-    """Starts `count` processes of a run."""
+def together(folder: Path, *words: str, count: int = 2, module: str = "jaxseg.train") -> list[subprocess.Popen]:
+    """Starts `count` processes of a command."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "jaxseg.train", *words, "--coordinator", place, "--processes", str(count)]
+    command = [sys.executable, "-m", module, *words, "--coordinator", place, "--processes", str(count)]
     return [
         subprocess.Popen(
             [*command, "--process", str(i)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -258,15 +257,128 @@ def test_a_signal_to_one_process_ends_all_and_the_run_goes_on(tiles_root, tmp_pa
     fit(cli.parse(["--resume", str(tmp_path / "run"), "--epochs", str(epochs + 1), "--debug"]))
 
 
+EPOCHS = 12
+
+
+@pytest.fixture(scope="module")
+def whole(tiles_root, tmp_path_factory) -> tuple[Path, float]:
+    """A run of two processes that nothing befell, and the seconds from its folder's appearance to its end."""
+    folder = tmp_path_factory.mktemp("whole")
+    started = together(folder, *killed_words(tiles_root))
+    began = appeared(folder / "run", started)
+    for process in started:
+        process.communicate(timeout=300)
+    assert [process.returncode for process in started] == [0, 0]
+    return folder / "run", time.monotonic() - began
+
+
+def killed_words(tiles_root: Path) -> list[str]:
+    return ["--data", str(tiles_root), *TINY, "--epochs", str(EPOCHS), "--cache", "memory", "--out", "run"]
+
+
+def appeared(run: Path, started: list[subprocess.Popen]) -> float:
+    """Waits until the settings of a run are written; returns when."""
+    until = time.monotonic() + 200
+    while not (run / "config.json").exists():
+        assert time.monotonic() < until
+        assert all(process.poll() is None for process in started)
+        time.sleep(0.01)
+    return time.monotonic()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(10))
+def test_a_run_of_which_one_process_is_killed_ends_as_the_run_left_alone(whole, tiles_root, tmp_path, seed):
+    """`kill -9` of one of two processes, at a moment that follows from the seed."""
+    (expected, seconds), draws, run = whole, random.Random(seed), tmp_path / "run"
+    victim, moment = draws.randrange(2), draws.uniform(0, seconds)
+    started = together(tmp_path, *killed_words(tiles_root))
+    appeared(run, started)
+    time.sleep(moment)
+    started[victim].kill()
+    for process in started:
+        process.communicate(timeout=60)
+    epochs = len(lines_of(run)) if (run / "log.jsonl").exists() else 0
+    if epochs < EPOCHS:
+        assert [started[victim].returncode, started[1 - victim].returncode] == [-signal.SIGKILL, 1]
+    resumed = together(tmp_path, "--resume", "run")
+    said = [process.communicate(timeout=300) for process in resumed]
+    assert [process.returncode for process in resumed] == [0, 0], said
+    losses = [[line["train"]["loss"] for line in lines_of(folder)] for folder in (run, expected)]
+    assert len(losses[0]) == EPOCHS
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    found, right = (nnx.to_flat_state(nnx.state(load_model(folder, "last")[0])) for folder in (run, expected))
+    for (path, x), (_, y) in zip(found, right, strict=True):
+        np.testing.assert_allclose(x[...], y[...], rtol=1e-6, atol=1e-7, err_msg=str(path))
+    same = all(np.array_equal(x[...], y[...]) for (_, x), (_, y) in zip(found, right))
+    print(f"seed {seed}: process {victim} killed after {moment:.2f} s, epoch {epochs}; same bits: {same}")
+
+
+@pytest.fixture(scope="module")
+def trained(tiles_root, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    fit(cli.parse(["--data", str(tiles_root), *TINY, "--out", str(folder)]))
+    return folder
+
+
+@pytest.mark.full
+def test_evaluation_in_two_processes_leaves_the_files_of_one(trained, tmp_path):
+    words = [str(trained), "--split", "all", "--tile", "32", "-o"]
+    assert evaluate.main([*words, str(tmp_path / "one")]) == 0
+    started = together(tmp_path, *words, "two", module="jaxseg.evaluate")
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "2 devices in 2 processes" in said[0][0]
+    assert said[1][0] == "", "the first process prints"
+    for file in (tmp_path / "one").iterdir():
+        assert (tmp_path / "two" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.full
+def test_faults_that_two_processes_find_are_said_once_and_together(trained, tiles_root, tmp_path):
+    folder = shutil.copytree(tiles_root, tmp_path / "fields")
+    masks = sorted((folder / "Lval").iterdir())
+    for mask in masks[:2]:
+        mask.write_bytes(b"no picture")
+    said = []
+    for words in ([str(trained), "--images", "fields/val", "--masks", "fields/Lval"], ["nowhere"]):
+        started = together(tmp_path, *words, "-o", "out", module="jaxseg.evaluate")
+        said += [process.communicate(timeout=300)[1] for process in started]
+        assert [process.returncode for process in started] == [2, 2], said
+    assert "2 problems in 4 pairs" in said[0]
+    assert all(mask.name in said[0] for mask in masks[:2])
+    assert "nowhere" in said[2]
+    assert said[1] == said[3] == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.full
+def test_two_processes_fill_one_cache_file(tiles_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE_DIR", str(tmp_path / "cache"))
+    words = ["--data", str(tiles_root), *TINY, "--cache", "disk", "--out", "run"]
+    started = together(tmp_path, *words)
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    kept = [path.suffix for path in (tmp_path / "cache").glob("samples-*")]
+    assert kept == [".bin", ".bin"], "one of training and one of validation, complete after one epoch"
+
+
 @pytest.mark.full
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
-def test_open_mpi_starts_a_run_without_flags(tiles_root, tmp_path):
-    words = [sys.executable, "-m", "jaxseg.train", "--data", str(tiles_root), *TINY, "--out", "run"]
-    command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", *words]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    assert "2 devices in 2 processes" in ran.stdout
+def test_open_mpi_starts_every_command_without_flags(tiles_root, tmp_path):
+    def launch(*words: str) -> str:
+        command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable, "-m", *words]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    assert "2 devices in 2 processes" in launch("jaxseg.train", "--data", str(tiles_root), *TINY, "--out", "run")
     assert len(lines_of(tmp_path / "run")) == 2
+    assert "2 devices in 2 processes" in launch("jaxseg.evaluate", "run")
+    said = launch("jaxseg.predict", "run", str(tiles_root / "val"), "-o", "maps")
+    assert "part 1 of 2 of the images, by Open MPI" in said
+    assert "part 2 of 2 of the images, by Open MPI" in said
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 4
 
 
 @pytest.mark.full

@@ -17,7 +17,9 @@ from jaxseg.base.config import Data
 from jaxseg.base.errors import UserError
 from jaxseg.data.find.folders import find_pairs
 from jaxseg.data.read.samples import Reading, read_sample
+from jaxseg.devices import processes
 from jaxseg.inference import evaluate as evaluation
+from jaxseg.inference import results
 from jaxseg.inference.predictor import Predictor
 from jaxseg.inference.progress import ImageBar
 from jaxseg.learn import metrics
@@ -173,6 +175,30 @@ def test_scores_depend_neither_on_the_order_nor_on_the_batch_size(parts, data):
     assert [sample.score.miou for sample in found.worst] == lowest
 
 
+def test_shares_of_several_processes_make_the_scores_of_one(parts, monkeypatch):
+    pairs, reading, predictors, expected = parts
+    named, shares = [(pair.image.name, pair) for pair in pairs], []
+    for process in range(3):
+        monkeypatch.setattr(evaluation, "share_of", lambda count, process=process: range(process, count, 3))
+        shares.append(evaluation.score_share(named, reading, predictors[1], 2))
+    assert [len(scores.images) for scores, _ in shares] == [2, 1, 1]
+    monkeypatch.setattr(evaluation, "gathered", lambda _: shares)
+    found = evaluation.score(pairs, reading, predictors[1], 2)
+    np.testing.assert_array_equal(found.confusion, expected.confusion)
+    assert found.summary() == expected.summary()
+    assert results.table(found) == results.table(expected)
+    assert [sample.score for sample in found.worst] == [sample.score for sample in expected.worst]
+
+
+def test_several_devices_leave_the_files_of_one(run, other, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(processes, "start", lambda machine: None)  # there are two CPU devices
+    for count in (1, 2):
+        assert evaluate.main([str(run), str(other), "-o", str(tmp_path / str(count)), "--devices", str(count)]) == 0
+    assert "2 devices" in capsys.readouterr().out
+    for name in FILES:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
 def test_turns_change_the_scores_and_are_noted(launch, tmp_path):
     plain, turned = launch(), launch("--tta", out=tmp_path / "turned")
     assert (read(plain.folder)["tta"], read(turned.folder)["tta"]) == (False, True)
@@ -228,6 +254,7 @@ def test_mask_values_that_the_run_does_not_know_are_named(launch, other):
         (["--group-by", "x"], ["--group-by", "FOLDER"]),
         (["--tile", "33"], ["--tile is 33"]),
         (["--worst", "-1"], ["--worst is -1"]),
+        (["--coordinator", "here"], ["--coordinator: give all of --coordinator, --processes and --process"]),
     ],
 )
 def test_what_cannot_be_is_refused(launch, argv, texts):

@@ -9,6 +9,7 @@ rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
 
 import shapely.affinity  # noqa: E402
 from geo_tile_files import UTM32, on_ground, write_polygons, write_scene  # noqa: E402
+from test_devices import together  # noqa: E402
 from test_predict import make_run  # noqa: E402
 
 from jaxseg import evaluate  # noqa: E402
@@ -131,3 +132,17 @@ def test_labels_that_do_not_go_with_the_scene_or_the_run(run, scene, tmp_path, c
 def test_options_of_scenes_are_for_scenes(run, tmp_path, capsys):
     assert evaluate.main([str(run), "--instances", "--min-area", "3"]) == 2
     assert "--instances, --min-area: only for a SCENE with --labels" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_two_processes_share_the_tiles_of_a_scene(run, tmp_path):
+    scene = write_scene(tmp_path / "scene.tif", CLASSES * 80 + 5)
+    words = [str(run), str(scene), "--labels", str(labels(tmp_path)), "--class-field", "use", "--tile", "32", "-o"]
+    assert evaluate.main([*words, str(tmp_path / "one")]) == 0
+    started = together(tmp_path, *words, "two", module="jaxseg.evaluate")
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "2 devices in 2 processes" in said[0][0]
+    assert said[1][0] == ""
+    for file in (tmp_path / "one").iterdir():
+        assert (tmp_path / "two" / file.name).read_bytes() == file.read_bytes(), file.name

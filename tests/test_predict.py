@@ -366,15 +366,15 @@ def test_a_map_of_one_class_is_pointed_out(run, tmp_path, capsys):
 
 
 def test_ctrl_c_leaves_whole_files_only(run, images, tmp_path, capsys, monkeypatch):
-    right, calls = Predictor.bands, []
+    right, calls = Predictor._blended, []
 
-    def bands(self, image):
+    def bands(self, image, tiles):
         calls.append(1)
-        yield from right(self, image)
+        yield from right(self, image, tiles)
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Predictor, "bands", bands)
+    monkeypatch.setattr(Predictor, "_blended", bands)
     assert command(run[0], images, out=tmp_path / "out", more=["--probabilities"]) == 130
     assert "--skip-existing" in capsys.readouterr().err
     assert files(tmp_path / "out") == {"a.png", "probabilities/a.npy"}
@@ -384,10 +384,10 @@ def test_ctrl_c_leaves_whole_files_only(run, images, tmp_path, capsys, monkeypat
 
 
 def test_out_of_memory_says_what_to_try(run, images, tmp_path, capsys, monkeypatch):
-    def bands(self, image):
+    def refuse(self, tiles, size):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
 
-    monkeypatch.setattr(Predictor, "bands", bands)
+    monkeypatch.setattr(Predictor, "_predict", refuse)
     assert command(run[0], images, out=tmp_path / "out") == 2
     assert "4 tiles of 512x512 at a time; try --batch-size 1" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from jaxseg.base.config import Model
 from jaxseg.base.errors import UserError
 from jaxseg.data.read.samples import Reading
 from jaxseg.inference import predictor as inference
+from jaxseg.inference import tiles
 from jaxseg.inference.predictor import Predictor
 from jaxseg.learn.step import normalize
 from jaxseg.nn import unet
@@ -222,7 +223,7 @@ def test_a_band_is_the_callers_to_keep(net, rng):
 
 
 def test_weights_are_gaussian_with_an_eighth_of_the_tile_and_add_up_to_one():
-    first, second = inference._axis([0, 32], 64).weights
+    first, second = tiles.axis([0, 32], 64).weights
     np.testing.assert_allclose(first[32:] + second[:32], 1, atol=1e-6)
     np.testing.assert_array_equal(first[:32], 1)
     # 8.5 and 23.5 pixels from the middle, deviation 8

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jaxseg.base.errors import UserError
 from jaxseg.data.feed import store
-from jaxseg.data.feed.store import DiskStore, Store
+from jaxseg.data.feed.store import DiskStore, SharedStore, Store
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.samples import ARTICLE_READING, Reading
 
@@ -199,6 +199,95 @@ os._exit(9)
     assert not left.exists()
     fill(kept)
     assert [path.name for path in folder.iterdir()] == [kept.path.name]
+
+
+# several processes of a run
+
+
+def sharing():
+    """Stands for `processes.once_here` in two stores that are made one after the other."""
+    made = []
+
+    def share(make):
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return share
+
+
+def test_disk_stores_of_a_run_fill_one_file_together(folder, pairs):
+    share = sharing()
+    one, other = (DiskStore(pairs, SIZES, Reading(), share) for _ in range(2))
+    (draft,) = folder.iterdir()
+    one.write(0, sample(0, Reading()))
+    assert [[i in kept for i in range(3)] for kept in (one, other)] == [[True, False, False]] * 2
+    for i in (1, 2):
+        other.write(i, sample(i, Reading()))
+    assert holds(other), "the file is complete, and renamed"
+    assert not draft.exists()
+    assert all(i in one for i in range(3))
+    assert holds(one)
+    assert [path.name for path in folder.iterdir()] == [one.path.name]
+    assert holds(DiskStore(pairs, SIZES, Reading()))
+
+
+def test_complete_cache_file_is_opened_by_all_processes_of_a_run(folder, pairs):
+    fill(DiskStore(pairs, SIZES, Reading()))
+    share = sharing()
+    for kept in [DiskStore(pairs, SIZES, Reading(), share) for _ in range(2)]:
+        assert kept.full
+        assert all(i in kept for i in range(3))
+        assert holds(kept)
+
+
+def test_disk_store_of_a_run_on_another_machine_of_that_name_makes_a_file_of_its_own(folder, pairs):
+    kept = DiskStore(pairs, SIZES, Reading(), lambda make: folder / "not-here.tmp")
+    fill(kept)
+    assert holds(kept)
+
+
+needs_memory_files = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
+
+
+@needs_memory_files
+def test_sample_that_another_process_is_still_writing_is_not_there():
+    share = sharing()
+    one, other = (SharedStore(SIZES, Reading(), share) for _ in range(2))
+    one._digests(one._buffer(writable=True))[1] = 12345
+    assert 1 not in other
+    other.write(1, sample(1, Reading()))
+    assert 1 in one
+    fill(one)
+    assert all(i in other for i in range(3))
+    assert holds(other)
+
+
+@needs_memory_files
+def test_processes_share_memory_that_ends_with_them():
+    places = []
+
+    def note(make):
+        places.append(make())
+        return places[0]
+
+    kept = SharedStore(SIZES, Reading(), note)
+    kept.write(0, sample(0, Reading()))
+    program = f"""
+from pathlib import Path
+from tests.test_store import SIZES, sample
+from jaxseg.data.feed.store import SharedStore
+from jaxseg.data.read.samples import Reading
+kept = SharedStore(SIZES, Reading(), lambda make: Path({str(places[0])!r}))
+assert [i in kept for i in range(3)] == [True, False, False]
+kept.write(1, sample(1, Reading()))
+"""
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
+    assert [i in kept for i in range(3)] == [True, True, False]
+    del kept
+    gc.collect()
+    assert not places[0].exists()
 
 
 def test_last_used_cache_files_of_a_data_set_are_kept(folder, pairs):

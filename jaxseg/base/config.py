@@ -338,8 +338,8 @@ class Machine:
     """Devices and processes. They change results by rounding alone."""
 
     devices: int | None = None
-    """Devices of this machine to share each batch: all accelerators, or one CPU, if not given. On a CPU as many are
-    made."""
+    """Devices of this process to share the work: all accelerators, or one CPU, if not given. On a CPU as many are
+    made. Where a launcher starts several processes on a machine, each has one accelerator."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes; not needed under Slurm, Open MPI and Kubernetes."""
     processes: int | None = None

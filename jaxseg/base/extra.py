@@ -10,6 +10,7 @@ PACKAGES = {
     "export": ("onnx", "onnxruntime"),
     "geo": ("rasterio", "pyogrio", "shapely", "pyproj", "skimage"),
     "hub": ("huggingface_hub",),
+    "k8s": ("kubernetes",),
     "mlflow": ("mlflow",),
     "wandb": ("wandb",),
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxseg.base.config import LARGEST, Data
+from jaxseg.base.config import LARGEST, Data, Machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Prediction:
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
     """Tiles of an image at a time on each device, 1 or more."""
     devices: int | None = None
-    """Devices of this machine that share the tiles: all accelerators, or one CPU, if not given. On a CPU as many are
-    made."""
+    """Devices of this machine that share the images and tiles: all accelerators, or one CPU, if not given. On a CPU as
+    many are made."""
     overwrite: bool = False
     """Replace existing files."""
     skip_existing: bool = False
@@ -97,9 +97,6 @@ class Evaluation:
     """Average over eight flips and quarter turns: more accurate, eight times the time."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = 4
     """Tiles of an image at a time on each device, 1 or more."""
-    devices: int | None = None
-    """Devices of this machine that share the tiles: all accelerators, or one CPU, if not given. On a CPU as many are
-    made."""
     overwrite: bool = False
     """Replace existing files."""
     worst: int = 6
@@ -119,6 +116,7 @@ class Evaluation:
     debug: bool = False
     """Show the traceback of an error."""
     data: tyro.conf.OmitArgPrefixes[Data] = dataclasses.field(default_factory=Scored)
+    machine: tyro.conf.OmitArgPrefixes[Machine] = dataclasses.field(default_factory=Machine)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Int, PyTree
@@ -38,11 +39,20 @@ class Devices:
         """Number of devices in all processes."""
         return len(self.all)
 
+    @property
+    def processes(self) -> int:
+        """Number of processes that have some of the devices."""
+        return len({device.process_index for device in self.all})
+
+    @property
+    def here(self) -> "Devices":
+        """The devices of this process alone."""
+        return Devices(tuple(device for device in self.all if device.process_index == jax.process_index()))
+
     def __str__(self) -> str:
         """Number of devices, and of processes if there are several."""
-        processes = len({device.process_index for device in self.all})
         what = f"{self.count} device{'s' * (self.count > 1)}"
-        return f"{what} in {processes} processes" if processes > 1 else what
+        return f"{what} in {self.processes} processes" if self.processes > 1 else what
 
     @property
     def mesh(self) -> Mesh:
@@ -72,6 +82,12 @@ class Devices:
     def copy(self, arrays: PyTree) -> PyTree[jax.Array]:
         """Puts arrays, which are equal in all processes, on every device."""
         return self._placed(arrays, EVERYWHERE)
+
+    def fetch(self, rows: jax.Array | np.ndarray) -> np.ndarray:
+        """Returns the rows of all devices in their order, in every process; a NumPy array as it is."""
+        if self.processes == 1 or isinstance(rows, np.ndarray):
+            return np.asarray(rows)
+        return multihost_utils.process_allgather(rows, tiled=True)
 
     def _placed(self, arrays: PyTree, spec: P) -> PyTree[jax.Array]:
         if self.count == 1:

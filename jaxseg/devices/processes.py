@@ -1,4 +1,4 @@
-"""The processes of a run: found from a launcher, what one of them does for all, and what they agree on.
+"""The processes of a run: how they find each other, what one of them does for all, and what they agree on.
 
 In a single process every function does what its name says without JAX's distributed service.
 """
@@ -7,8 +7,9 @@ import contextlib
 import math
 import os
 import pickle
+import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -16,10 +17,12 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from jaxseg.base import extra
 from jaxseg.base.config import Machine
 from jaxseg.base.doors import explain
 from jaxseg.base.errors import EndedElsewhere, UserError
 from jaxseg.base.terminal import console
+from jaxseg.devices.launchers import Environment, launched, own_gpus
 from jaxseg.devices.mesh import Devices
 
 T = TypeVar("T")
@@ -30,8 +33,8 @@ PATIENCE = 30
 """Seconds without a sign of life after which a process counts as dead."""
 
 
-def start(machine: Machine, environment: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes of a run, if there are any, and makes the CPU devices that --devices asks for.
+def start(machine: Machine, environment: Environment = os.environ) -> None:
+    """Joins the other processes of a run, if there are any, and takes the devices that are this one's.
 
     - `machine`: settings; `coordinator`, `processes` and `process` name the run by hand
     - `environment`: variables that launchers set
@@ -39,35 +42,35 @@ def start(machine: Machine, environment: Mapping[str, str] = os.environ) -> None
     Must come before JAX uses a device. Other processes than the first print nothing on standard output. Raises
     UserError when the processes do not find each other.
     """
-    make(machine.devices)
-    if machine.coordinator is None and not launched(environment):
+    start_alone(machine.devices, environment)
+    this = launched(environment)
+    if machine.coordinator is None and this is None:
         return
+    if machine.coordinator is None and this.launcher == "Kubernetes":
+        extra.require("k8s", f"{this.variable} is set: one run in several pods")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     named = (machine.coordinator, machine.processes, machine.process)
     try:
-        jax.distributed.initialize(*named, heartbeat_timeout_seconds=PATIENCE)
+        jax.distributed.initialize(*named, local_device_ids=own_gpus(environment), heartbeat_timeout_seconds=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the processes of this run do not find each other: {error}") from error
+        what = f"the processes of this run do not find each other: {error}"
+        if this is not None:
+            what += f"\nFor runs of one process each, started by {this.launcher}, unset {this.variable}."
+        raise UserError(what) from error
     console.quiet = not is_first()
 
 
-def make(devices: int | None) -> None:
-    """Makes that many CPU devices, before JAX uses one; None leaves JAX's number."""
+def start_alone(devices: int | None, environment: Environment = os.environ) -> None:
+    """Makes that many CPU devices, and leaves other processes of a launcher their GPUs; before JAX uses a device.
+
+    - `devices`: number of CPU devices; None leaves JAX's
+    - `environment`: variables that launchers set
+    """
     if devices is not None and devices > 0:
         jax.config.update("jax_num_cpu_devices", devices)
-
-
-def launched(environment: Mapping[str, str]) -> str | None:
-    """Returns the launcher that started several processes, or None.
-
-    >>> launched({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"})
-    'Slurm'
-    """
-    launchers = [("Open MPI", "OMPI_COMM_WORLD_SIZE"), ("Kubernetes", "JOBSET_NAME")]
-    if "SLURM_STEP_ID" in environment:  # a batch script, which srun did not start, has the other variables too
-        launchers.append(("Slurm", "SLURM_NTASKS"))
-    sizes = {name: environment.get(size, "") for name, size in launchers}
-    return next((name for name, size in sizes.items() if size and size != "1"), None)
+    if mine := own_gpus(environment):
+        for kind in ("cuda", "rocm"):
+            jax.config.update(f"jax_{kind}_visible_devices", ",".join(map(str, mine)))
 
 
 def devices_of(each: int | None) -> Devices:
@@ -92,6 +95,15 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def share_of(count: int) -> range:
+    """Returns the numbers, of 0 to `count` - 1, that are this process's share of some work.
+
+    >>> share_of(3)
+    range(0, 3)
+    """
+    return range(jax.process_index(), count, jax.process_count())
+
+
 def once(do: Callable[[], T]) -> T:
     """Calls `do` in the first process alone, and returns its result in every process.
 
@@ -99,26 +111,65 @@ def once(do: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return do()
-    result, status, error = None, 0, None
-    if is_first():
-        try:
-            result = do()
-        except Exception as raised:
-            known, error = explain(raised), raised
-            status = known[1] if known else 1
+    result, status, error = _tried(do) if is_first() else (None, 0, None)
     content = pickle.dumps((result, status)) if is_first() else b""
     length = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
     padded = np.frombuffer(content.ljust(length, b"\0"), np.uint8)
     received = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+    if not is_first():
+        result, status = pickle.loads(received)
+    _raise_in_all(error, status)
+    return result
+
+
+def at_first(do: Callable[[], T]) -> T | None:
+    """Calls `do` as `once` does, and returns its result in the first process alone, None in others."""
+    kept: list[T] = []
+    once(lambda: kept.append(do()))
+    return kept[0] if kept else None
+
+
+def once_here(do: Callable[[], T]) -> T:
+    """Calls `do` in the first process of each machine alone, and returns its result in all processes there.
+
+    Exceptions end all processes, as those of `once` do.
+    """
+    machines = gathered(platform.node())
+    leader = machines.index(platform.node())
+    result, status, error = _tried(do) if leader == jax.process_index() else (None, 0, None)
+    found = gathered((result, status))
+    _raise_in_all(error, max(status for _, status in found))
+    return found[leader][0]
+
+
+def _tried(do: Callable[[], T]) -> tuple[T | None, int, Exception | None]:
+    """Result of `do`, exit status, and the exception that it raised."""
+    try:
+        return do(), 0, None
+    except Exception as error:
+        known = explain(error)
+        return None, known[1] if known else 1, error
+
+
+def _raise_in_all(error: Exception | None, status: int) -> None:
     if error is not None:
         setattr(error, AGREED, True)
         raise error
-    if is_first():
-        return result
-    result, status = pickle.loads(received)
     if status:
         raise EndedElsewhere(status)
-    return result
+
+
+def gathered(value: T) -> list[T]:
+    """Returns the values that the processes give, in the order of their numbers; they are pickled.
+
+    >>> gathered("here")
+    ['here']
+    """
+    if jax.process_count() == 1:
+        return [value]
+    content = pickle.dumps(value)
+    padded = np.frombuffer(content.ljust(largest(len(content)), b"\0"), np.uint8)
+    return [pickle.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
 
 
 def coordinator() -> str:

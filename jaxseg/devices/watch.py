@@ -25,8 +25,10 @@ ENDED = 1
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together(left: str = "--resume goes on") -> Iterator[None]:
     """Ends this process, with status `ENDED` and a line on stderr, if another one leaves the `with` statement early.
+
+    - `left`: end of that line: what is left, or what to do
 
     An error that all processes raise, as `processes.once` marks it, ends none early.
     """
@@ -34,7 +36,7 @@ def together() -> Iterator[None]:
         yield
         return
     connections, first = _connections(), jax.process_index() == 0
-    done, gone = threading.Event(), threading.Thread(target=lambda: _watch(connections, done), daemon=True)
+    done, gone = threading.Event(), threading.Thread(target=lambda: _watch(connections, done, left), daemon=True)
     gone.start()
     failed, in_order = True, True
     try:
@@ -86,7 +88,7 @@ def _keep_alive(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _watch(connections: dict[int, socket.socket], done: threading.Event) -> None:
+def _watch(connections: dict[int, socket.socket], done: threading.Event, left: str) -> None:
     """Waits until all connections are closed; sets `done` when all others have ended in order.
 
     Ends this process if a connection is closed before that.
@@ -102,7 +104,7 @@ def _watch(connections: dict[int, socket.socket], done: threading.Event) -> None
                 del waiting[connection]
             else:  # the first process tells whose connection it lost
                 number = int.from_bytes(message[1:], "big") if message[:1] == LOST else waiting[connection]
-                _leave(number, [other for other in waiting if other is not connection])
+                _leave(number, [other for other in waiting if other is not connection], left)
         if len(ending) == len(connections):
             done.set()
 
@@ -114,13 +116,13 @@ def _received(connection: socket.socket) -> bytes:
         return b""
 
 
-def _leave(lost: int, others: list[socket.socket]) -> None:
+def _leave(lost: int, others: list[socket.socket], left: str) -> None:
     """Tells the others, and ends this process, whose main thread may be waiting for the one that is lost."""
     for other in others:
         with contextlib.suppress(OSError):
             other.sendall(LOST + lost.to_bytes(4, "big"))
     here, count = jax.process_index(), jax.process_count()
-    what = f"stopped: process {lost} of {count} has ended, so process {here} ends too; --resume goes on"
+    what = f"stopped: process {lost} of {count} has ended, so process {here} ends too; {left}"
     with contextlib.suppress(OSError):
         print(what, file=sys.stderr, flush=True)
     os._exit(ENDED)

@@ -46,6 +46,10 @@ class BoundaryTotals:
             if window is not None:
                 self._counts[number] += _counts(true[window], predicted[window], valid[window], width, tolerance)
 
+    def include(self, others: "BoundaryTotals") -> None:
+        """Adds the counts of other images."""
+        self._counts += others._counts
+
     def summary(self) -> dict[str, float | list[float]]:
         """Returns the scores, all from 0 to 1.
 

@@ -14,11 +14,13 @@ from jaxseg.data.find.layouts import recognize, recognize_test
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
-from jaxseg.devices.processes import devices_of
+from jaxseg.devices.processes import devices_of, gathered, once, share_of
+from jaxseg.devices.watch import together
 from jaxseg.inference import results
+from jaxseg.inference.ahead import predict_ahead
 from jaxseg.inference.predictor import Predictor, load
 from jaxseg.inference.progress import ImageBar
-from jaxseg.inference.scores import Scores
+from jaxseg.inference.scores import Scores, open_pair
 from jaxseg.runs.record import read_split
 
 WHERE = {
@@ -34,36 +36,48 @@ SCENE = ("class_field", "layer", "aoi", "instances", "watershed", "min_area")
 def evaluate(options: Evaluation) -> Path:
     """Scores all images, writes the results and returns their folder.
 
-    Raises UserError for invalid options or existing results, and DataError listing all pairs that cannot be scored.
-    Then nothing is written.
+    Each of several processes scores its share of the images, and the first one writes. Raises UserError for invalid
+    options or existing results, and DataError listing all pairs that cannot be scored. Then nothing is written.
     """
-    if options.folder is not None and options.folder.is_file():
-        extra.require("geo", f"{options.folder}: scoring a scene")
-        from jaxseg.inference.evaluate_scene import evaluate_scene
+    with together("nothing was written"):
+        if options.folder is not None and options.folder.is_file():
+            once(lambda: extra.require("geo", f"{options.folder}: scoring a scene"))
+            from jaxseg.inference.evaluate_scene import evaluate_scene
 
-        return evaluate_scene(options)
+            return evaluate_scene(options)
+        return evaluate_images(options)
+
+
+def evaluate_images(options: Evaluation) -> Path:
+    """Does `evaluate` for images with masks."""
+    out, split, pairs = once(lambda: prepare(options))
+    devices = devices_of(options.machine.devices)
+    predictor = load(options.run, **loading(options), devices=devices.here)
+    names = predictor.reading.labels.names
+    terminal.greet()
+    if devices.count > 1:
+        console.print(f"{devices}")
+    console.print(f"{len(pairs)} images with masks ({split}), classes {', '.join(names)}")
+    scores = score(pairs, predictor.reading, predictor, options.worst)
+    about = {"run": options.run.as_posix(), "checkpoint": predictor.checkpoint, "split": split}
+    about |= {"tile": options.tile, "overlap": options.overlap, "tta": options.tta}
+    once(lambda: results.write(out, scores, about))
+    results.tell(scores, f"{split}, {predictor.checkpoint} checkpoint")
+    results.tell_files(out)
+    return out
+
+
+def prepare(options: Evaluation) -> tuple[Path, str, list[Pair]]:
+    """Returns the folder for the results, the name of the split, and its pairs. Raises as `evaluate` does."""
     options = check(options)
     saved = config.load(options.run)
     own = is_own(options.data, saved.data)
     split = options.split or ("validation" if own else "all")
     name = place(options.data).resolve().name if not own else "test" if split == "test" else ""
     out = results.place(options, name)
-    predictor = load(options.run, **loading(options), devices=devices_of(options.devices))
-    reading = predictor.reading
     if split == "test":
-        pairs = test_pairs(saved.data if own else options.data)
-    else:
-        pairs = own_pairs(options, saved, split) if own else other_pairs(options, saved.run.seed, split)
-
-    terminal.greet()
-    console.print(f"{len(pairs)} images with masks ({split}), classes {', '.join(reading.labels.names)}")
-    scores = score(pairs, reading, predictor, options.worst)
-    about = {"run": options.run.as_posix(), "checkpoint": predictor.checkpoint, "split": split}
-    about |= {"tile": options.tile, "overlap": options.overlap, "tta": options.tta}
-    results.write(out, scores, about)
-    results.tell(scores, f"{split}, {predictor.checkpoint} checkpoint")
-    results.tell_files(out)
-    return out
+        return out, split, test_pairs(saved.data if own else options.data)
+    return out, split, own_pairs(options, saved, split) if own else other_pairs(options, saved.run.seed, split)
 
 
 def check(options: Evaluation) -> Evaluation:
@@ -84,7 +98,7 @@ def check(options: Evaluation) -> Evaluation:
         wrong.append(f"--worst is {options.worst}; expected 0 or more")
     if wrong:
         raise UserError("\n".join(wrong))
-    cli.check(Config(data=data))
+    cli.check(Config(data=data, machine=options.machine))
     return dataclasses.replace(options, data=data, folder=None)
 
 
@@ -192,7 +206,7 @@ def all_pairs(data: Data, seed: int) -> list[Pair]:
 
 
 def score(pairs: Sequence[Pair], reading: Reading, predictor: Predictor, worst: int) -> Scores:
-    """Scores all pairs.
+    """Scores all pairs. Each of several processes scores its share, and gets the scores of all.
 
     - `pairs`: files of image and mask
     - `reading`: how the run reads files
@@ -202,15 +216,51 @@ def score(pairs: Sequence[Pair], reading: Reading, predictor: Predictor, worst: 
     Raises DataError listing all pairs that cannot be scored. After the first one the others are only read.
     """
     names = Split(tuple(pairs), (), "").training_names
+    parts = gathered(score_share([*zip(names, pairs, strict=True)], reading, predictor, worst))
+
+    def total() -> Scores:
+        scores, problems = Scores(reading.labels, worst), []
+        for part, found in parts:
+            scores.include(part)
+            problems += found
+        if problems:
+            listed = [what for _, what in sorted(problems, key=lambda found: found[0])]
+            advice = "Channels and classes are the run's. Fix the files or remove them. Nothing was written."
+            raise DataError(f"{len(listed)} problems in {len(pairs)} pairs of image and mask:", listed, advice)
+        return scores
+
+    return once(total)
+
+
+def score_share(
+    named: Sequence[tuple[str, Pair]], reading: Reading, predictor: Predictor, worst: int
+) -> tuple[Scores, list[tuple[int, str]]]:
+    """Scores this process's share of the pairs; arguments as in `score`, with names.
+
+    Returns their scores, and the faults that were found, each with the number of its pair.
+    """
+    mine = share_of(len(named))
     scores, problems = Scores(reading.labels, worst), []
-    with ImageBar(len(pairs)) as bar:
-        for name, pair in zip(names, pairs, strict=True):
+
+    def read(number: int) -> tuple:
+        return open_pair(named[number][1], reading)
+
+    with ImageBar(len(mine)) as bar:
+        for number, opened, bands in predict_ahead(mine, read, predictor):
+            name, pair = named[number]
             try:
-                scores.add(name, pair, reading, None if problems else predictor, bar)
+                image, has_data, mask = opened.result()
+                bar.start(pair.image, mask.size)
+                scores.add(name, image, has_data, mask, bands, bar)
             except DataError as error:
-                problems += error.problems
+                problems += [(number, what) for what in error.problems]
+                break
+            finally:
+                bar.next()
+        for number in mine[len(scores.images) + 1 :]:  # there are some if one had a fault
+            try:
+                read(number)
+            except DataError as error:
+                problems += [(number, what) for what in error.problems]
             bar.next()
-    if problems:
-        advice = "Channels and classes are the run's. Fix the files or remove them. Nothing was written."
-        raise DataError(f"{len(problems)} problems in {len(pairs)} pairs of image and mask:", problems, advice)
-    return scores
+    return scores, problems

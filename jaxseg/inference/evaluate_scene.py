@@ -18,7 +18,7 @@ from jaxseg.base.options import Evaluation, Tiling, loading
 from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import few
 from jaxseg.data.read.samples import Reading
-from jaxseg.devices.processes import devices_of
+from jaxseg.devices.processes import at_first, devices_of, once
 from jaxseg.geo import maps as geotiff
 from jaxseg.geo.burn import Labels, Placed, Raster, is_background, sort_values
 from jaxseg.geo.objects import ObjectScores
@@ -27,36 +27,60 @@ from jaxseg.geo.regions import find_regions, places
 from jaxseg.geo.tile_source import Source, check_alike, place, read_mask
 from jaxseg.inference import results
 from jaxseg.inference.predictor import Predictor, load
-from jaxseg.inference.predictor import Raster as Image
 from jaxseg.inference.progress import ImageBar
 from jaxseg.inference.scenes import background, object_numbers, regions_of, tell
 from jaxseg.inference.scores import Scores
+from jaxseg.inference.tiles import Raster as Image
 
 
 def evaluate_scene(options: Evaluation) -> Path:
     """Scores a scene, writes the results and returns their folder.
 
-    Predicts as `jaxseg.predict` does. Blocks of 1024x1024 pixels are the images of per_image.csv. Objects are polygons
-    of the labels, or connected regions where these are a raster. Raises UserError for invalid options or existing
-    results, DataError for labels that do not go with the scene or the run.
+    Predicts as `jaxseg.predict` does. Several processes share the tiles, and the first one scores. Blocks of 1024x1024
+    pixels are the images of per_image.csv. Objects are polygons of the labels, or connected regions where these are a
+    raster. Raises UserError for invalid options or existing results, DataError for labels that do not go with the
+    scene or the run.
     """
-    tiling = check(options)
-    out = results.place(options, options.folder.stem)
-    predictor = load(options.run, **loading(options), devices=devices_of(options.devices))
-    reading = predictor.reading
+    tiling, out = once(lambda: (check(options), results.place(options, options.folder.stem)))
+    predictor = load(options.run, **loading(options), devices=devices_of(options.machine.devices))
     with ExitStack() as stack:
+        opened = at_first(lambda: open_labels(stack, tiling, predictor.reading))
         scene = stack.enter_context(Scene(options.folder))
         stack.enter_context(environment(cache_for(scene, options.tile)))
-        check_alike([scene])
-        tell(scene, polygons=True)
-        source = place([scene], tiling)[0]
-        table = class_table(source.labels, reading)
         terminal.greet()
-        console.print(f"{options.folder}, classes {', '.join(reading.labels.names)}")
+        if predictor.devices.count > 1:
+            console.print(f"{predictor.devices}")
+        console.print(f"{options.folder}, classes {', '.join(predictor.names)}")
         made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxseg-")))
         image, _ = predict(made, scene, predictor)
-        scores, objects = Scores(reading.labels, options.worst), ObjectScores()
-        count(made, source, table, image, scores, objects, options)
+        return once(lambda: score(made, *opened, image, predictor, options, tiling, out))
+
+
+def open_labels(stack: ExitStack, tiling: Tiling, reading: Reading) -> tuple[Source, UInt8[np.ndarray, "256"]]:
+    """Opens a scene with its labels, in `stack`; returns them, and the run's class of each class number of the labels.
+
+    Raises DataError for labels that do not go with the scene or the run.
+    """
+    scene = stack.enter_context(Scene(*tiling.scenes))
+    check_alike([scene])
+    tell(scene, polygons=True)
+    (source,) = place([scene], tiling)
+    return source, class_table(source.labels, reading)
+
+
+def score(
+    made: Path,
+    source: Source,
+    table: UInt8[np.ndarray, "256"],
+    image: Image,
+    predictor: Predictor,
+    options: Evaluation,
+    tiling: Tiling,
+    out: Path,
+) -> Path:
+    """Scores a predicted scene, writes the results to folder `out` and returns it. Other arguments as in `count`."""
+    scores, objects = Scores(predictor.reading.labels, options.worst), ObjectScores()
+    count(made, source, table, image, scores, objects, options)
     about = {"run": options.run.as_posix(), "checkpoint": predictor.checkpoint, "scene": options.folder.as_posix()}
     about |= {"labels": [path.as_posix() for path in tiling.labels], "tile": options.tile, "overlap": options.overlap}
     found = objects.summary()

@@ -12,7 +12,7 @@ from jaxseg.base import files
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import UserError
 from jaxseg.doctor.classes import ClassMap
-from jaxseg.inference.predictor import Raster
+from jaxseg.inference.tiles import Raster
 from jaxseg.runs.pictures import to_rgb
 
 OVERLAY_SIDE = 4096  # most pixels a side of an overlay

@@ -1,10 +1,9 @@
 """Predicts images band by band and writes class maps: the body of `jaxseg.predict`."""
 
-import itertools
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,13 @@ from jaxseg.data.read.samples import Reading
 from jaxseg.devices.processes import devices_of
 from jaxseg.doctor.classes import ClassMap
 from jaxseg.inference import maps
+from jaxseg.inference.ahead import predict_ahead
 from jaxseg.inference.coordinates import has_coordinates
 from jaxseg.inference.jobs import Job, plan, try_out
-from jaxseg.inference.predictor import Predictor, Raster, load
+from jaxseg.inference.predictor import Bands, load
 from jaxseg.inference.progress import ImageBar
 from jaxseg.inference.shards import shard_of
+from jaxseg.inference.tiles import Raster
 
 
 def predict(options: Prediction) -> list[Path]:
@@ -59,9 +60,9 @@ def predict(options: Prediction) -> list[Path]:
         console.print(f"coordinates of {dropped} images are dropped: pip install 'jaxseg[geo]' to keep them")
     images, done = len(jobs) + len(bad), []
     with ImageBar(len(jobs)) as bar:
-        for job, opened in read_ahead(jobs, reading):
+        for job, opened, bands in predict_ahead(jobs, partial(open_job, reading=reading), predictor):
             try:
-                writer.write(job, opened.result(), predictor, bar)
+                writer.write(job, opened.result(), bands, bar)
             except DataError as error:
                 bad += error.problems
             else:
@@ -97,14 +98,6 @@ def check(options: Prediction) -> tuple[int, int, str]:
     return shard
 
 
-def read_ahead(jobs: Sequence[Job], reading: Reading) -> Iterator[tuple[Job, Future]]:
-    """Yields each job with its opened image, which a thread reads while the one before is predicted."""
-    with ThreadPoolExecutor(1) as pool:
-        opened = (pool.submit(open_job, job, reading) for job in jobs)
-        for job, (now, _) in zip(jobs, itertools.pairwise(itertools.chain(opened, [None]))):
-            yield job, now
-
-
 def open_job(job: Job, reading: Reading) -> tuple[Raster, Raster, object]:
     """Opens an image [h w c], its data mask [h w], and the scene if it has coordinates, else None. Raises DataError."""
     if not job.placed:
@@ -116,7 +109,7 @@ def open_job(job: Job, reading: Reading) -> tuple[Raster, Raster, object]:
 
 
 class Writer:
-    """Predicts images, writes their files and counts the pixels of each class in `counts` [256].
+    """Writes the files of predicted images and counts the pixels of each class in `counts` [256].
 
     - `labels`: class map of the run
     - `options`: which files to write, and how
@@ -127,12 +120,12 @@ class Writer:
         self._table = maps.value_table(labels) if options.values else None
         self.counts = np.zeros(256, np.int64)
 
-    def write(self, job: Job, opened: tuple[Raster, Raster, object], predictor: Predictor, bar: ImageBar) -> None:
+    def write(self, job: Job, opened: tuple[Raster, Raster, object], predicted: Bands, bar: ImageBar) -> None:
         """Writes the files of a job, with one band of probabilities in memory at a time.
 
         - `job`: image and paths
         - `opened`: image [h w c], where it has data [h w], and the scene or None
-        - `predictor`: network
+        - `predicted`: the image's bands
         - `bar`: progress bar
 
         Raises UserError when a file cannot be written.
@@ -142,7 +135,7 @@ class Writer:
         bar.start(job.image, image.shape[0] * image.shape[1])
 
         def bands() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for rows, found, p in predictor.class_bands(image):
+            for rows, found, p in predicted:
                 empty = ~has_data[rows, :]
                 found[empty] = IGNORE_INDEX
                 p[empty] = np.nan

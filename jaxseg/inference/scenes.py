@@ -23,7 +23,7 @@ from jaxseg.geo.regions import Regions, find_regions
 from jaxseg.geo.sieve import merge_small
 from jaxseg.inference import maps
 from jaxseg.inference.jobs import Job
-from jaxseg.inference.predictor import Raster
+from jaxseg.inference.tiles import Raster
 
 Bands = Iterable[tuple[UInt8[np.ndarray, "rows w"], Float[np.ndarray, "rows w k"]]]
 

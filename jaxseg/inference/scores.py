@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import UInt8
 
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import problem
@@ -11,8 +12,9 @@ from jaxseg.data.read.mapped import open_tile
 from jaxseg.data.read.masks import ClassMap
 from jaxseg.data.read.samples import Reading, read_mask
 from jaxseg.inference.boundary import BoundaryTotals
-from jaxseg.inference.predictor import Predictor, Raster
+from jaxseg.inference.predictor import Bands
 from jaxseg.inference.progress import ImageBar
+from jaxseg.inference.tiles import Raster
 from jaxseg.learn import metrics
 from jaxseg.runs.pictures import thin
 
@@ -61,32 +63,37 @@ class Scores:
         self.boundary = BoundaryTotals(classes)
         self.images: list[ImageScore] = []
 
-    def add(self, name: str, pair: Pair, reading: Reading, predictor: Predictor | None, bar: ImageBar) -> None:
-        """Predicts and scores an image.
+    def add(
+        self,
+        name: str,
+        image: Raster,
+        has_data: Raster,
+        mask: UInt8[np.ndarray, "h w"],
+        bands: Bands,
+        bar: ImageBar,
+    ) -> None:
+        """Scores an image as its bands come.
 
         - `name`: name of the image in per_image.csv
-        - `pair`: files of image and mask
-        - `reading`: how the run reads files
-        - `predictor`: None to check only whether both can be read
+        - `image`, `has_data`, `mask`: results of `open_pair`; the mask is changed where there is no data
+        - `bands`: classes of the image
         - `bar`: progress bar
 
-        Raises DataError when a file cannot be read, or image and mask differ in size.
+        Raises DataError when a file can no longer be read.
         """
-        image, has_data = open_tile(pair.image, reading)
-        mask = read_mask(pair.mask, reading)
-        height, width = mask.shape
-        if image.shape[:2] != mask.shape:
-            what = f"is {width}x{height}, but its image {pair.image.name} is {image.shape[1]}x{image.shape[0]}"
-            raise problem(pair.mask, what)
-        if predictor is None:
-            return
-        bar.start(pair.image, mask.size)
         prediction = np.empty(mask.shape, np.uint8)
-        for rows, classes, _ in predictor.class_bands(image):
+        for rows, classes, _ in bands:
             prediction[rows] = classes
             mask[rows][~has_data[rows, :]] = IGNORE_INDEX
             bar.advance(classes.size)
         self.count(name, image, mask, prediction)
+
+    def include(self, others: "Scores") -> None:
+        """Adds the scores of other images of the dataset."""
+        self.confusion += others.confusion
+        self.boundary.include(others.boundary)
+        self.images += others.images
+        self._keep([*self.worst, *others.worst])
 
     def count(self, name: str, image: Raster, mask: np.ndarray, prediction: np.ndarray) -> None:
         """Scores a predicted image.
@@ -119,10 +126,29 @@ class Scores:
         return metrics.summary(self.confusion) | self.boundary.summary()
 
     def _show(self, score: ImageScore, image: Raster, mask: np.ndarray, prediction: np.ndarray) -> None:
-        def place(sample: Sample | ImageScore) -> tuple[float, str]:
-            return sample.miou, sample.name
-
-        shown = [sample.score for sample in self.worst]
-        if self._most and (len(shown) < self._most or place(score) < place(shown[-1])):
+        if self._most and (len(self.worst) < self._most or _place(score) < _place(self.worst[-1].score)):
             few = (np.array(thin(array)) for array in (image, mask, prediction))  # copies free the whole
-            self.worst = sorted([*self.worst, Sample(score, *few)], key=lambda s: place(s.score))[: self._most]
+            self._keep([*self.worst, Sample(score, *few)])
+
+    def _keep(self, samples: list[Sample]) -> None:
+        self.worst = sorted(samples, key=lambda sample: _place(sample.score))[: self._most]
+
+
+def _place(score: ImageScore) -> tuple[float, str]:
+    return score.miou, score.name
+
+
+def open_pair(pair: Pair, reading: Reading) -> tuple[Raster, Raster, UInt8[np.ndarray, "h w"]]:
+    """Opens an image [h w c], its data mask [h w], and its mask.
+
+    - `pair`: files of image and mask
+    - `reading`: how the run reads files
+
+    Raises DataError when a file cannot be read, or image and mask differ in size.
+    """
+    image, has_data = open_tile(pair.image, reading)
+    mask = read_mask(pair.mask, reading)
+    (height, width), (h, w) = mask.shape, image.shape[:2]
+    if (h, w) != (height, width):
+        raise problem(pair.mask, f"is {width}x{height}, but its image {pair.image.name} is {w}x{h}")
+    return image, has_data, mask

@@ -6,6 +6,7 @@ resumes a stopped run. It gives the same batches for any number of threads and a
 
 import functools
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,12 @@ from jaxtyping import Bool
 from jaxseg.base.config import IGNORE_INDEX
 from jaxseg.base.errors import DataError, problem
 from jaxseg.data.feed.resident import Resident
-from jaxseg.data.feed.store import DiskStore, Store
+from jaxseg.data.feed.store import DiskStore, SharedStore, Store, by_itself
 from jaxseg.data.feed.windows import Size, Window, place, windows
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.read.samples import ARTICLE_READING, Reading, read_sample
 from jaxseg.devices.mesh import Devices
+from jaxseg.devices.processes import once_here
 
 Sample = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray | jax.Array]
@@ -45,7 +47,7 @@ class Pipeline:
     - `workers`: number of reader threads; 0 reads in the calling thread.
     - `cache`: where decoded samples are kept; batches do not depend on it:
         - "none": nowhere; memory does not grow with the number of pairs.
-        - "memory": filled during the first epoch.
+        - "memory": filled during the first epoch; processes on one machine share it (on Linux).
         - "disk": likewise, in a file that later runs reuse (see `DiskStore`).
         - "device": filled before the first epoch; batches are then device arrays.
     - `sizes`: height and width of every pair, in pixels; required if they differ. Images are then padded at the bottom
@@ -101,7 +103,14 @@ class Pipeline:
         self._shapes = np.array([shapes.index(window.shape) for window in self._windows])
         self._store = None
         if cache in ("memory", "disk"):
-            self._store = Store(sizes, reading) if cache == "memory" else DiskStore(self.pairs, sizes, reading)
+            several = self.devices.processes > 1
+            share = once_here if several else by_itself
+            if cache == "disk":
+                self._store = DiskStore(self.pairs, sizes, reading, share)
+            elif several and hasattr(os, "memfd_create"):
+                self._store = SharedStore(sizes, reading, share)
+            else:
+                self._store = Store(sizes, reading)
             if first is not None and 0 not in self._store:
                 self._store.write(0, first)
         elif len(self._windows) > len(pairs) * crops:  # windows of an image are adjacent: decode it once

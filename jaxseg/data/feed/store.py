@@ -1,4 +1,7 @@
-"""Keeps decoded samples of a data set in one buffer: in memory, or in a cache file that later runs reuse."""
+"""Keeps decoded samples of a data set in one buffer: in memory, or in a cache file that later runs reuse.
+
+Processes of a run on one machine share the buffer. Each decodes what it needs and none has stored.
+"""
 
 import contextlib
 import errno
@@ -11,7 +14,7 @@ import shutil
 import threading
 import weakref
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,14 @@ from jaxseg.data.read.samples import Reading
 VERSION = 2  # version of the cache files: increase it when the same files give other samples
 KEPT = 4  # cache files per data set: training and validation, for two ways to split or read it
 SPARE = 2**28  # bytes left free on the disk
+
+
+Share = Callable[[Callable[[], Path]], Path]
+
+
+def by_itself(make: Callable[[], Path]) -> Path:
+    """Calls `make`, where a process shares nothing."""
+    return make()
 
 
 class Store:
@@ -76,26 +87,31 @@ class Store:
         return self._memory
 
 
-class DiskStore(Store):
-    """Keeps samples in a file of the user's cache folder; a later run with the same files and reading reuses it.
+class SharedStore(Store):
+    """Keeps samples in memory that the processes of a run on this machine share, by a file without a name (Linux).
 
-    The file has a temporary name until it is complete, so the rest of a killed run is never reused. Its end holds the
-    CRC-32 of each sample. `index in store` compares it, once in a run, in a twentieth of the time of decoding a PNG. A
-    damaged sample counts as missing, and is written anew. Raises UserError if the folder is full or not writable.
+    Its end holds the CRC-32 of each sample. `index in store` compares it once, in a twentieth of the time of decoding
+    a PNG: so a sample that another process is still writing counts as missing.
+
+    - `share`: calls a function in one process of this machine, and returns its result in all
     """
 
-    def __init__(self, pairs: Sequence[Pair], sizes: Sequence[Size], reading: Reading):
-        self._lock, self._sound = threading.RLock(), np.zeros(len(sizes), bool)
-        self.path = cache_folder() / _name(pairs, sizes, reading)
+    path: Path | None = None
+    """Place of the complete file; None for one without a name."""
+
+    def __init__(self, sizes: Sequence[Size], reading: Reading, share: Share = by_itself):
+        self._lock, self._sound, self._share = threading.RLock(), np.zeros(len(sizes), bool), share
         super().__init__(sizes, reading)
 
     def __contains__(self, index: int) -> bool:
-        if self._there[index] and not self._sound[index]:
+        if not self._sound[index]:
             buffer = self._buffer()
-            self._sound[index] = _crc(self._view(buffer, index)) == self._digests(buffer)[index]
+            digest = self._digests(buffer)[index]
+            if self._there[index] or digest:
+                self._sound[index] = _crc(self._view(buffer, index)) == digest
+                if self._there[index] and not self._sound[index]:
+                    self._repair()
             self._there[index] = self._sound[index]
-            if not self._sound[index]:
-                self._repair()
         return bool(self._there[index])
 
     def write(self, index: int, sample: dict[str, np.ndarray]) -> None:
@@ -109,14 +125,57 @@ class DiskStore(Store):
                 self._digests(buffer)[index] = _crc(kept)
                 self._there[index] = self._sound[index] = True
 
-    def read(self, indices: Iterable[int]) -> list[dict[str, np.ndarray]]:
-        """Returns stored samples as read-only views."""
-        if self._draft is not None and self.full:
-            self._publish()
-        return super().read(indices)
-
     def _digests(self, buffer: np.ndarray) -> np.ndarray:
         return buffer[self._size - 4 * len(self._sizes) :].view("<u4")
+
+    def _repair(self) -> None:
+        """Does nothing: the sample is written anew."""
+
+    def _open(self) -> None:
+        self._file = None
+        self._size = -(-self.nbytes // 4) * 4 + 4 * len(self._sizes)  # digests are aligned
+        place = self._share(self._make)
+        if self._file is None:  # another process has made it
+            try:
+                self._use(place, "rb" if place == self.path else "r+b")
+            except OSError:  # on another machine with the same name
+                self._make()
+
+    def _make(self) -> Path:
+        """Makes the file; returns a path by which other processes open it."""
+        number = os.memfd_create("jaxseg")
+        self._use(Path(f"/proc/self/fd/{number}"), "r+b")
+        os.close(number)
+        os.truncate(self._file.fileno(), self._size)
+        return Path(f"/proc/{os.getpid()}/fd/{self._file.fileno()}")
+
+    def _use(self, path: Path, mode: str) -> None:
+        self._file = path.open(mode)
+        weakref.finalize(self, self._file.close)
+
+    def _buffer(self, writable: bool = False) -> np.ndarray:
+        """Maps the file anew, since pages touched in a map count as the process's memory."""
+        with self._lock:
+            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+            return np.frombuffer(mmap.mmap(self._file.fileno(), self._size, access=access), np.uint8)
+
+
+class DiskStore(SharedStore):
+    """Keeps samples in a file of the user's cache folder; a later run with the same files and reading reuses it.
+
+    The file has a temporary name until it is complete, so the rest of a killed run is never reused. A damaged sample
+    counts as missing, and is written anew. Raises UserError if the folder is full or not writable.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], sizes: Sequence[Size], reading: Reading, share: Share = by_itself):
+        self.path = cache_folder() / _name(pairs, sizes, reading)
+        super().__init__(sizes, reading, share)
+
+    def read(self, indices: Iterable[int]) -> list[dict[str, np.ndarray]]:
+        """Returns stored samples as read-only views."""
+        if self._draft is not None and (self._there | (self._digests(self._buffer()) != 0)).all():
+            self._publish()
+        return super().read(indices)
 
     def _repair(self) -> None:
         """Opens the complete file for writing, if it is not yet open so, and says why."""
@@ -140,47 +199,43 @@ class DiskStore(Store):
             self._file.close()
             try:
                 self._draft.replace(self.path)
+            except FileNotFoundError:  # another process has renamed it
+                pass
             except OSError:  # Windows, while another thread reads
                 self._use(self._draft, "r+b")
                 return
-            self._draft = None
             self._use(self.path, "rb")
         self._tidy()
 
-    def _open(self) -> None:
-        self._draft: Path | None = None
-        self._size = -(-self.nbytes // 4) * 4 + 4 * len(self._sizes)  # digests are aligned
+    def _make(self) -> Path:
+        """Opens the complete file, or makes a draft; returns its path."""
         with contextlib.suppress(OSError):
             if self.path.stat().st_size == self._size:
                 self._use(self.path, "rb")
-                self._there[:] = True
                 os.utime(self.path)
-                return
+                return self.path
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._tidy()
             if self.nbytes + SPARE > (free := shutil.disk_usage(self.path.parent).free):
                 raise UserError(f"{self._need()}, where {free / 2**20:,.0f} MiB are free. {ELSEWHERE}")
             folders, mine = self.path.stem.split("-")[1], f"{os.getpid()}-{id(self):x}"
-            self._draft = self.path.with_name(f"samples-{folders}-{_NODE}-{mine}.tmp")
-            self._use(self._draft, "w+b")
-            weakref.finalize(self, _remove, self._draft)  # if the run ends before the file is complete
+            draft = self.path.with_name(f"samples-{folders}-{_NODE}-{mine}.tmp")
+            self._use(draft, "w+b")
+            weakref.finalize(self, _remove, draft)  # if the run ends before the file is complete
             _allocate(self._file.fileno(), self._size)
+            return draft
         except OSError as error:
             raise UserError(f"{self._need()}: {error.strerror or error}. {ELSEWHERE}") from None
 
     def _use(self, path: Path, mode: str) -> None:
-        self._file = path.open(mode)
-        weakref.finalize(self, self._file.close)
+        """Opens the complete file or a draft."""
+        super()._use(path, mode)
+        self._draft = None if path == self.path else path
+        self._there[:] |= path == self.path
 
     def _need(self) -> str:
         return f"--cache disk: {len(self._sizes)} samples need {self.nbytes / 2**20:,.0f} MiB in {self.path.parent}"
-
-    def _buffer(self, writable: bool = False) -> np.ndarray:
-        """Maps the file anew, since pages touched in a map count as the process's memory."""
-        with self._lock:
-            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-            return np.frombuffer(mmap.mmap(self._file.fileno(), self._size, access=access), np.uint8)
 
     def _tidy(self) -> None:
         """Removes old cache files of this data set; runs that still have one open are not disturbed.
