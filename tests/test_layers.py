@@ -213,7 +213,7 @@ def test_moments_are_exact_if_the_sampled_pixels_are_outliers(far, outside, rng)
     x[:, chosen ^ outside] += np.float32(far)
     # as users compile it: without XLA's optimization, as tests do, sums are added up one after the other
     moments = jax.jit(_moments, compiler_options={"xla_backend_optimization_level": 3})
-    mean, var, unbiased = (np.asarray(m, np.float64) for m in moments(jnp.asarray(x), jnp.ones(3, bool)))
+    mean, var, unbiased = (np.asarray(m, np.float64) for m in moments(jnp.asarray(x), jnp.ones(3, bool), jnp.zeros(2)))
     x, n = x.astype(np.float64), x[..., 0].size
     np.testing.assert_allclose(mean, x.mean((0, 1, 2)), atol=3e-7 * abs(far))
     np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=16 * 4e-7)

@@ -82,7 +82,7 @@ class BatchNorm(nnx.Module):
                 "use larger tiles or batches"
             )
         valid = jnp.ones(b, bool) if valid is None else jnp.asarray(valid)
-        mean, var, unbiased = _moments(x, valid)
+        mean, var, unbiased = _moments(x, valid, self.mean[...])
         # not `[...] =`: it asks a tracer for its sharding and builds a long error message, which is slow
         self.mean.set_value(_moved(self.mean[...], mean, valid, self.momentum))
         self.var.set_value(_moved(self.var[...], unbiased, valid, self.momentum))
@@ -177,24 +177,29 @@ NEAR = 4
 
 @jax.jit
 def _moments(
-    x: Float[Array, "b h w c"], valid: Bool[Array, " b"]
+    x: Float[Array, "b h w c"], valid: Bool[Array, " b"], running: Float[Array, " c"]
 ) -> tuple[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
     """Mean, biased and unbiased variance, in one pass over all pixels.
 
-    Moments are taken about `near` (shifted data, Chan, Golub and LeVeque 1983), a constant for the gradient. `near` is
-    the mean of a share p >= 1/16 of each image's pixels. Its distance from the mean of all is at most sqrt(var (1 - p)
-    / p). Rounding is therefore less than 16 times that of two passes, and equal to it where those pixels are like the
-    others.
+    Moments are taken about `near` (shifted data, Chan, Golub and LeVeque 1983), a constant for the gradient. It is the
+    mean of a share p >= 1/16 of each image's pixels. Its distance from the mean of all is at most sqrt(var (1 - p) /
+    p). Rounding is therefore less than 16 times that of two passes, and equal to it where those pixels are like the
+    others. Several devices take the running mean, since each of them waits for every sum over all of them.
     """
     weight = valid.astype(x.dtype)
-    some = x[:, ::NEAR, ::NEAR]
     count = jnp.maximum(rows.total(weight.sum()), 1)
     n = count * (x.shape[1] * x.shape[2])
-    (near,) = rows.total(_sums(weight / (count * (some.shape[1] * some.shape[2])), jax.lax.stop_gradient(some)))
+    near = _near(x, weight, count) if rows.count() == 1 else jax.lax.stop_gradient(running)
     centered = x - _channels(near)
     rest, squares = (total / n for total in rows.total(_sums(weight, centered, jnp.square(centered))))
     var = jnp.maximum(squares - jnp.square(rest), 0)  # rounding may make it negative
     return near + rest, var, var * (n / (n - 1))
+
+
+def _near(x: Float[Array, "b h w c"], weight: Float[Array, " b"], count: Float[Array, ""]) -> Float[Array, " c"]:
+    """Mean of some pixels of each of `count` images with a weight of 1."""
+    some = jax.lax.stop_gradient(x[:, ::NEAR, ::NEAR])
+    return _sums(weight / (count * (some.shape[1] * some.shape[2])), some)[0]
 
 
 @jax.jit

@@ -82,7 +82,7 @@ def detached(right):
 
 def few_pixels(right):
     """Statistics of some of the pixels, as of those about whose mean they are taken."""
-    return lambda x, valid: right(x[:, :: layers.NEAR, :: layers.NEAR], valid)
+    return lambda x, *more: right(x[:, :: layers.NEAR, :: layers.NEAR], *more)
 
 
 def not_halved(right):
@@ -312,8 +312,8 @@ def by_element(right):
 def mean_in_float32(right):
     """The mean rounded to 10 bits."""
 
-    def wrong(x, valid):
-        mean, *others = right(x, valid)
+    def wrong(*of):
+        mean, *others = right(*of)
         return jax.lax.reduce_precision(mean, 8, 10), *others
 
     return wrong
