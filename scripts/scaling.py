@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--hidden", type=float, default=0.0, help="share of a step beside which the gradient is summed")
     parser.add_argument("--picture", type=Path, help="PNG to draw")
     parser.add_argument("--check", type=int, nargs="+", metavar="PROCESSES", help="measure on this machine instead")
-    parser.add_argument("--widths", type=int, nargs="+", default=(4, 8, 16, 32, 64), help="of the network of --check")
+    parser.add_argument("--widths", type=int, nargs="+", default=(4, 8, 16, 32), help="of the network of --check")
     parser.add_argument("--side", type=int, default=64, help="of the images of --check (default: 64)")
     args = parser.parse_args(argv)
     if args.check:
@@ -155,7 +155,7 @@ def changes(found: Traffic, compute: float, hidden: float) -> dict[str, tuple[fl
 def check(args: argparse.Namespace) -> None:
     """Measures processes on this machine and prints what the model makes of single sums beside them."""
     cores = len(os.sched_getaffinity(0))
-    task = {"widths": args.widths, "batch": 2, "side": args.side, "repeats": 30}
+    task = {"widths": args.widths, "batch": 2, "side": args.side, "repeats": 11}
     alone = local.together(1, task)["step"]
     print(f"{cores} cores; widths {' '.join(map(str, args.widths))}, 2 images of {args.side}x{args.side} a process")
     print("processes   latency us    MB/s   sums    all sums, ms: model, measured    step, ms: model, measured")
