@@ -105,7 +105,10 @@ def test_bytes_of_compiled_sums_are_read_from_their_shapes():
     assert compiled_sums(text) == [4, 28, 40]
 
 
-@pytest.mark.parametrize(("settings", "beside"), [(Model(widths=(2, 4, 2)), 0), (Model(encoder="resnet18"), 3)])
+@pytest.mark.parametrize(
+    ("settings", "beside"),
+    [(Model(widths=(2, 2)), 0), pytest.param(Model(encoder="resnet18"), 3, marks=pytest.mark.full)],
+)
 def test_a_step_sums_twice_for_each_batchnorm_and_the_gradient_once(settings, beside):
     """`beside`: BatchNorm layers that lie beside others."""
     net = nnx.eval_shape(lambda: unet.unet_from(settings, in_channels=3, classes=2, seed=0))

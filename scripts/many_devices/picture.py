@@ -9,7 +9,7 @@ from many_devices.network import Parts
 
 COLORS = {"computation": "#9aa5b1", "BatchNorm's and the loss's sums": "#d1495b", "gradient's sum": "#2b6cb0"}
 AIMS = {8: 0.95, 256: 0.9}
-STYLES = {"both": ":", "16": "--"}
+STYLES = {"beside": ":", "16": "--"}
 
 
 def draw(curves: Mapping[str, Mapping[int, Parts]], path: Path, subtitle: str) -> None:
