@@ -35,16 +35,26 @@ def draw(*shape: int, seed: int = 0) -> jax.Array:
 
 
 def assert_same(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * max(1.0, float(jnp.abs(expected).max())))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * max(1.0, np.abs(expected).max()))
+
+
+def assert_pairs(forms, *arguments):
+    """Asserts that each pair of results of `forms`, compiled together, is the same."""
+    for found, expected in jax.jit(forms)(*arguments):
+        assert_same(found, expected)
 
 
 @settings(max_examples=12, deadline=None)
 @given(h=sides, half=st.integers(1, 4), i=channels, o=channels, pixels=st.sampled_from([1, 2, 4]))
 def test_packed_pixels_give_what_the_plain_form_gives(h, half, i, o, pixels):
+    def forms(x, kernel, g):
+        return [
+            (packed(x, kernel, pixels=pixels), plain(x, kernel)),
+            (packed_kernel_gradient(x, g, pixels=pixels), kernel_gradient(x, g)),
+        ]
+
     x, kernel = draw(2, h, half * pixels, i), draw(3, 3, i, o)
-    assert_same(packed(x, kernel, pixels=pixels), plain(x, kernel))
-    g = draw(*x.shape[:3], o)
-    assert_same(packed_kernel_gradient(x, g, pixels=pixels), kernel_gradient(x, g))
+    assert_pairs(forms, x, kernel, draw(*x.shape[:3], o))
 
 
 @settings(max_examples=6, deadline=None)
@@ -52,18 +62,21 @@ def test_packed_pixels_give_what_the_plain_form_gives(h, half, i, o, pixels):
 @example(b=2, h=7, w=4, i=2, o=3, cached=40)  # the last band is filled up
 @example(b=2, h=8, w=4, i=2, o=3, cached=999)  # a band an image
 def test_gradient_in_bands_is_that_of_the_whole(b, h, w, i, o, cached):
-    x, g = draw(b, h, w, i), draw(b, h, w, o)
+    def forms(x, g):
+        return [(kernel_gradient_in_bands(x, g), kernel_gradient(x, g))]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "WHOLE", 0)
         patch.setattr(convolution, "CACHED", cached)
-        found = kernel_gradient_in_bands(x, g)
-    assert_same(found, kernel_gradient(x, g))
+        assert_pairs(forms, draw(b, h, w, i), draw(b, h, w, o))
 
 
 @pytest.mark.parametrize(("b", "h", "w", "i", "o"), [(3, 4, 5, 2, 3), (1, 1, 1, 3, 2)])
 def test_gradient_by_product_is_that_of_the_convolution(b, h, w, i, o):
-    x, g = draw(b, h, w, i), draw(b, h, w, o)
-    assert_same(kernel_gradient_by_product(x, g), kernel_gradient(x, g))
+    def forms(x, g):
+        return [(kernel_gradient_by_product(x, g), kernel_gradient(x, g))]
+
+    assert_pairs(forms, draw(b, h, w, i), draw(b, h, w, o))
 
 
 @pytest.mark.parametrize(
@@ -79,13 +92,11 @@ def test_gradient_by_product_is_that_of_the_convolution(b, h, w, i, o):
     ],
 )
 def test_value_and_gradients_are_those_of_the_plain_form(h, w, i, o):
-    x, kernel, g = draw(3, h, w, i), draw(3, 3, i, o), draw(3, h, w, o)
-    (y, gradients), (expected, wanted) = (
-        (lambda y, gradient: (y, gradient(g)))(*jax.vjp(f, x, kernel)) for f in (conv3x3, plain)
-    )
-    assert_same(y, expected)
-    for found, right in zip(gradients, wanted, strict=True):
-        assert_same(found, right)
+    def forms(x, kernel, g):
+        (y, gradient), (expected, wanted) = (jax.vjp(f, x, kernel) for f in (conv3x3, plain))
+        return [(y, expected), *zip(gradient(g), wanted(g), strict=True)]
+
+    assert_pairs(forms, draw(3, h, w, i), draw(3, 3, i, o), draw(3, h, w, o))
 
 
 def expanded(program: str) -> str:
@@ -121,11 +132,13 @@ def test_a_program_for_a_gpu_has_the_plain_form_only():
 @given(i=st.integers(1, 10), o=channels)
 def test_channels_of_zeros_change_nothing(i, o):
     """The forms of a GPU, computed on the CPU."""
-    x, kernel, g = draw(2, 5, 4, i), draw(3, 3, i, o), draw(2, 5, 4, o)
-    assert_same(forward_on_gpu(x, kernel), plain(x, kernel))
-    found = kernel_gradient_on_gpu(x, g)
-    assert found.shape == kernel.shape
-    assert_same(found, kernel_gradient(x, g))
+
+    def forms(x, kernel, g):
+        found = kernel_gradient_on_gpu(x, g)
+        assert found.shape == kernel.shape
+        return [(forward_on_gpu(x, kernel), plain(x, kernel)), (found, kernel_gradient(x, g))]
+
+    assert_pairs(forms, draw(2, 5, 4, i), draw(3, 3, i, o), draw(2, 5, 4, o))
 
 
 @pytest.mark.parametrize(("inputs", "put_to_cudnn"), [(3, 8), (7, 8), (8, 8), (16, 16)])
