@@ -36,6 +36,9 @@ PROGRESS = Progress(
 )
 
 
+FIRST, SECOND = Progress(1, best={"epoch": 0}), Progress(2, best={"epoch": 0})
+
+
 @functools.cache
 def network(seed):
     return unet.unet_from(SETTINGS.model, in_channels=5, classes=3, seed=seed)
@@ -98,6 +101,27 @@ def reopen(run) -> Checkpoints:
     return Checkpoints(run, SETTINGS, DESCRIPTION)
 
 
+@pytest.fixture(scope="module")
+def saved(steps, tmp_path_factory):
+    """A run with two checkpoints: the best of 2 steps, the last of 3."""
+    run = tmp_path_factory.mktemp("saved")
+    checkpoints = reopen(run)
+    checkpoints.save("best", 2, *steps[2][:2], FIRST)
+    checkpoints.save("last", 3, *steps[3][:2], SECOND)
+    return run
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """Copies the best checkpoint of that run, of 2 steps, to a run that has no other."""
+
+    def copy(which: str) -> Checkpoints:
+        shutil.copytree(saved / "checkpoints/best", tmp_path / "checkpoints" / which)
+        return reopen(tmp_path)
+
+    return copy
+
+
 def test_steps_leave_nothing_at_its_first_value(steps):
     names = {name for name, *_ in steps[2][2]}
     first = {name: data for name, *_, data in arrays(*build())}
@@ -129,7 +153,7 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(steps, checkpoints,
 def test_every_optimizers_state_comes_back(batches, checkpoints, tx):
     net, optimizer = build(tx=tx)
     grads = jax.tree.map(lambda x: x + 0.5, nnx.state(net, nnx.Param))
-    optimizer.update(net, grads)
+    nnx.jit(lambda net, optimizer, grads: optimizer.update(net, grads))(net, optimizer, grads)
     checkpoints.save("last", 1, net, optimizer, Progress())
     other = build(seed=1, tx=tx)
     checkpoints.restore("last", *other)
@@ -166,8 +190,8 @@ def test_the_last_checkpoint_is_loaded_when_it_is_asked_for(steps, checkpoints, 
     assert arrays(load_model(tmp_path, "last")[0]) == arrays(steps[3][0])
 
 
-def test_a_checkpoint_knows_the_settings_it_was_made_with(steps, checkpoints, tmp_path):
-    checkpoints.save("last", 2, *steps[2][:2], Progress())
+def test_a_checkpoint_knows_the_settings_it_was_made_with(copied, tmp_path):
+    copied("last")
     loaded, _ = load_model(tmp_path, "last")
     config.save(Config(), tmp_path / "config.json")  # of another network
     assert arrays(load_model(tmp_path, "last")[0]) == arrays(loaded)
@@ -237,10 +261,9 @@ MOMENTS = {f"before rename {i + 1}": (os, "rename", i, 2) for i in range(3)} | {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_killed_while_it_saves_has_a_whole_checkpoint(steps, tmp_path, monkeypatch, moment):
+def test_a_run_killed_while_it_saves_has_a_whole_checkpoint(steps, copied, tmp_path, monkeypatch, moment):
     module, name, after, survivor = MOMENTS[moment]
-    checkpoints = reopen(tmp_path)
-    checkpoints.save("last", 2, *steps[2][:2], Progress(2))
+    checkpoints = copied("last")
     with monkeypatch.context() as patch:
         leave_off(patch, module, name, after)
         with pytest.raises(Killed):
@@ -249,7 +272,7 @@ def test_a_run_killed_while_it_saves_has_a_whole_checkpoint(steps, tmp_path, mon
     assert len(list(folder.iterdir())) == 2  # the old one, and one half written or not yet deleted
 
     again, (net, optimizer) = reopen(tmp_path), build(seed=1)
-    assert again.restore("last", net, optimizer) == Progress(survivor)
+    assert again.restore("last", net, optimizer) == {2: FIRST, 3: Progress(3)}[survivor]
     assert arrays(net, optimizer) == steps[survivor][2]
     assert arrays(load_model(tmp_path, "last")[0]) == arrays(net)
 
@@ -297,9 +320,9 @@ def test_a_run_with_an_average_is_loaded_with_it(averaged, tmp_path):
 # what does not fit
 
 
-def test_a_run_goes_on_only_with_what_it_was_made_with(steps, checkpoints, tmp_path):
+def test_a_run_goes_on_only_with_what_it_was_made_with(copied, tmp_path):
     """All that differs at once, in two columns, and nothing is changed."""
-    checkpoints.save("last", 2, *steps[2][:2], Progress())
+    copied("last")
     other = Checkpoints(
         tmp_path,
         dataclasses.replace(SETTINGS, model=Model((4, 8)), optimization=Optimization(ema=0.9)),
@@ -329,11 +352,11 @@ def test_a_run_goes_on_only_with_what_it_was_made_with(steps, checkpoints, tmp_p
     assert arrays(net, optimizer) == before
 
 
-def test_a_learning_rate_and_a_length_may_change(steps, checkpoints, tmp_path):
-    checkpoints.save("last", 2, *steps[2][:2], Progress(1))
+def test_a_learning_rate_and_a_length_may_change(copied, tmp_path):
+    copied("last")
     longer = dataclasses.replace(SETTINGS, optimization=Optimization(epochs=400, learning_rate=0.5))
     again = Checkpoints(tmp_path, longer, DESCRIPTION | {"classes": ("soil", "wheat", "maize")})  # of another type
-    assert again.restore("last", *build()) == Progress(1)
+    assert again.restore("last", *build()) == FIRST
 
 
 def rewrite_meta(run, change) -> None:
@@ -351,8 +374,8 @@ def forget_digests(step: Path) -> None:
     path.write_text(json.dumps({name: x for name, x in json.loads(path.read_text()).items() if name != "digests"}))
 
 
-def test_a_checkpoint_of_another_version_says_which(steps, checkpoints, tmp_path):
-    checkpoints.save("best", 2, *steps[2][:2], Progress())
+def test_a_checkpoint_of_another_version_says_which(copied, tmp_path):
+    copied("best")
     rewrite_meta(tmp_path, lambda meta: (meta.update(jaxseg="9.8.7"), meta["config"]["model"].update(attention=True)))
     with pytest.raises(UserError, match=r"written by jaxseg 9\.8\.7, and this one.*model\.attention") as caught:
         load_model(tmp_path)
@@ -366,10 +389,9 @@ FILES = ("meta/metadata", "model/_METADATA", "model/manifest.ocdbt", "model/d/*"
 
 @pytest.mark.parametrize("how", ["missing", "empty", "cut in half", "changed"])
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_checkpoint_is_refused_and_named(steps, tmp_path, capfd, file, how):
+def test_a_damaged_checkpoint_is_refused_and_named(copied, tmp_path, capfd, file, how):
     """Not one of them is read as something else, and none prints a traceback."""
-    checkpoints = reopen(tmp_path)
-    checkpoints.save("best", 2, *steps[2][:2], Progress())
+    checkpoints = copied("best")
     for path in tmp_path.glob(f"checkpoints/best/2/{file}"):
         data = path.read_bytes()
         if how == "missing":
@@ -404,8 +426,8 @@ def flip(path, bit: int) -> None:
     path.write_bytes(data)
 
 
-def test_flipped_bit_in_any_file_is_found(steps, checkpoints, tmp_path, rng):
-    checkpoints.save("last", 2, *steps[2][:2], PROGRESS)
+def test_flipped_bit_in_any_file_is_found(copied, tmp_path, rng):
+    checkpoints = copied("last")
     folder = OrbaxFolder(tmp_path / "checkpoints/last")
     files = [path for path in folder.path.rglob("*") if path.is_file()]
     assert len(files) > 10
@@ -427,26 +449,13 @@ def test_flipped_bit_in_any_file_is_found(steps, checkpoints, tmp_path, rng):
     folder.check()
 
 
-def test_checkpoint_without_digests_is_read_if_an_earlier_version_wrote_it(steps, checkpoints, tmp_path):
-    checkpoints.save("best", 2, *steps[2][:2], PROGRESS)
+def test_checkpoint_without_digests_is_read_if_an_earlier_version_wrote_it(steps, copied, tmp_path):
+    checkpoints = copied("best")
     forget_digests(tmp_path / "checkpoints/best/2")
     assert arrays(load_model(tmp_path)[0]) == arrays(steps[2][0])
     net, optimizer = build(seed=1)
-    assert checkpoints.resume(net, optimizer) == PROGRESS
+    assert checkpoints.resume(net, optimizer) == FIRST
     assert arrays(net, optimizer) == steps[2][2]
-
-
-FIRST, SECOND = Progress(1, best={"epoch": 0}), Progress(2, best={"epoch": 0})
-
-
-@pytest.fixture(scope="module")
-def saved(steps, tmp_path_factory):
-    """A run with two checkpoints."""
-    run = tmp_path_factory.mktemp("saved")
-    checkpoints = reopen(run)
-    checkpoints.save("best", 2, *steps[2][:2], FIRST)
-    checkpoints.save("last", 3, *steps[3][:2], SECOND)
-    return run
 
 
 @pytest.fixture
@@ -555,8 +564,8 @@ def test_settings_that_a_bit_changed_are_named(both, tmp_path):
         other.resume(*build())
 
 
-def test_a_folder_inside_a_run_names_the_run(steps, checkpoints, tmp_path):
-    checkpoints.save("best", 2, *steps[2][:2], Progress())
+def test_a_folder_inside_a_run_names_the_run(copied, tmp_path):
+    copied("best")
     for inside in (tmp_path / "checkpoints", tmp_path / "checkpoints" / "best"):
         with pytest.raises(
             UserError, match="not the folder of a run, it has no checkpoints/best; did you mean"
@@ -598,16 +607,16 @@ def test_a_checkpoint_is_read_where_the_device_that_wrote_it_is_not(tmp_path):
 # weights to start from
 
 
-def test_weights_of_a_run_are_a_start(steps, checkpoints, tmp_path):
-    checkpoints.save("best", 2, *steps[2][:2], Progress())
+def test_weights_of_a_run_are_a_start(steps, copied, tmp_path):
+    copied("best")
     net = nnx.clone(network(1))
     load_weights(net, tmp_path)
     assert arrays(net) == arrays(steps[2][0])
     assert not net.down[0].norm1.use_running_average  # and it can be trained
 
 
-def test_weights_of_another_network_are_refused_side_by_side(steps, checkpoints, tmp_path):
-    checkpoints.save("best", 2, *steps[2][:2], Progress())
+def test_weights_of_another_network_are_refused_side_by_side(copied, tmp_path):
+    copied("best")
     net = unet.unet_from(Model((2, 8)), in_channels=5, classes=2, seed=0)
     before = arrays(net)
     with pytest.raises(UserError) as caught:

@@ -34,16 +34,26 @@ def draw(*shape: int, seed: int = 0) -> jax.Array:
 
 
 def assert_same(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * max(1.0, float(jnp.abs(expected).max())))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * max(1.0, np.abs(expected).max()))
+
+
+def assert_pairs(forms, *arguments):
+    """Asserts that each pair of results of `forms`, compiled together, is the same."""
+    for found, expected in jax.jit(forms)(*arguments):
+        assert_same(found, expected)
 
 
 @settings(max_examples=12, deadline=None)
 @given(h=sides, half=st.integers(1, 4), i=channels, o=channels, pixels=st.sampled_from([1, 2, 4]))
 def test_packed_pixels_give_what_the_plain_form_gives(h, half, i, o, pixels):
+    def forms(x, kernel, g):
+        return [
+            (packed(x, kernel, pixels=pixels), plain(x, kernel)),
+            (packed_kernel_gradient(x, g, pixels=pixels), kernel_gradient(x, g)),
+        ]
+
     x, kernel = draw(2, h, half * pixels, i), draw(3, 3, i, o)
-    assert_same(packed(x, kernel, pixels=pixels), plain(x, kernel))
-    g = draw(*x.shape[:3], o)
-    assert_same(packed_kernel_gradient(x, g, pixels=pixels), kernel_gradient(x, g))
+    assert_pairs(forms, x, kernel, draw(*x.shape[:3], o))
 
 
 @settings(max_examples=6, deadline=None)
@@ -51,15 +61,16 @@ def test_packed_pixels_give_what_the_plain_form_gives(h, half, i, o, pixels):
 @example(b=2, h=7, w=4, i=2, o=3, cached=40)  # the last band is filled up
 @example(b=2, h=8, w=4, i=2, o=3, cached=999)  # a band an image
 def test_gradient_in_bands_is_that_of_the_whole(b, h, w, i, o, cached):
-    x, g = draw(b, h, w, i), draw(b, h, w, o)
+    def forms(x, g):
+        return [(kernel_gradient_in_bands(x, g), kernel_gradient(x, g))]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "WHOLE", 0)
         patch.setattr(convolution, "CACHED", cached)
-        found = kernel_gradient_in_bands(x, g)
-    assert_same(found, kernel_gradient(x, g))
+        assert_pairs(forms, draw(b, h, w, i), draw(b, h, w, o))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     b=st.integers(1, 3),
     h=sides,
@@ -71,12 +82,16 @@ def test_gradient_in_bands_is_that_of_the_whole(b, h, w, i, o, cached):
 @example(b=3, h=7, w=5, i=2, o=3, limits=(8, 1))  # many bands, the last filled up
 @example(b=3, h=2, w=2, i=2, o=3, limits=(8, 2))  # two images at a time, the last filled up
 def test_winograd_gives_value_and_gradient_of_the_plain_form(b, h, w, i, o, limits):
-    x, kernel, g = draw(b, h, w, i), draw(3, 3, i, o), draw(b, h, w, o)
+    def forms(x, kernel, g):
+        return [
+            (winograd.winograd(x, winograd.kernel_values(kernel)), plain(x, kernel)),
+            (winograd.gradient_of_kernel(x, g), kernel_gradient(x, g)),
+        ]
+
     with pytest.MonkeyPatch.context() as patch:
         for name, limit in zip(("CACHED", "TILES"), limits):
             patch.setattr(winograd, name, limit)
-        assert_same(winograd.winograd(x, winograd.kernel_values(kernel)), plain(x, kernel))
-        assert_same(winograd.gradient_of_kernel(x, g), kernel_gradient(x, g))
+        assert_pairs(forms, draw(b, h, w, i), draw(3, 3, i, o), draw(b, h, w, o))
 
 
 def test_values_of_a_kernel_are_alike_on_host_and_device():
@@ -97,13 +112,11 @@ def test_values_of_a_kernel_are_alike_on_host_and_device():
     ],
 )
 def test_value_and_gradients_are_those_of_the_plain_form(h, w, i, o):
-    x, kernel, g = draw(3, h, w, i), draw(3, 3, i, o), draw(3, h, w, o)
-    (y, gradients), (expected, wanted) = (
-        (lambda y, gradient: (y, gradient(g)))(*jax.vjp(f, x, kernel)) for f in (conv3x3, plain)
-    )
-    assert_same(y, expected)
-    for found, right in zip(gradients, wanted, strict=True):
-        assert_same(found, right)
+    def forms(x, kernel, g):
+        (y, gradient), (expected, wanted) = (jax.vjp(f, x, kernel) for f in (conv3x3, plain))
+        return [(y, expected), *zip(gradient(g), wanted(g), strict=True)]
+
+    assert_pairs(forms, draw(3, h, w, i), draw(3, 3, i, o), draw(3, h, w, o))
 
 
 def expanded(program: str) -> str:
@@ -139,11 +152,13 @@ def test_a_program_for_a_gpu_has_the_plain_form_only():
 @given(i=st.integers(1, 10), o=channels)
 def test_channels_of_zeros_change_nothing(i, o):
     """The forms of a GPU, computed on the CPU."""
-    x, kernel, g = draw(2, 5, 4, i), draw(3, 3, i, o), draw(2, 5, 4, o)
-    assert_same(forward_on_gpu(x, kernel), plain(x, kernel))
-    found = kernel_gradient_on_gpu(x, g)
-    assert found.shape == kernel.shape
-    assert_same(found, kernel_gradient(x, g))
+
+    def forms(x, kernel, g):
+        found = kernel_gradient_on_gpu(x, g)
+        assert found.shape == kernel.shape
+        return [(forward_on_gpu(x, kernel), plain(x, kernel)), (found, kernel_gradient(x, g))]
+
+    assert_pairs(forms, draw(2, 5, 4, i), draw(3, 3, i, o), draw(2, 5, 4, o))
 
 
 @pytest.mark.parametrize(("inputs", "put_to_cudnn"), [(3, 8), (7, 8), (8, 8), (16, 16)])

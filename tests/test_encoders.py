@@ -1,6 +1,7 @@
 """U-Nets with a ResNet as encoder: the network, its pretrained weights, and how it is fine-tuned."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -26,12 +27,17 @@ from jaxseg.training import loop
 from jaxseg.training.loop import fit
 
 
-def network(name: str = "resnet18", channels: int = 3, seed: int = 0, **options) -> EncoderUNet:
+@functools.cache
+def shapes(channels: int) -> tuple[nnx.GraphDef, nnx.State]:
+    """A thin network of shapes and dtypes only."""
+    return nnx.split(nnx.eval_shape(lambda: EncoderUNet("resnet18", channels, 2, base=4, rngs=nnx.Rngs(0))))
+
+
+def network(channels: int = 3, seed: int = 0) -> EncoderUNet:
     """A thin network with drawn arrays, so that no two of them are equal."""
-    net = nnx.eval_shape(lambda: EncoderUNet(name, channels, 2, base=4, **options, rngs=nnx.Rngs(0)))
+    graph, state = shapes(channels)
     rng = np.random.default_rng(seed)
-    nnx.update(net, jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 1, x.shape), x.dtype), nnx.state(net)))
-    return net
+    return nnx.merge(graph, jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 1, x.shape), x.dtype), state))
 
 
 def torchvision(net: EncoderUNet) -> dict[str, np.ndarray]:
@@ -101,11 +107,11 @@ def test_an_encoders_weights_are_found_by_the_names_of_each_library(prefix):
     net, other = network(seed=1), network(seed=2)
     state = {f"{prefix}{name}": x for name, x in torchvision(net).items() if not name.startswith("fc.")}
     decoder = {f"decoder.blocks.{i}.conv1.0.weight": np.zeros(1) for i in range(2)}
-    kept = to_torch(other)
+    given, kept = to_torch(net), to_torch(other)
     assert encoder_from_torch(other, state | decoder, "rgb") == list(decoder)
     for name, x in to_torch(other).items():
         turned = name == "encoder.conv1.weight"
-        expected = to_torch(net)[name] if name.startswith("encoder.") else kept[name]
+        expected = given[name] if name.startswith("encoder.") else kept[name]
         np.testing.assert_array_equal(x, expected[:, ::-1] if turned else expected)
 
 

@@ -111,19 +111,24 @@ def test_batch_norm_is_accurate_far_from_zero(shape, padded, rng):
 def test_batch_norm_of_a_constant_channel_is_the_bias(value):
     norm = BatchNorm(2)
     norm.bias[...] = jnp.asarray([0.5, -2.0])
-    x = jnp.full((4, 16, 16, 2), value, jnp.float32)
-    y, pull = jax.vjp(lambda x: nnx.clone(norm)(x), x)
+
+    @jax.jit
+    def pulled(x):
+        y, pull = jax.vjp(lambda x: nnx.clone(norm)(x), x)
+        return y, pull(jnp.ones_like(y))[0]
+
+    y, grad = map(np.asarray, pulled(np.full((4, 16, 16, 2), value, np.float32)))
     atol = 2 * np.spacing(np.float32(value)) / math.sqrt(1e-5)  # roundings of the mean, as BatchNorm enlarges them
     np.testing.assert_allclose(y, np.broadcast_to([0.5, -2.0], y.shape), atol=atol)
-    assert np.isfinite(pull(jnp.ones_like(y))[0]).all()
+    assert np.isfinite(grad).all()
 
 
 def test_batch_variance_is_never_negative():
     """Where rounding alone decides; below 0 the square root would be NaN."""
+    variance = jax.jit(lambda x: BatchNorm(2, eps=0.0)._statistics(x, None)[1])
     for seed in range(20):
         x = np.random.default_rng(seed).uniform(1e9, 1e10) * np.ones((3, 5, 7, 2))
-        norm = BatchNorm(2, eps=0.0)
-        assert norm._statistics(jnp.asarray(x, jnp.float32), None)[1].min() >= 0
+        assert variance(x.astype(np.float32)).min() >= 0
 
 
 def test_batch_norm_gradient_matches_the_formula(rng):
@@ -318,7 +323,9 @@ def test_relu_gradient_at_zero_is_zero():
     """The activation of ConvBlock; with BatchNorm's scale and bias at 0 every one of its inputs is exactly 0."""
     block = ConvBlock(1, 1, rule=RULE, rngs=nnx.Rngs(0))
     block.norm2.scale[...] = jnp.zeros(1)
-    grads = nnx.grad(lambda block, x: block(x).sum())(block, jnp.arange(16.0).reshape(1, 4, 4, 1))
+    grads = nnx.jit(nnx.grad(lambda block, x: block(x).sum()))(
+        block, np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    )
     assert float(grads["norm2"]["bias"][...][0]) == 0
 
 
@@ -386,9 +393,14 @@ def test_upsample_bilinear_matches_torch_with_aligned_corners(size, rng):
     torch = pytest.importorskip("torch")
     x = rng.standard_normal((2, *size, 3))
     weights = rng.standard_normal((2, 2 * size[0], 2 * size[1], 3))
+
+    @jax.jit
+    def pulled(x, weights):
+        y, pull = jax.vjp(upsample_bilinear, x)
+        return y, pull(weights)[0]
+
     with jax.enable_x64(True):
-        y, pull = jax.vjp(upsample_bilinear, jnp.asarray(x))
-        (grad,) = pull(jnp.asarray(weights))
+        y, grad = pulled(x, weights)
     theirs = torch.tensor(nchw(x), requires_grad=True)
     expected = torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)(theirs)
     expected.backward(torch.tensor(nchw(weights)))
