@@ -81,8 +81,11 @@ def test_averaged_weights_are_folded_with_the_networks_statistics():
     net = trained()
     how = optax.chain(optax.sgd(0.1), optimizers.average_parameters(0.9))
     optimizer = nnx.Optimizer(net, how, wrt=nnx.Param)
+    update = nnx.jit(
+        lambda net, optimizer: optimizer.update(net, jax.tree.map(jnp.ones_like, nnx.state(net, nnx.Param)))
+    )
     for _ in range(2):  # the average is that of the first step until there is a second
-        optimizer.update(net, jax.tree.map(jnp.ones_like, nnx.state(net, nnx.Param)))
+        update(net, optimizer)
     averaged = optimizers.averaged(net, optimizer)
     found = run(folded(averaged))
     assert apart(found, run(evaluation(averaged))) < 1e-5
@@ -119,7 +122,8 @@ def test_winograd_is_the_plain_convolution(b, h, w, inputs, outputs, cached):
             jnp.asarray(rng.normal(size=(3, 3, inputs, outputs))),
         )
         values = jnp.asarray(wide.kernel_values(kernel))
-        np.testing.assert_allclose(winograd(x, values), plain(x, kernel), atol=1e-13)
+        found, expected = jax.jit(lambda x, values, kernel: (winograd(x, values), plain(x, kernel)))(x, values, kernel)
+        np.testing.assert_allclose(found, expected, atol=1e-13)
 
 
 def test_wide_convolutions_take_winograd_on_a_cpu(monkeypatch):
