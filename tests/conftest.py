@@ -1,7 +1,11 @@
 """Strict for all tests: warnings are errors, mixing ranks raises, shapes are checked (jaxtyping and beartype)."""
 
+import dataclasses
 import gc
+import inspect
 import os
+import re
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +17,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":  # tests compile more than they run: 2.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -32,6 +37,46 @@ except ImportError:
     collect_ignore_glob = [f"test_{name}.py" for name in torch_only]
 else:
     torch.set_num_threads(1)
+
+
+def has_shapes(function: Callable) -> bool:
+    """True if a hint of the function has shapes, or may have: in quotes are names that are looked up later."""
+
+    def has(hint) -> bool:
+        shown = (
+            repr(hint)
+            if inspect.isclass(hint)
+            else re.sub(r"Literal\[.*?\]", "", f"{hint!r}").replace("'", "jaxtyping")
+        )
+        return "jaxtyping" in shown
+
+    return any(map(has, function.__annotations__.values()))
+
+
+def where_shapes_are(jaxtyped: Callable) -> Callable:
+    """Returns `jaxtyping.jaxtyped`, but functions and dataclasses without shapes get the type checker alone.
+
+    jaxtyping makes two functions of each one that it decorates, and binds the arguments of each call by `inspect`. That
+    was half of the time of all that JAX does not compile.
+    """
+
+    def decorator(*, typechecker: Callable) -> Callable:
+        def decorate(thing):
+            if inspect.isclass(thing):
+                if not dataclasses.is_dataclass(thing) or has_shapes(thing.__init__):
+                    return jaxtyped(thing, typechecker=typechecker)
+                thing.__init__ = typechecker(thing.__init__)
+                return thing
+            if has_shapes(thing) or inspect.isgeneratorfunction(thing):  # beartype alone wants Iterable[...] of these
+                return jaxtyped(thing, typechecker=typechecker)
+            return typechecker(thing)
+
+        return decorate
+
+    return decorator
+
+
+jaxtyping.jaxtyped = where_shapes_are(jaxtyping.jaxtyped)  # before jaxseg is imported, see --jaxtyping-packages
 
 
 def pytest_configure(config):

@@ -191,7 +191,7 @@ TINY = ["--widths", "2", "4", "-b", "4", "--epochs", "2", "--no-conv-bias", "--w
 
 
 def test_a_run_goes_on_on_other_devices_and_says_so(tiles_root, tmp_path, capsys, undrawn):
-    words = ["--data", str(tiles_root), *TINY, "--schedule", "constant"]
+    words = ["--data", str(tiles_root), *TINY, "--schedule", "constant", "--warmup-epochs", "0"]
     whole = fit(cli.parse([*words, "--out", str(tmp_path / "whole")]))
     run = fit(cli.parse([*words, "--out", str(tmp_path / "run"), "--steps", "3", "--devices", "2"]))
     capsys.readouterr()

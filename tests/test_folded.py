@@ -78,8 +78,11 @@ def test_averaged_weights_are_folded_with_the_networks_statistics():
     net = trained()
     how = optax.chain(optax.sgd(0.1), optimizers.average_parameters(0.9))
     optimizer = nnx.Optimizer(net, how, wrt=nnx.Param)
+    update = nnx.jit(
+        lambda net, optimizer: optimizer.update(net, jax.tree.map(jnp.ones_like, nnx.state(net, nnx.Param)))
+    )
     for _ in range(2):  # the average is that of the first step until there is a second
-        optimizer.update(net, jax.tree.map(jnp.ones_like, nnx.state(net, nnx.Param)))
+        update(net, optimizer)
     averaged = optimizers.averaged(net, optimizer)
     found = run(folded(averaged))
     assert apart(found, run(evaluation(averaged))) < 1e-5

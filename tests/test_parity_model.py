@@ -17,7 +17,9 @@ def broken_by(question: str, name: str) -> set[str]:
         return failed()
 
 
-def test_it_passes_and_names_the_worst_element_in_both_vocabularies():
+def test_it_passes_and_names_the_worst_element_in_both_vocabularies(monkeypatch):
+    """With one of the networks that CI asks by `python -m parity --quick`."""
+    monkeypatch.setattr(model, "QUICK", {"transposed": model.QUICK["transposed"]})
     answer = model.run(Settings(quick=True))
     assert answer.passed
     (row,) = (row for row in answer.rows if row.name == "transposed: 21 activations")

@@ -115,17 +115,12 @@ def test_training_compiles_what_the_trainer_compiles(monkeypatch):
 # Divergence in float32 ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def answer():
-    return divergence.run(Settings(quick=True))
-
-
-def test_divergence_passes(answer):
+def test_divergence_passes_and_gives_the_evidence_that_it_documents(monkeypatch):
+    """With one of the recipes that CI asks by `python -m parity --quick`."""
+    monkeypatch.setattr(divergence, "QUICK", replace(divergence.QUICK, recipes=divergence.QUICK.recipes[:1]))
+    answer = divergence.run(Settings(quick=True))
     assert failed(answer.rows) == set()
     assert {"jaxseg again", "PyTorch again", "first update"} < {row.name.split(": ")[1] for row in answer.rows}
-
-
-def test_divergence_gives_the_evidence_that_it_documents(answer):
     found = json.loads(json.dumps(answer.evidence))
     names = {"batch permuted", "one ulp", "channels_last"}
     for recipe in found["recipes"]:

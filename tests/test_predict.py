@@ -60,8 +60,13 @@ def files(folder):
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
+@nnx.jit
+def at_once(net, images):
+    return jax.nn.softmax(net(normalize(images)))
+
+
 def expected(net, image):
-    return np.asarray(jax.nn.softmax(net(normalize(image[None]))))[0]
+    return np.asarray(at_once(net, image[None]))[0]
 
 
 def read(path):

@@ -25,9 +25,14 @@ def net():
     return nnx.view(unet.unet_from(Model(widths=(4, 8)), in_channels=3, classes=3, seed=3), use_running_average=True)
 
 
+@nnx.jit
+def at_once(net, images):
+    return jax.nn.softmax(net(normalize(images)))
+
+
 def whole(net, image):
     """What the network says of the image at once."""
-    return np.asarray(jax.nn.softmax(net(normalize(image[None]))))[0]
+    return np.asarray(at_once(net, image[None]))[0]
 
 
 def noise(rng, *shape):

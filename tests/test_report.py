@@ -185,6 +185,14 @@ def test_an_entry_of_the_ledger_without_its_row_fails(tmp_path, monkeypatch, cap
     assert report.finish([a for a in answers() if a.question != "model"], tmp_path, {}) == 0
 
 
+def test_two_rows_of_one_name_fail(pinned):
+    row, other = at_most("model", "<row>", 0, 1), at_most("model", "another <row>", 0, 1)
+    assert list(ledger.rows([Answer("model", (row, other))])) == []
+    (found,) = ledger.rows([Answer("model", (row, other, row))])
+    assert not found.passed
+    assert found.name == "model: rows named '<row>'"
+
+
 def test_ledger_entries_are_complete():
     assert len(ledger.LEDGER) >= 50
     for entry in ledger.LEDGER:

@@ -11,6 +11,7 @@ Sizes were measured with torch 2.13, jax 0.10.2, flax 0.12.8 and optax 0.2.8 on 
 
 import dataclasses
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Literal
@@ -47,11 +48,18 @@ def pinning(entry: Entry, answers: Iterable[Answer]) -> list[Row]:
 
 
 def rows(answers: list[Answer]) -> Iterator[Row]:
-    """Yields a failing row for each entry whose question was asked but has no row of the pinned name."""
+    """Yields a failing row for each entry whose question was asked but has no row of the pinned name.
+
+    Another one for each name that several rows of a question have: a pin would not say which.
+    """
     asked = {answer.question for answer in answers if answer.rows}
     for entry in LEDGER:
         if entry.pin is not None and entry.pin[0] in asked and not pinning(entry, answers):
             yield compare.at_most(QUESTION, entry.what, 1, 0, worst=f"{entry.pin[0]} has no row named {entry.pin[1]!r}")
+    for answer in answers:
+        for name, times in Counter(row.name for row in answer.rows).items():
+            if times > 1:
+                yield compare.at_most(QUESTION, f"{answer.question}: rows named {name!r}", times, 1)
 
 
 def read() -> tuple[Entry, ...]:
