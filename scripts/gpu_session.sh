@@ -37,8 +37,8 @@ step() {  # is it fast? In turns with torch.compile's fastest mode, with the sha
     local how=(--only step --precisions bf16)
     if [ -n "${TINY:-}" ]; then
         how+=(--quick --batches 2)
-        within 80 python scripts/benchmark.py "${how[@]}" --bases 2 --ahead --no-torch-eager --out "$out/step"
-        within 60 python scripts/benchmark.py "${how[@]}" --encoders resnet18 --no-torch-compile --out "$out/step-encoder"
+        within 120 python scripts/benchmark.py "${how[@]}" --bases 2 --ahead --no-torch-eager --out "$out/step"
+        within 100 python scripts/benchmark.py "${how[@]}" --encoders resnet18 --no-torch-compile --out "$out/step-encoder"
     else
         how+=(--bases 64 16 --encoders resnet34 --batches 16 32 --budget 4)
         how+=(--no-torch-eager --torch-modes reduce-overhead --ahead)
