@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from test_checkpoint import flip
 from test_tracker import scalars
-from test_train import assert_same_run, launch, records, state
+from test_train import assert_same_run, files_of, launch, records
 
 from jaxseg import train
 from jaxseg.base.errors import UserError
@@ -106,7 +106,7 @@ def test_checkpoint_with_any_file_damaged_is_never_read(whole, tmp_path, which, 
     """The other one is read instead, with a line; alone it is refused."""
     run, moments = shutil.copytree(whole, tmp_path / "run"), random.Random(22)
     other = {"best": "last", "last": "best"}[which]
-    expected, (step,) = state(run, other)[0], (run / "checkpoints" / which).iterdir()
+    expected, (step,) = files_of(run, other), (run / "checkpoints" / which).iterdir()
     aside = tmp_path / "aside"
     for path in sorted(path for path in step.rglob("*") if path.is_file()):
         content = path.read_bytes()
@@ -128,7 +128,7 @@ def test_checkpoint_with_any_file_damaged_is_never_read(whole, tmp_path, which, 
                     load_model(run, which)
             aside.rename(run / "checkpoints" / other)
             path.write_bytes(content)
-    assert state(run, other)[0] == expected
+    assert files_of(run, other) == expected
 
 
 # two processes

@@ -45,6 +45,7 @@ def test_evidence_has_both_sides_of_every_figure_of_float32(rng):
     assert conv["elements"] > 10_000
 
 
+@pytest.mark.full
 def test_a_mistake_fails_the_rows_about_it_and_no_others():
     assert failed_with(known("BatchNorm: running variance biased")) == {
         "BatchNorm in training: running variance",
