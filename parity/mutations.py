@@ -31,11 +31,11 @@ from parity.mistakes import Mistake
 from parity.twins.quickly import as_flags
 
 QUESTION = "mutations"
-COLUMNS = ("schedule", "data", "layers", "losses", "optimizers", "augmentation", "model", "training")
+COLUMNS = ("schedule", "data", "layers", "losses", "optimizers", "model", "training")
 OPTIMIZED = ("schedule",)  # questions with a mistake that XLA's optimization makes: it turns a power into NaN
-ALONE = ("init", "recipes", "devices", "precision", "encoders")
+ALONE = ("init", "augmentation", "recipes", "devices", "precision", "encoders")
 """Questions that are asked about their own mistakes alone, as no other question is. In most of them every wrong formula
-would show. Initial weights are the opposite: elsewhere both sides get the same ones."""
+would show. Initial weights and draws are the opposite: elsewhere both sides get the same ones."""
 
 
 def all_mistakes() -> dict[str, list[Mistake]]:

@@ -16,6 +16,8 @@ Networks are thinner than the published ones, and have all their blocks. Whole n
 (parity/README.md has a comparison).
 """
 
+import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -31,7 +33,7 @@ import torch.nn.functional as F
 from jaxseg.base import cli
 from jaxseg.base.config import Optimization
 from jaxseg.learn import compiled, losses, step
-from jaxseg.nn import torch_weights, unet
+from jaxseg.nn import resnet, torch_weights, unet
 from parity.checks import recipes
 from parity.checks.convolution_forms import elsewhere
 from parity.checks.model import evaluated
@@ -57,8 +59,9 @@ CASES = {  # encoder, channels of the first convolution, height and width
 }
 QUICK_CASES = {
     "resnet18, odd sides": ("resnet18", 8, (37, 66)),
-    "resnet50": ("resnet50", 8, (96, 65)),
+    "resnet50, five blocks": ("resnet50", 8, (96, 65), (2, 1, 1, 1)),
 }
+"""Likewise, and numbers of blocks of the stages where they are not the encoder's own."""
 SIZES = (3, 3, 2)
 """Valid samples in the batches of an epoch."""
 FROZEN = Optimization(
@@ -84,7 +87,7 @@ def run(settings: Settings) -> Answer:
     trainings = list(TRAININGS.items())[: 1 if settings.quick else None]
     parts = {
         "layers": lambda: [*convolutions(rng), *pooling(rng), *first_convolutions(rng)],
-        **{case[0]: partial(network_rows, name, *case, seed) for name, case in cases.items()},
+        **{case[0]: partial(network_rows, seed, name, *case) for name, case in cases.items()},
         "training": lambda: [row for name, o in trainings for row in training_rows(name, o, seed)],
         "pretrained": lambda: pretrained_rows(seed),
         "command": command_rows,
@@ -149,9 +152,10 @@ def first_convolutions(rng: np.random.Generator) -> Iterator[Row]:
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
-def network_rows(name: str, encoder: str, base: int, size: tuple[int, int], seed: int) -> list[Row]:
+def network_rows(seed: int, name: str, encoder: str, base: int, size: tuple[int, int], depths=None) -> list[Row]:
     """Rows for one network: forwards, backwards, then in evaluation."""
-    net, reference = encoder_pairs.networks(seed, encoder, base)
+    with of_depths(encoder, depths) if depths else contextlib.nullcontext():
+        net, reference = encoder_pairs.networks(seed, encoder, base)
     (batch,) = pairs.batches(seed, [3], *size)
     padded = {key: np.concatenate([value, value[:1]]) for key, value in batch.items()}
     padded["valid"][-1], padded["mask"][-1] = False, losses.IGNORE_INDEX
@@ -172,6 +176,14 @@ def network_rows(name: str, encoder: str, base: int, size: tuple[int, int], seed
         row("evaluation logits", plain, theirs),
         row("evaluation logits, BatchNorm folded", folded, theirs),
     ]
+
+
+@contextlib.contextmanager
+def of_depths(encoder: str, depths: tuple[int, ...]) -> Iterator[None]:
+    """Context in which both sides build `encoder` with so many blocks in its stages."""
+    shorter = {encoder: dataclasses.replace(resnet.ARCHITECTURES[encoder], depths=depths)}
+    with mock.patch.dict(resnet.ARCHITECTURES, shorter), mock.patch.dict(reference_resnet.DEPTHS, {encoder: depths}):
+        yield
 
 
 # Training -------------------------------------------------------------------------------------------------------------
