@@ -107,8 +107,10 @@ def control(question: str, data: Path, briefly: bool = False) -> tuple[list, set
         right = getattr(owner, attribute)
         if isinstance(right, dict):
             return Noted(right, lambda: called.add((id(owner), attribute)))
-        if not callable(right) or isinstance(right, type):
-            called.add((id(owner), attribute))  # the use of a number or a class is not observable
+        if not callable(right):
+            return right  # a number, whose use is not observable: only its own question is asked
+        if isinstance(right, type):
+            called.add((id(owner), attribute))  # nor is that of a class
             return right
 
         @functools.wraps(right)
@@ -268,7 +270,7 @@ def verdict(wrong: Mistake, own: str, seen: dict[str, Cell], reached: bool):
     if cell.failed:
         return compare.at_most(QUESTION, f"{own}: {wrong.name}", 0, 0, note)
     why = cell.broke and f"the check raised instead of failing: {cell.broke}"
-    why = why or ("no row fails" if reached else f"{own} never calls what the mistake replaces")
+    why = why or ("no row fails" if reached else f"{own} never calls what the mistake replaces, unless it is a number")
     return compare.at_most(QUESTION, f"{own}: {wrong.name}", 1, 0, worst=why)
 
 

@@ -79,7 +79,7 @@ MISTAKES = [
     shown("cross-entropy", "dropout: one key for all devices", layers.Dropout, "__call__", own_keys),
     shown("cross-entropy", "augmentation: one draw for all devices", augment, "_each", by_device),
     shown("cross-entropy", "rows: every device has the first", Devices, "rows", first_rows),
-    shown("cross-entropy", "padding counts as samples", pipeline.Pipeline, "epoch", padding_counts),
+    shown("accumulation", "padding counts as samples", pipeline.Pipeline, "epoch", padding_counts),
     mistake(
         "confusion matrix: of a device alone",
         step,
