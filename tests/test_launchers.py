@@ -1,4 +1,4 @@
-"""What launchers say of a process, and what JAX takes from the same variables."""
+"""Launchers are told by their variables, as JAX tells them, and each process takes its GPUs."""
 
 import sys
 from unittest import mock

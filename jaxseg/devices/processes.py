@@ -90,6 +90,12 @@ def devices_of(each: int | None) -> Devices:
     return Devices.of([device for devices in by_process.values() for device in devices[:wanted]])
 
 
+def tell_devices(devices: Devices, indent: str = "") -> None:
+    """Prints how many devices share the work, if there are several."""
+    if devices.count > 1:
+        console.print(f"{indent}{devices}")
+
+
 def is_first() -> bool:
     """True in the process that writes files and prints."""
     return jax.process_index() == 0

@@ -14,7 +14,7 @@ from jaxseg.data.find.layouts import recognize, recognize_test
 from jaxseg.data.find.listing import Pair
 from jaxseg.data.made.fields import given_or_made_up
 from jaxseg.data.read.samples import Reading
-from jaxseg.devices.processes import devices_of, gathered, once, share_of
+from jaxseg.devices.processes import devices_of, gathered, once, share_of, tell_devices
 from jaxseg.devices.watch import together
 from jaxseg.inference import results
 from jaxseg.inference.ahead import predict_ahead
@@ -55,8 +55,7 @@ def evaluate_images(options: Evaluation) -> Path:
     predictor = load(options.run, **loading(options), devices=devices.here)
     names = predictor.reading.labels.names
     terminal.greet()
-    if devices.count > 1:
-        console.print(f"{devices}")
+    tell_devices(devices)
     console.print(f"{len(pairs)} images with masks ({split}), classes {', '.join(names)}")
     scores = score(pairs, predictor.reading, predictor, options.worst)
     about = {"run": options.run.as_posix(), "checkpoint": predictor.checkpoint, "split": split}
@@ -98,7 +97,7 @@ def check(options: Evaluation) -> Evaluation:
         wrong.append(f"--worst is {options.worst}; expected 0 or more")
     if wrong:
         raise UserError("\n".join(wrong))
-    cli.check(Config(data=data, machine=options.machine))
+    cli.check(Config(data=data))
     return dataclasses.replace(options, data=data, folder=None)
 
 

@@ -18,7 +18,7 @@ from jaxseg.base.options import Evaluation, Tiling, loading
 from jaxseg.base.terminal import console
 from jaxseg.data.read.masks import few
 from jaxseg.data.read.samples import Reading
-from jaxseg.devices.processes import at_first, devices_of, once
+from jaxseg.devices.processes import at_first, devices_of, once, tell_devices
 from jaxseg.geo import maps as geotiff
 from jaxseg.geo.burn import Labels, Placed, Raster, is_background, sort_values
 from jaxseg.geo.objects import ObjectScores
@@ -48,8 +48,7 @@ def evaluate_scene(options: Evaluation) -> Path:
         scene = stack.enter_context(Scene(options.folder))
         stack.enter_context(environment(cache_for(scene, options.tile)))
         terminal.greet()
-        if predictor.devices.count > 1:
-            console.print(f"{predictor.devices}")
+        tell_devices(predictor.devices)
         console.print(f"{options.folder}, classes {', '.join(predictor.names)}")
         made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxseg-")))
         image, _ = predict(made, scene, predictor)

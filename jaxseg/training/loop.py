@@ -19,7 +19,7 @@ from jaxseg.base.rules import check
 from jaxseg.base.terminal import console
 from jaxseg.data.feed.pipeline import to_device
 from jaxseg.devices.mesh import Devices
-from jaxseg.devices.processes import Absent, alike, devices_of, is_first, largest, once
+from jaxseg.devices.processes import Absent, alike, devices_of, is_first, largest, once, tell_devices
 from jaxseg.devices.watch import together
 from jaxseg.learn import class_weights, metrics, optimizers, schedules
 from jaxseg.learn.plan import make_plan
@@ -66,8 +66,7 @@ def _fit_together(config: Config) -> Path | None:
         return chosen, open_data(chosen)
 
     devices = devices_of(config.machine.devices)
-    if devices.count > 1:
-        console.print(f"      {devices}")
+    tell_devices(devices, indent="      ")
     config, data = once(prepare)
     try:
         with contextlib.ExitStack() as held:

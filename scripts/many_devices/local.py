@@ -63,7 +63,7 @@ def together(count: int, task: dict) -> dict:
 
 
 def measured(task: dict) -> dict:
-    """What one of the processes measures.
+    """Returns the measurements of a process.
 
     - "step": seconds of a training step
     - "sums": bytes of each all-reduce of its compiled program
