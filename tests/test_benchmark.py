@@ -189,7 +189,8 @@ def local(monkeypatch):
 def test_step_is_equal_work_on_both_sides_and_is_written_down(local, monkeypatch, tmp_path, capsys):
     ways = Bench.torch_ways
     monkeypatch.setattr(Bench, "torch_ways", lambda bench: ways(bench) | {"broken": {"layout": "sideways"}})
-    argv = ["--quick", "--bases", "2", "--precisions", "f32", "--no-torch-compile", "--only", "step"]
+    monkeypatch.setattr(jax_side.processes, "start_alone", lambda devices: None)  # JAX has begun, and has two devices
+    argv = ["--quick", "--bases", "2", "--precisions", "f32", "--devices", "2", "--no-torch-compile", "--only", "step"]
     assert benchmark.main([*argv, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "not the same work" not in printed
@@ -197,9 +198,9 @@ def test_step_is_equal_work_on_both_sides_and_is_written_down(local, monkeypatch
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
     (step,) = found["matches"]
     assert step["configuration"].items() >= {"base": 2, "batch": 2, "side": 32, "precision": "f32"}.items()
-    assert set(step["outcomes"]) == {"jaxseg", "eager", "channels_last, fused Adam", "broken"}
+    assert set(step["outcomes"]) == {"jaxseg", "jaxseg, 2 devices", "eager", "channels_last, fused Adam", "broken"}
     losses = [outcome["facts"]["first_loss"] for name, outcome in step["outcomes"].items() if name != "broken"]
-    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-4)
+    assert losses[1:] == pytest.approx([losses[0]] * 3, rel=1e-4)
     assert all(len(outcome["turns"]) == 2 for outcome in step["outcomes"].values())
     facts = step["outcomes"]["jaxseg"]["facts"]
     assert facts["flop"] > 1e5
@@ -241,10 +242,16 @@ def test_readers_count_all_pairs(tiles_root):
 
 def test_all_wrong_options_are_named_at_once(tmp_path, capsys):
     (tmp_path / "note.txt").write_text("mine", encoding="utf-8")
-    argv = ["--bases", "0", "--budget", "0", "--data", str(tmp_path), "--out", str(tmp_path)]
+    argv = ["--bases", "0", "--devices", "0", "--budget", "0", "--data", str(tmp_path), "--out", str(tmp_path)]
     assert benchmark.main(argv) == 2
     message = capsys.readouterr().err
-    for part in ("--bases (0,)", "--budget", "no folder train, Ltrain", f"--out {tmp_path}: is not an empty folder"):
+    for part in (
+        "--bases (0,)",
+        "--devices 0",
+        "--budget",
+        "no folder train, Ltrain",
+        f"--out {tmp_path}: is not an empty folder",
+    ):
         assert part in message
 
 

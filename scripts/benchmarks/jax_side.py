@@ -13,6 +13,8 @@ from benchmarks.task import LEARNING_RATE, Source, Task
 from benchmarks.workers import Contender, peak_mib
 from jaxseg.base.config import Model, Optimization
 from jaxseg.data.feed.pipeline import Pipeline, to_device
+from jaxseg.devices import processes
+from jaxseg.devices.mesh import Devices
 from jaxseg.learn import losses, optimizers, schedules
 from jaxseg.learn.compiled import compile_train_step, compiler_options
 from jaxseg.nn import unet
@@ -20,8 +22,12 @@ from jaxseg.nn.torch_weights import to_torch
 from jaxseg.training.steps import Signals, run_steps
 
 
-def training(task: Task, weights: Path | None = None):
-    """The trainer's compiled step: Adam at a constant rate, cross-entropy. Writes the first weights to a file."""
+def training(task: Task, weights: Path | None = None, devices: Devices | None = None):
+    """The trainer's compiled step: Adam at a constant rate, cross-entropy.
+
+    - `weights`: file to write the first weights to
+    - `devices`: share the batch; one if not given
+    """
     network = {"encoder": task.encoder} if task.encoder else {"widths": task.widths}
     settings = Model(**network, precision=task.precision)
     net = unet.unet_from(settings, in_channels=3, classes=2, seed=0)
@@ -30,7 +36,18 @@ def training(task: Task, weights: Path | None = None):
     o = Optimization(optimizer="adam", learning_rate=LEARNING_RATE, schedule="constant")
     schedule = schedules.constant(o.learning_rate)
     optimizer = nnx.Optimizer(net, optimizers.optimizer_from(o, schedule), wrt=nnx.Param)
-    return compile_train_step(net, optimizer, schedule=schedule, loss=losses.loss_from(o))
+    if devices is not None:
+        devices.replicate(net, optimizer)
+    return compile_train_step(net, optimizer, schedule=schedule, loss=losses.loss_from(o), devices=devices)
+
+
+def batch_on(devices: Devices, task: Task) -> dict[str, jax.Array]:
+    """The task's batch, its rows divided over the devices and filled up."""
+    batch, places = task.made_up_batch(), devices.rows(task.batch)
+    if devices.count == 1:
+        return devices.put(batch)
+    rows = {name: x[places] for name, x in batch.items()}
+    return devices.put(rows | {"valid": places >= 0, "position": places.astype(np.int32)})
 
 
 def epochs_of(source: Source, batch: int, cache: str = "none") -> Iterable[Iterable]:
@@ -39,13 +56,19 @@ def epochs_of(source: Source, batch: int, cache: str = "none") -> Iterable[Itera
     return (to_device(pipeline.epoch(number)) for number in itertools.count())
 
 
-def step(task: Task, weights: Path) -> Contender:
-    """One batch over and over, on the device from the start. Ready after the first step.
+def step(task: Task, weights: Path | None = None, devices: int = 1) -> Contender:
+    """One batch over and over, on the devices from the start. Ready after the first step.
 
-    Facts include FLOP and bytes of the compiled step, as XLA counts them.
+    - `weights`: file to write the first weights to
+    - `devices`: share the batch; a CPU is made to have as many
+
+    Facts include FLOP and bytes of the compiled step on each device, as XLA counts them.
     """
-    device, before = jax.devices()[0], peak_mib()
-    train_step, batch = training(task, weights), jax.device_put(task.made_up_batch())
+    if devices > 1:
+        processes.start_alone(devices)
+    shared, before = processes.devices_of(devices), peak_mib()
+    device = shared.all[0]
+    train_step, batch = training(task, weights, shared), batch_on(shared, task)
     began = time.perf_counter()
     program = train_step.lower(batch).compile(compiler_options())
 

@@ -41,6 +41,8 @@ class Options:
     """Images in a batch; 5 if not given, on a GPU 5 16 32."""
     precisions: tuple[Literal["f32", "bf16"], ...] = ("f32", "bf16")
     """Types of the computation."""
+    devices: int = 1
+    """Include jaxseg's step on so many devices, which a CPU is made to have."""
     torch_eager: bool = True
     """Include PyTorch without torch.compile."""
     torch_compile: bool = True
@@ -63,6 +65,7 @@ class Options:
         """Raises UserError naming every wrong option."""
         numbers = {"bases": self.bases, "batches": self.batches, "budget": [x for x in [self.budget] if x is not None]}
         problems = [f"--{k} {v}: expected numbers above 0" for k, v in numbers.items() if min(v, default=1) <= 0]
+        problems += [f"--devices {self.devices}: expected 1 or more"] * (self.devices < 1)
         problems += [f"--{k}: expected one or more" for k in ("only", "precisions") if not getattr(self, k)]
         missing = [name for name in ("train", "Ltrain") if self.data and not (self.data / name).is_dir()]
         if missing:
@@ -147,6 +150,8 @@ def steps(bench: Bench) -> Iterator[Entry]:
         for number, task in enumerate(bench.tasks()):
             given = {"task": task, "weights": bench.folder / f"weights-{number}.npz"}
             entrants = {"jaxseg": bench.worker("jax_side:step", **given)}
+            if (count := bench.options.devices) > 1:
+                entrants[f"jaxseg, {count} devices"] = bench.worker("jax_side:step", task=task, devices=count)
             for name, how in bench.torch_ways().items():
                 start = bench.worker("torch_side:step", **given, **how)
                 entrants[name] = partial(after, ready.get((task, how.get("compiled"))), start)
