@@ -102,6 +102,7 @@ def test_same_padding_is_named_and_confirmed(classifier):
     assert "depthwise (Conv2d) is the first to differ" in report.verdict
 
 
+@pytest.mark.full
 def test_layer_norm_eps_is_named_and_confirmed(block):
     report = run(block, twin=block.twin_of(epsilon=1e-6), optimizer=None)
     assert (report.first.name, report.first.kind) == ("norm1", "LayerNorm")
@@ -127,6 +128,7 @@ class Recurrent(nnx.Module):
         return self.head(self.rnn(self.embed(tokens))[:, -1])
 
 
+@pytest.mark.full
 def test_gru_without_the_second_bias_of_its_candidate_is_named_and_confirmed(rnn):
     torch.manual_seed(0)
     twin = Recurrent(nnx.GRUCell, nnx.Rngs(0))

@@ -213,7 +213,9 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize("kind", ["color", "bilinear, one band of uint16", "resnet18"])
+@pytest.mark.parametrize(
+    "kind", ["color", "bilinear, one band of uint16", pytest.param("resnet18", marks=pytest.mark.full)]
+)
 def test_torch_code_computes_the_logits_without_jaxseg(tmp_path, kind):
     pytest.importorskip("torch")
     reading, model = KINDS[kind]

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("torch")
 
 from parity import mutations
-from parity.checks import augmentation, crops, draws
+from parity.checks import augmentation, crops
 from parity.judge.answer import Settings
 from parity.mistakes.augmentation import MISTAKES
 from parity.twins.seen import probe, seen
@@ -25,18 +25,6 @@ def test_it_passes_and_every_row_has_a_name_of_its_own():
     assert len({row.name for row in rows}) == len(rows) >= 50
     by_chance = [row for row in rows if row.gate == pytest.approx(-np.log10(augmentation.ALPHA))]
     assert len(by_chance) <= augmentation.TESTS
-
-
-@pytest.mark.parametrize(
-    ("name", "row"),
-    [
-        ("micro-batches drop the same", "keys from which a step draws twice"),
-        ("dropout from augmentation's key", "keys from which a step draws and makes others"),
-        ("zoom from a key of the flips", "keys from which a step draws twice"),
-    ],
-)
-def test_a_key_used_twice_is_seen(name, row):
-    assert row in failed(name, lambda: draws.key_rows(0))
 
 
 def test_a_row_that_crops_never_reach_is_seen():

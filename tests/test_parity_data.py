@@ -98,6 +98,7 @@ def test_schedule_check_sees(mistake):
         assert failed(schedule) >= rows
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("few_curves")
 def test_schedule_check_sees_several_mistakes_each_in_its_row(monkeypatch):
     monkeypatch.setattr(schedules, "article", lambda *a, **k: lambda tick: right_article(*a, **k)(tick + 1))
@@ -138,6 +139,7 @@ def test_init_check_passes_and_draws_histograms_of_the_laws():
     assert he_normal.max() > 1.2 * max(contrast["jaxseg"])  # narrower, for its fan is twice as large
 
 
+@pytest.mark.full
 def test_init_check_sees_several_mistakes_each_in_its_row(monkeypatch):
     article, conv, bias = initializers.RULES["article"], unet.Conv.__init__, layers.torch_default_bias
 

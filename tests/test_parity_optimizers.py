@@ -76,6 +76,7 @@ def test_it_sees_parameters_that_only_gradients_near_1e_9_move(monkeypatch):
     assert "SGD: step 100" in failed(monkeypatch, "SGD")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "rows"),
     [

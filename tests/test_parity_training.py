@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 import torch
 import torch.nn.functional as F
 
-from jaxseg.learn import compiled, optimizers, step
+from jaxseg.learn import compiled, optimizers
 from jaxseg.nn import layers
 from parity.checks import divergence, training
 from parity.judge.answer import Settings
@@ -80,28 +80,6 @@ def test_training_sees_a_learning_rate_inside_the_buffer(monkeypatch):
 
     monkeypatch.setattr(optimizers, "sgd", sgd)
     assert {"momentum after an epoch at 1e-9", "parameters"} <= ask(ARTICLE)
-
-
-@pytest.mark.parametrize(
-    ("name", "broken"),
-    [
-        pytest.param("adam", lambda rate, **options: optimizers.adamw(rate, **options), id="decoupled"),
-        pytest.param("clip_by_global_norm", optax.clip_by_global_norm, id="Optax's clipping"),
-    ],
-)
-def test_training_sees_a_wrong_optimizer(monkeypatch, name, broken):
-    monkeypatch.setattr(optimizers, name, broken)
-    assert {"parameters", "evaluation logits"} <= ask(IMBALANCED)
-
-
-def test_training_sees_parts_that_count_alike_whatever_is_in_them(monkeypatch):
-    monkeypatch.setattr(step, "shares", lambda masks: np.full(len(masks), 1 / len(masks)))
-    assert {"losses", "parameters", "evaluation logits"} <= ask(ACCUMULATED)
-
-
-def test_training_evaluates_the_averaged_weights(monkeypatch):
-    monkeypatch.setattr(optimizers, "averaged", lambda net, optimizer: net)
-    assert ask(ACCUMULATED) == {"evaluation logits"}
 
 
 def test_training_compiles_what_the_trainer_compiles(monkeypatch):
