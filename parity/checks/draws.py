@@ -20,7 +20,7 @@ from jaxseg.nn.unet import UNet
 from parity.judge import compare, laws
 from parity.judge.compare import Row
 from parity.twins import keys
-from parity.twins.layer_pairs import hasty
+from parity.twins.quickly import QUICKLY
 from parity.twins.seen import changing, probe, seen
 
 QUESTION = "augmentation"
@@ -138,7 +138,7 @@ def noted_steps(seed: int) -> list[keys.Notes]:
     change = augment.augment_from(EVERYTHING, step.unit)
     graph, state = nnx.split((net, optimizer))
 
-    @partial(jax.jit, compiler_options=hasty())
+    @partial(jax.jit, compiler_options=QUICKLY)
     def train(state, batch):
         net, optimizer = nnx.merge(graph, state)
         seen = step.train_step(net, optimizer, batch, augment=change, **how)

@@ -5,7 +5,6 @@ has them, and return the layer's output, so gradients have PyTorch's layouts too
 call, so an injected mistake takes effect.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from flax import nnx
 from jaxseg.nn import encoder_unet, initializers, layers, resnet, unet
 from parity.judge import compare
 from parity.twins.pairs import array
+from parity.twins.quickly import QUICKLY
 
 Results = dict[str, np.ndarray]
 Sides = tuple[Results, ...]  # jaxseg's, PyTorch's
@@ -37,7 +37,7 @@ class Case(NamedTuple):
 def ours(cases: Mapping[str, Case], optimize: bool = False) -> Results:
     """jaxseg's results: for each case `y`, gradients `d <argument>` of a weighted sum of `y`, and the rest.
 
-    One compilation for all cases: a quick one (see `hasty`), or the usual one if `optimize`, for questions of rounding.
+    One compilation for all cases: `QUICKLY`, or as usual if `optimize`, for questions of rounding.
     """
 
     def one(case: Case, arguments: list[jax.Array]) -> dict:
@@ -47,24 +47,9 @@ def ours(cases: Mapping[str, Case], optimize: bool = False) -> Results:
     def all_of_them(arguments: dict[str, list[jax.Array]]) -> dict[str, dict]:
         return {name: one(case, arguments[name]) for name, case in cases.items()}
 
-    compiled = jax.jit(all_of_them, compiler_options={} if optimize else hasty())
+    compiled = jax.jit(all_of_them, compiler_options={} if optimize else QUICKLY)
     found = compiled({name: list(case.arguments.values()) for name, case in cases.items()})
     return {f"{name}: {what}": np.asarray(x) for name, result in found.items() for what, x in result.items()}
-
-
-@functools.cache
-def hasty() -> dict:
-    """XLA options for a program that runs once: a third of the compile time.
-
-    Turns off LLVM's optimization, and selects XLA's older code for loops where it still exists.
-    """
-    options = {"xla_backend_optimization_level": 0}
-    older = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda x: x, compiler_options=older).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # no such option
-        return options
-    return options | older
 
 
 def theirs(cases: Mapping[str, Case], dtype: torch.dtype | None = None) -> Results:

@@ -55,7 +55,7 @@ NAMES = [  # PyTorch's name of a layer -> jaxseg's
     (r"double_conv\.(\d)$", lambda m: ("conv1", "norm1", "relu1", "conv2", "norm2", "relu2")[int(m[1])]),
 ]
 
-UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
 """Compiler options for `jax.jit` without LLVM's optimizations, which take two thirds of the compile time."""
 
 

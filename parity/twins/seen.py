@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxseg.base.config import IGNORE_INDEX, Augmentation
 from jaxseg.learn import augment, step
-from parity.twins.layer_pairs import hasty
+from parity.twins.quickly import QUICKLY
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,7 +49,7 @@ def probe(rng: np.random.Generator, b: int, h: int, w: int) -> Arrays:
 
 def changing(settings: Augmentation) -> Callable[[Arrays, int, int], Arrays]:
     """(batch, seed, step) -> the batch after the changes of that step, through `augment_from`."""
-    compiled = jax.jit(augment.augment_from(settings, lambda image: image), compiler_options=hasty())
+    compiled = jax.jit(augment.augment_from(settings, lambda image: image), compiler_options=QUICKLY)
     return lambda batch, seed, number=0: jax.device_get(
         compiled(step.step_key(seed, number), jax.tree.map(jnp.asarray, batch))
     )
