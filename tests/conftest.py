@@ -6,15 +6,13 @@ import inspect
 import os
 import re
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
+
+from parity.twins.quickly import as_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":  # tests compile more than they run: 2.5 times less CPU time
-    quick = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-    if version("jaxlib").startswith("0.10."):  # a later XLA refuses the flag
-        quick += " --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {as_flags()}".strip()
 
 import jax
 import jaxtyping

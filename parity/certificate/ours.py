@@ -12,7 +12,7 @@ import optax
 from parity.certificate.recorder import Arrays
 from parity.certificate.theirs import Step
 from parity.certificate.twins import Twin
-from parity.twins.passes import UNOPTIMIZED
+from parity.twins.quickly import UNOPTIMIZED
 
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
 """Optax's names of state -> PyTorch's; RMSprop's "nu" is PyTorch's "square_avg"."""

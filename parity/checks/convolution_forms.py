@@ -53,7 +53,7 @@ ON_GPU = {
 
 def float64_rows(rng: np.random.Generator) -> Iterable[Row]:
     """Rows for the forms of both platforms, for bfloat16 on a CPU, and for what did not run."""
-    jax.clear_caches()  # what was traced before is not seen to run
+    jax.clear_caches()  # JAX runs no function again that it has traced before
     with coverage.running(convolution, winograd) as ran:
         rows = [*form_rows(rng), bfloat16_row(rng)]
     return [*rows, coverage_row(ran)]

@@ -18,6 +18,7 @@ from jaxseg.nn.torch_weights import to_torch
 from jaxseg.nn.unet import UNet
 from parity.judge.compare import Row
 from parity.twins import pairs, passes
+from parity.twins.quickly import UNOPTIMIZED
 
 RATE = 0.5
 
@@ -57,7 +58,7 @@ def trained(net: UNet, batch: pairs.Batch, loss: Callable, key: jax.Array) -> tu
     """Logits [b k h w] of the valid samples, all gradients and the running statistics, by PyTorch's names."""
     graph, parameters, rest = nnx.split(net, nnx.Param, ...)
 
-    @partial(jax.jit, compiler_options=passes.UNOPTIMIZED | compiled.KEEP_BARRIERS)
+    @partial(jax.jit, compiler_options=UNOPTIMIZED | compiled.KEEP_BARRIERS)
     def compute(parameters, rest, batch, key):
         net = nnx.merge(graph, parameters, rest, copy=True)
         ask = nnx.value_and_grad(partial(step.loss_fn, loss=loss, key=key), has_aux=True)

@@ -11,8 +11,8 @@
 - A run from a command line with an encoder, as in the recipes question, with the first convolution 4 channels wide.
 
 Networks are thinner than the published ones, and have all their blocks. Those that learn have 8 channels at first: with
-4, the last decoder block has a single one, whose scale the next BatchNorm cancels, and its gradient is rounding. So
-trained, PyTorch's evaluation logits move by 1.7e-12 when its first weights move by half an ulp; with 8, by 1.7e-15.
+4, the last decoder block has a single one, whose scale the next BatchNorm cancels, and its gradient is rounding. After
+nine steps PyTorch's evaluation logits are then 1.7e-12 off if its first weights are half an ulp off; with 8, 1.7e-15.
 `parity/reference/resnet.py` is written anew from the names of the weights. Not seen: segmentation_models.pytorch itself
 (parity/README.md has a comparison).
 """
@@ -46,7 +46,7 @@ from parity.reference.files import labels_of
 from parity.twins import encoder_pairs, pairs, passes, recipe_files
 from parity.twins import layer_pairs as layers
 from parity.twins.layer_pairs import Case, normal
-from parity.twins.quickly import QUICKLY
+from parity.twins.quickly import QUICKLY, UNOPTIMIZED
 from parity.twins.recipes import play
 from parity.twins.trainers import Ours, Theirs, learned, running
 
@@ -242,7 +242,7 @@ def pretrained_rows(seed: int) -> Iterator[Row]:
         torch_weights.encoder_from_torch(net, state, "rgb")
         predict = jax.jit(
             lambda image, net=net: unet.evaluation(net)(step.normalize(image, dtype=np.float64)),
-            compiler_options=passes.UNOPTIMIZED,
+            compiler_options=UNOPTIMIZED,
         )
         found[name] = pairs.nchw(predict(image[..., ::-1]))
     note = "PyTorch's network reads red first, jaxseg's blue first"

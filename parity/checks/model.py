@@ -33,6 +33,7 @@ from parity.judge.answer import Answer, Settings
 from parity.judge.compare import Row
 from parity.reference import losses as reference_losses
 from parity.twins import pairs, passes
+from parity.twins.quickly import UNOPTIMIZED
 
 QUESTION = "model"
 GATE = 1e-12
@@ -128,7 +129,7 @@ def evaluated(
     both = unet.evaluation(net), folded.folded(net)
     logits = jax.jit(
         lambda image: [net(step.normalize(image)) for net in both],
-        compiler_options=passes.UNOPTIMIZED,
+        compiler_options=UNOPTIMIZED,
     )(batch["image"])
     reference.load_state_dict({key: torch.from_numpy(x) for key, x in expected.statistics.items()}, strict=False)
     with torch.no_grad():

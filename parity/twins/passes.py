@@ -27,6 +27,7 @@ from jaxseg.nn.torch_weights import to_torch
 from jaxseg.nn.unet import UNet
 from parity.twins import pairs
 from parity.twins.pairs import Batch
+from parity.twins.quickly import UNOPTIMIZED
 
 Arrays = dict[str, np.ndarray]
 
@@ -54,9 +55,6 @@ NAMES = [  # PyTorch's name of a layer -> jaxseg's
     (r"^(encoder\..*)bn(\d)$", r"\1norm\2"),
     (r"double_conv\.(\d)$", lambda m: ("conv1", "norm1", "relu1", "conv2", "norm2", "relu2")[int(m[1])]),
 ]
-
-UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
-"""Compiler options for `jax.jit` without LLVM's optimizations, which take two thirds of the compile time."""
 
 
 @dataclasses.dataclass(frozen=True)
